@@ -1,0 +1,47 @@
+# One word a job; .ci/run calls the same words.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: up test setup style types floors bench check real soak fuzz clean
+
+up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar
+	@$(BIN)/robin up
+
+test: .venv/.dev  ## set up and pass the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+setup: .venv/.run  ## leave the program at .venv/bin/robin
+
+style: .venv/.dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/.dev
+	@$(BIN)/mypy
+
+floors: .venv/.dev
+	@$(BIN)/lint-imports
+
+check: style types floors test  ## everything a change must pass
+
+bench: .venv/.run  ## compare speed and memory with other proxies, side by side
+	@$(BIN)/python bench/run $(ARGS)
+
+real: .venv/.dev  ## prove Robin against servers and clients we did not write
+	@$(BIN)/python tests/real/run $(ARGS)
+
+soak: .venv/.dev  ## bounded soak: MINUTES=20 by default
+	@$(BIN)/python tests/soak/run $(ARGS)
+
+fuzz: .venv/.dev  ## coverage-guided fuzzing, SECONDS=60 a target by default
+	@$(BIN)/python tests/fuzz/run $(ARGS)
+
+.venv/.run: requirements/run.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/run.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . && touch $@
+
+.venv/.dev: .venv/.run requirements/dev.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock && touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build

@@ -1,0 +1,1 @@
+"""Settings in: flags, environment, file, default."""

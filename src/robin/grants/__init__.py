@@ -1,0 +1,1 @@
+"""From an identity token to a credential an origin accepts."""

@@ -1,0 +1,1 @@
+"""One file for each recipe that turns identity into a credential."""

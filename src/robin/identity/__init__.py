@@ -1,0 +1,1 @@
+"""Who we are (sources) and whom we trust (trust)."""

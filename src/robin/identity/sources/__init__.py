@@ -1,0 +1,1 @@
+"""One file for each way the platform hands out identity."""

@@ -1,0 +1,104 @@
+"""What can go wrong, as one closed, documented table; only `proxy/rescue.py` turns a Fault or Denial into a response.
+
+Codes are public: docs/reference/faults.md lists each, and a test holds code, docs and tests equal (sidecar spec section 7).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FaultSource(StrEnum):
+    """Who is at fault."""
+
+    DOWNSTREAM = "downstream"
+    POLICY = "policy"
+    IDENTITY = "identity"
+    ISSUER = "issuer"
+    UPSTREAM = "upstream"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultKind:
+    """One line of the fault table.
+
+    `status` is the HTTP status; `error` the RFC 9209 proxy error type; `retry_after_s` what Retry-After says when the Fault does not
+    say better (None: no Retry-After); `closes`: the downstream connection ends after the answer and later bytes are not parsed.
+    """
+
+    code: str
+    status: int
+    error: str
+    source: FaultSource
+    title: str
+    retry_after_s: int | None = None
+    closes: bool = False
+
+
+def _table() -> dict[str, FaultKind]:
+    down, policy, identity = FaultSource.DOWNSTREAM, FaultSource.POLICY, FaultSource.IDENTITY
+    up, local = FaultSource.UPSTREAM, FaultSource.LOCAL
+    rows: tuple[tuple[str, int, str, FaultSource, str, int | None, bool], ...] = (
+        ("bad_request", 400, "http_request_error", down, "The request is malformed", None, True),
+        ("request_timeout", 408, "http_request_error", down, "The request head did not arrive in time", None, True),
+        ("target_too_long", 414, "http_request_error", down, "The request target is too long", None, True),
+        ("expectation_failed", 417, "http_request_error", down, "The expectation is not supported", None, True),
+        ("head_too_large", 431, "http_request_error", down, "The request head is too large", None, True),
+        ("method_refused", 405, "http_request_error", down, "The method is refused", None, True),
+        ("method_unknown", 501, "http_request_error", down, "The method is unknown", None, True),
+        ("version_not_supported", 505, "http_request_error", down, "The HTTP version is not supported", None, True),
+        ("host_not_allowed", 421, "http_request_denied", policy, "The Host is not allowed", None, False),
+        ("origin_refused", 403, "http_request_denied", policy, "The browser origin is refused", None, False),
+        ("required_header_missing", 403, "http_request_denied", policy, "The required header is missing", None, False),
+        ("peer_denied", 403, "http_request_denied", policy, "The local peer is not allowed", None, True),
+        ("loop", 502, "proxy_loop_detected", policy, "The request went through this proxy already", None, False),
+        ("identity_unavailable", 503, "proxy_internal_error", identity, "No workload identity is available", 1, False),
+        ("identity_expired", 503, "proxy_internal_error", identity, "The workload identity has expired", 1, False),
+        ("identity_malformed", 503, "proxy_internal_error", identity, "The workload identity is malformed", 1, False),
+        ("identity_not_yet_valid", 503, "proxy_internal_error", identity, "The workload identity is not valid yet", 1, False),
+        ("audience_mismatch", 503, "proxy_configuration_error", identity, "The workload identity is for another audience", None, False),
+        ("identity_refused", 503, "proxy_configuration_error", identity, "The platform refuses to issue an identity", None, False),
+        ("dns_failed", 502, "dns_error", up, "The upstream name does not resolve", None, False),
+        ("dns_timeout", 504, "dns_timeout", up, "The upstream name did not resolve in time", None, False),
+        ("connect_refused", 502, "connection_refused", up, "The upstream refused the connection", None, False),
+        ("connect_timeout", 504, "connection_timeout", up, "The upstream did not accept the connection in time", None, False),
+        ("unroutable", 502, "destination_ip_unroutable", up, "The upstream address cannot be reached", None, False),
+        ("upstream_certificate", 502, "tls_certificate_error", up, "The upstream certificate is not trusted", None, False),
+        ("upstream_tls", 502, "tls_protocol_error", up, "The TLS handshake with the upstream failed", None, False),
+        ("response_timeout", 504, "http_response_timeout", up, "The upstream did not answer in time", None, False),
+        ("upstream_closed", 502, "http_response_incomplete", up, "The upstream closed before it answered", None, False),
+        ("upstream_protocol", 502, "http_protocol_error", up, "The upstream answer is malformed", None, False),
+        ("upgrade_failed", 502, "http_upgrade_failed", up, "The upstream did not switch protocols as asked", None, False),
+        ("limit_connections", 503, "connection_limit_reached", local, "Too many connections", 1, False),
+        ("draining", 503, "destination_unavailable", local, "Robin is shutting down", 1, True),
+        ("internal_error", 500, "proxy_internal_error", local, "Robin failed", None, True),
+    )
+    return {
+        code: FaultKind(code=code, status=status, error=error, source=source, title=title, retry_after_s=after, closes=closes)
+        for code, status, error, source, title, after, closes in rows
+    }
+
+
+FAULTS = _table()
+
+# `outcome` of an exchange: a closed set, public in records and metrics (sidecar spec section 7).
+OUTCOMES = frozenset({"injected", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
+
+
+class Fault(Exception):
+    """An expected failure with a public code.
+
+    `detail` starts with a stable reason word, names the variable and the fix, and never holds request or token bytes.
+    `retry_after_s` overrides the kind's (clamped to 1..30 when rendered).
+    """
+
+    def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(code, detail)
+        self.kind = FAULTS[code]
+        self.detail = detail
+        self.retry_after_s = retry_after_s if retry_after_s is not None else self.kind.retry_after_s
+
+    @property
+    def code(self) -> str:
+        """The stable lower_snake code."""
+        return self.kind.code

@@ -1,0 +1,30 @@
+"""Every limit and deadline of the engine, in one frozen value each; all come from Settings."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes in bytes, counts in items."""
+
+    head_bytes: int = 65536
+    target_bytes: int = 16384
+    fields: int = 100
+    connections: int = 1024
+    upstream_connections: int = 256
+    response_head_bytes: int = 65536
+    response_fields: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds. 0 means none where the settings allow it; `upstream_idle_s` None means `auto`."""
+
+    head_s: float = 10.0
+    keepalive_s: float = 75.0
+    stream_idle_s: float = 3600.0
+    response_s: float = 900.0
+    connect_s: float = 10.0
+    queue_s: float = 5.0
+    upstream_idle_s: float | None = None
+    identity_s: float = 2.0

@@ -1,0 +1,1 @@
+"""Thin services over the engine that do not know each other."""

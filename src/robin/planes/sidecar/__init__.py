@@ -1,0 +1,1 @@
+"""The sidecar: one listener, one identity, one upstream."""

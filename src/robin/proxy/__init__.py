@@ -1,0 +1,1 @@
+"""The engine: exchange, relay, tunnel, pool, rescue."""

@@ -1,0 +1,1 @@
+"""Names, metrics, the exchange record."""

@@ -1,0 +1,51 @@
+"""The one line per exchange: what happened, filled in by the hall as it goes, written when it ends.
+
+A record is mutable while its exchange runs and belongs to that exchange alone. Times are monotonic seconds of the loop's clock;
+nothing here holds token bytes, a query string or a field value.
+"""
+
+from robin.model.caller import Caller
+from robin.model.identity import IdentityToken
+
+
+class ExchangeRecord:
+    """What one exchange did (sidecar spec section 8). None where the exchange did not get that far."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "caller",
+        "duration_s",
+        "identity",
+        "identity_wait_s",
+        "method",
+        "outcome",
+        "path",
+        "protocol",
+        "retries",
+        "reused",
+        "started_at",
+        "status",
+        "traceparent",
+        "ttfb_s",
+        "upstream_status",
+    )
+
+    def __init__(self, caller: Caller, started_at: float) -> None:
+        self.caller = caller
+        self.started_at = started_at
+        self.outcome = "internal_error"
+        self.method: str | None = None
+        self.path: bytes | None = None  # without the query
+        self.protocol: str | None = None  # "HTTP/1.1"
+        self.status: int | None = None
+        self.upstream_status: int | None = None
+        self.bytes_in = 0  # body bytes from the caller
+        self.bytes_out = 0  # body bytes to the caller
+        self.ttfb_s: float | None = None
+        self.duration_s = 0.0
+        self.identity_wait_s = 0.0
+        self.retries = 0
+        self.reused: bool | None = None
+        self.identity: IdentityToken | None = None
+        self.traceparent: bytes | None = None

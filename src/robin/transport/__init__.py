@@ -1,0 +1,1 @@
+"""The only rooms with sockets, TLS, clock and entropy."""

@@ -1,0 +1,30 @@
+"""The one room with clocks: wall seconds since the epoch, and monotonic seconds; both come in as arguments elsewhere."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Both clocks, so that tests can turn them by hand."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch; may step."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never step back; the same clock as the event loop's `time()`."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    __slots__ = ()
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds of CLOCK_MONOTONIC."""
+        return time.monotonic()

@@ -1,0 +1,1 @@
+"""Bytes to nouns and back; sans-I/O."""
