@@ -1,0 +1,3 @@
+module robin.test/bench/goproxy
+
+go 1.22

@@ -1,0 +1,3 @@
+module robin.test/bench/load
+
+go 1.22

@@ -1,0 +1,121 @@
+// Command load is both ends of a measured proxy, in one thread: it sends the requests and it is the upstream.
+//
+// One thread, because both ends share one core and must leave the proxy as the only bottleneck: an epoll loop that
+// serves the upstream's sockets between two writes of the caller's needs no context switch of its own, and it can
+// spin for exact send times without starving the upstream.
+//
+// It reads one order (a JSON line) at a time from standard input and answers each with one JSON line.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+)
+
+// order is one line of standard input.
+type order struct {
+	Op      string  `json:"op"`      // closed, open, download, upload, hold, release, first
+	Target  string  `json:"target"`  // host:port of the proxy, or of the upstream itself
+	Direct  bool    `json:"direct"`  // send the real credential: nobody in between will add it
+	Conns   int     `json:"conns"`   // caller connections
+	Rate    int     `json:"rate"`    // open: requests per second
+	Seconds float64 `json:"seconds"` // closed, open: how long; first: how long to keep trying
+	Bytes   int64   `json:"bytes"`   // download, upload: body size
+}
+
+func main() {
+	pki := flag.String("pki", "", "write a CA, a certificate for 127.0.0.1 and a token into this directory, and end")
+	tlsOrigin := flag.String("tls-origin", "", "serve only the TLS upstream, with the certificate in this directory")
+	token := flag.String("token", "", "file with the credential every request must bring to the upstream")
+	flag.Parse()
+	var err error
+	switch {
+	case *pki != "":
+		err = writePKI(*pki)
+	case *tlsOrigin != "":
+		err = serveTLS(*tlsOrigin, readCredential(*token))
+	default:
+		runtime.LockOSThread()
+		err = obey(readCredential(*token))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+// readCredential returns the Authorization value that proves a proxy did its work.
+func readCredential(path string) []byte {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "load: --token:", err)
+		os.Exit(2)
+	}
+	return []byte("Bearer " + strings.TrimSpace(string(raw)))
+}
+
+// obey carries out orders until standard input ends.
+func obey(credential []byte) error {
+	turns, err := newLoop()
+	if err != nil {
+		return err
+	}
+	address, err := listenOrigin(turns, credential)
+	if err != nil {
+		return err
+	}
+	out := json.NewEncoder(os.Stdout)
+	out.Encode(map[string]string{"upstream": address})
+	rig := &rig{loop: turns, credential: string(credential)}
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		var o order
+		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
+			return err
+		}
+		result, err := rig.carryOut(o)
+		if err != nil {
+			result = map[string]any{"error": err.Error()}
+		}
+		out.Encode(result)
+	}
+	return lines.Err()
+}
+
+// rig is what outlives one order: the loop, the credential, and the connections of the last hold.
+type rig struct {
+	loop       *loop
+	credential string
+	held       []*caller
+}
+
+func (r *rig) carryOut(o order) (map[string]any, error) {
+	if o.Target != "" {
+		if _, err := net.ResolveTCPAddr("tcp4", o.Target); err != nil {
+			return nil, err
+		}
+	}
+	switch o.Op {
+	case "closed":
+		return r.closed(o)
+	case "open":
+		return r.open(o)
+	case "download":
+		return r.download(o)
+	case "upload":
+		return r.upload(o)
+	case "hold":
+		return r.hold(o)
+	case "release":
+		return r.release()
+	case "first":
+		return r.first(o)
+	}
+	return nil, fmt.Errorf("unknown op %q", o.Op)
+}

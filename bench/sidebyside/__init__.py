@@ -1,0 +1,1 @@
+"""The side-by-side bench: Robin and four other proxies, one core each, taking turns."""

@@ -1,0 +1,102 @@
+"""bench/run: what is asked for, who is here, the cases in order, the page."""
+
+import argparse
+import datetime
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sidebyside import page, tools
+from sidebyside.cases import CASES
+from sidebyside.contenders import CONTENDERS, Contender
+from sidebyside.ledger import Ledger
+from sidebyside.load import Load, TlsUpstream
+from sidebyside.machine import choose_cores, describe
+from sidebyside.stage import FULL, QUICK, Stage
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit 0 when every asked contender was measured, 1 when one is missing or failed."""
+    asked = _parse(arguments)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    try:
+        program = tools.go_program("load")
+    except tools.Missing as missing:
+        raise SystemExit(f"bench: cannot measure anything: {missing}") from missing
+    present, versions, missing_names = _muster(asked.contender)
+    now = datetime.datetime.now(datetime.UTC)
+    facts = {"command": f"`{_command(asked)}`", "date": now.strftime("%Y-%m-%d %H:%M UTC"), "machine": describe()}
+    ledger = _measure(program, present, asked)
+    text = page.whole(ledger, [contender.name for contender in present], versions, facts)
+    if asked.json:
+        found = {"versions": versions, "missing": missing_names, "failures": ledger.failures, "results": ledger.as_json()}
+        print(json.dumps({**facts, **found}))
+    else:
+        print(text)
+    if asked.write:
+        page.write(text)
+    return 1 if missing_names or ledger.failures else 0
+
+
+def _measure(program: Path, present: Sequence[Contender], asked: argparse.Namespace) -> Ledger:
+    """Run the cases asked for, in a folder that is gone afterwards."""
+    ledger, cores = Ledger(), choose_cores()
+    with tempfile.TemporaryDirectory(prefix="robin-bench-") as folder:
+        work = Path(folder)
+        work.chmod(0o755)  # nginx's worker is another user
+        subprocess.run([str(program), "-pki", folder], check=True)
+        with Load(program, work / "token", cores.load) as load, TlsUpstream(program, work, cores.load) as tls_upstream:
+            stage = Stage(
+                cores=cores,
+                load=load,
+                tls_upstream=tls_upstream,
+                pki=work,
+                work=work,
+                contenders=present,
+                ledger=ledger,
+                lengths=QUICK if asked.quick else FULL,
+            )
+            for name in asked.only or CASES:
+                CASES[name](stage)
+    return ledger
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    cases, names = [*CASES], [contender.name for contender in CONTENDERS]
+    parser = argparse.ArgumentParser(prog="bench/run", description="Compare Robin with other proxies: one core each, taking turns.")
+    parser.add_argument("--quick", action="store_true", help="short turns and few rounds: a hint, not a result")
+    parser.add_argument("--only", action="append", choices=cases, metavar="CASE", help=f"this case, repeatable: {', '.join(cases)}")
+    parser.add_argument("--contender", action="append", choices=names, metavar="NAME", help=f"this one, repeatable: {', '.join(names)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
+    parser.add_argument("--write", action="store_true", help="put the result of a whole run into docs/reference/benchmarks.md")
+    asked = parser.parse_args(arguments)
+    if asked.write and (asked.quick or asked.only or asked.contender):
+        parser.error("--write publishes a whole run: leave out --quick, --only and --contender")
+    return asked
+
+
+def _muster(asked: Sequence[str] | None) -> tuple[list[Contender], dict[str, str], list[str]]:
+    """Who is here, in which version; who is not, and how to change that."""
+    present, versions, missing = [], {}, []
+    for contender in CONTENDERS:
+        if asked and contender.name not in asked:
+            continue
+        try:
+            versions[contender.name] = contender.version(contender.find())
+            present.append(contender)
+        except tools.Missing as why:
+            missing.append(contender.name)
+            versions[contender.name] = f"MISSING, not measured: {why}"
+            print(f"bench: MISSING {contender.name}: {why}", file=sys.stderr, flush=True)
+    return present, versions, missing
+
+
+def _command(asked: argparse.Namespace) -> str:
+    words = ["bench/run"]
+    words += [f"--{flag}" for flag in ("quick", "write") if getattr(asked, flag)]
+    words += [f"--only {name}" for name in asked.only or ()] + [f"--contender {name}" for name in asked.contender or ()]
+    return " ".join(words)

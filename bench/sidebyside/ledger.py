@@ -1,0 +1,74 @@
+"""Every number measured, by row and contender; medians, and ratios taken round by round.
+
+A ratio is the median of the rounds' own ratios: both sides of each quotient were measured within seconds of each other,
+so a machine that slows down for a while slows both.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+
+DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    key: str
+    title: str
+    unit: str
+    more_is_better: bool
+    digits: int = 0
+    ratio: bool = True  # a quotient of two contenders means something
+
+
+ROWS = (
+    Row(key="small", title="small keep-alive requests, 32 connections", unit="req/s", more_is_better=True),
+    Row(key="small_cpu", title="- processor time per request", unit="µs", more_is_better=False, digits=1, ratio=False),
+    Row(key="small_busy", title="- proxy core in use by the proxy", unit="%", more_is_better=True, ratio=False),
+    Row(key="small_p99", title="- p99 at that load", unit="µs", more_is_better=False, ratio=False),
+    Row(key="tls", title="the same, TLS upstream", unit="req/s", more_is_better=True),
+    Row(key="tls_cpu", title="- processor time per request", unit="µs", more_is_better=False, digits=1, ratio=False),
+    Row(key="tls_busy", title="- proxy core in use by the proxy", unit="%", more_is_better=True, ratio=False),
+    Row(key="download", title="1 GiB download, one stream", unit="MB/s", more_is_better=True),
+    Row(key="upload", title="1 GiB upload, one stream", unit="MB/s", more_is_better=True),
+    Row(key="latency_p50", title="latency added at 5,000 req/s, p50", unit="µs", more_is_better=False),
+    Row(key="latency_p99", title="latency added at 5,000 req/s, p99", unit="µs", more_is_better=False),
+    Row(key="idle_file", title="memory, idle", unit="MB", more_is_better=False, digits=1),
+    Row(key="idle_jwtsvid", title="memory, idle, jwtsvid source", unit="MB", more_is_better=False, digits=1, ratio=False),
+    Row(key="clients_1000", title="memory with 1,000 idle clients", unit="MB", more_is_better=False, digits=1),
+    Row(key="growth_download", title="memory growth over a 1 GiB download", unit="MiB", more_is_better=False, digits=1, ratio=False),
+    Row(key="growth_upload", title="memory growth over a 1 GiB upload", unit="MiB", more_is_better=False, digits=1, ratio=False),
+    Row(key="first_answer", title="exec to first answered request", unit="s", more_is_better=False, digits=3),
+)
+
+
+class Ledger:
+    """Numbers as they come in, and what went wrong."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        self.failures: list[str] = []
+
+    def add(self, row: str, contender: str, turn: int, value: float) -> None:
+        self._rounds[row, contender][turn] = value
+
+    def has(self, row: str) -> bool:
+        return any(key == row for key, _ in self._rounds)
+
+    def median(self, row: str, contender: str) -> float | None:
+        rounds = self._rounds.get((row, contender))
+        return median(rounds.values()) if rounds else None
+
+    def ratio(self, row: str, over: str, under: str) -> float | None:
+        """Median over the rounds of over / under; None when they share no round."""
+        above, below = self._rounds.get((row, over), {}), self._rounds.get((row, under), {})
+        quotients = [above[turn] / below[turn] for turn in above.keys() & below.keys() if below[turn] > 0]
+        return median(quotients) if quotients else None
+
+    def as_json(self) -> list[dict[str, object]]:
+        return [
+            {"row": row, "contender": contender, "median": median(rounds.values()), "rounds": list(rounds.values())}
+            for (row, contender), rounds in self._rounds.items()
+        ]

@@ -1,0 +1,114 @@
+"""The result as text: one table, one of ratios, the targets with their verdicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sidebyside.ledger import DIRECT, ROWS, Ledger
+from sidebyside.tools import BENCH
+
+PAGE = BENCH.parent / "docs" / "reference" / "benchmarks.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One promise: a bound on a ratio to a contender, or on Robin's own value."""
+
+    row: str
+    over: str | None  # None: the value itself
+    bound: float
+    at_least: bool
+    aim: float | None = None
+
+
+TARGETS = (
+    Target(row="small", over="Go", bound=1.5, at_least=True, aim=2.5),
+    Target(row="small", over="Envoy", bound=1.0, at_least=True, aim=1.5),
+    Target(row="small", over="nginx", bound=0.35, at_least=True, aim=0.5),
+    Target(row="tls", over="Go", bound=1.5, at_least=True),
+    Target(row="download", over="Go", bound=0.8, at_least=True),
+    Target(row="upload", over="Go", bound=0.8, at_least=True),
+    Target(row="idle_file", over=None, bound=40, at_least=False),
+    Target(row="idle_jwtsvid", over=None, bound=50, at_least=False),
+    Target(row="clients_1000", over=None, bound=70, at_least=False),
+    Target(row="growth_download", over=None, bound=16, at_least=False),
+    Target(row="growth_upload", over=None, bound=16, at_least=False),
+    Target(row="first_answer", over=None, bound=1.0, at_least=False),
+)
+
+TITLES = {row.key: row for row in ROWS}
+
+
+def table(ledger: Ledger, names: Sequence[str]) -> str:
+    """Medians, a line per row that was measured."""
+    columns = [DIRECT, *names]
+    lines = [["", "unit", *columns]]
+    for row in ROWS:
+        if ledger.has(row.key):
+            cells = [ledger.median(row.key, name) for name in columns]
+            lines.append([row.title, row.unit, *("-" if cell is None else f"{cell:,.{row.digits}f}" for cell in cells)])
+    return _grid(lines)
+
+
+def ratios(ledger: Ledger, names: Sequence[str]) -> str:
+    """Robin over each other contender."""
+    others = [name for name in names if name != "Robin"]
+    lines = [["", *(f"Robin/{name}" for name in others), "better is"]]
+    for row in ROWS:
+        if row.ratio and ledger.has(row.key):
+            cells = [ledger.ratio(row.key, "Robin", name) for name in others]
+            side = "above 1" if row.more_is_better else "below 1"
+            lines.append([row.title, *("-" if cell is None else f"{cell:.2f}" for cell in cells), side])
+    return _grid(lines)
+
+
+def verdicts(ledger: Ledger) -> str:
+    """Each target with what was measured; what was not measured says so."""
+    lines = [["target", "wanted", "measured", "verdict"]]
+    for target in TARGETS:
+        row = TITLES[target.row]
+        measured = ledger.median(target.row, "Robin") if target.over is None else ledger.ratio(target.row, "Robin", target.over)
+        what = row.title if target.over is None else f"{row.title}, Robin/{target.over}"
+        unit = f" {row.unit}" if target.over is None else "x"
+        wanted = f"{'>=' if target.at_least else '<='} {target.bound:g}{unit}" + (f" (aim {target.aim:g}x)" if target.aim else "")
+        lines.append([what, wanted, "-" if measured is None else f"{measured:.2f}{unit}", _verdict(target, measured)])
+    return _grid(lines)
+
+
+def whole(ledger: Ledger, names: Sequence[str], versions: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    """The page's measured part."""
+    parts = ["\n".join(f"- {name}: {fact}" for name, fact in facts.items())]
+    parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
+    parts += [table(ledger, names), ratios(ledger, names), verdicts(ledger)]
+    if ledger.failures:
+        parts.append("Failed:\n\n" + "\n".join(f"- {failure.splitlines()[0]}" for failure in ledger.failures))
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(target: Target, measured: float | None) -> str:
+    if measured is None:
+        return "not measured"
+    met = measured >= target.bound if target.at_least else measured <= target.bound
+    return "pass" if met else "FAIL"
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    """Markdown that also reads as plain text: padded columns, numbers to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+    def render(line: Sequence[str]) -> str:
+        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) if i == 0 else "-" * (width + 1) + ":" for i, width in enumerate(widths)) + "|"
+    return "\n".join([render(lines[0]), rule, *(render(line) for line in lines[1:])])
+
+
+def write(text: str) -> None:
+    """Replace the measured part of the page, between its two markers; the rest is written by hand."""
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"bench: {PAGE.name} has lost its markers {BEGIN} and {END}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")

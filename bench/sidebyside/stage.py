@@ -1,0 +1,98 @@
+"""What every case stands on: cores, load, upstreams, the contenders that are here, the ledger, and how long to measure."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidebyside.contenders import Contender, Running, started
+from sidebyside.ledger import Ledger
+from sidebyside.load import Load, Refused
+from sidebyside.machine import Cores
+
+CONNECTIONS = 32
+RATE = 5_000
+START_LIMIT_S = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How much of everything; ratios need rounds more than they need seconds."""
+
+    rounds: int
+    warm_s: float
+    closed_s: float
+    open_s: float
+    stream_bytes: int
+    starts: int
+
+
+FULL = Lengths(rounds=7, warm_s=0.5, closed_s=3.0, open_s=5.0, stream_bytes=1 << 30, starts=5)
+QUICK = Lengths(rounds=3, warm_s=0.3, closed_s=1.0, open_s=2.0, stream_bytes=1 << 28, starts=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Given to each case."""
+
+    cores: Cores
+    load: Load
+    tls_upstream: str
+    pki: Path
+    work: Path
+    contenders: Sequence[Contender]
+    ledger: Ledger
+    lengths: Lengths
+
+    def say(self, text: str) -> None:
+        """A line of progress, on standard error."""
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def one(self, contender: Contender, *, tls: bool = False) -> Iterator[Running]:
+        """Start one contender and see it answer."""
+        upstream = self.tls_upstream if tls else self.load.upstream
+        with started(contender, self.cores.proxy, upstream=upstream, tls=tls, pki=self.pki, work=self.work) as running:
+            self._await_answer(running)
+            yield running
+
+    def _await_answer(self, running: Running) -> None:
+        for attempt in range(START_LIMIT_S):
+            try:
+                self.load.order("first", running.address, seconds=1)
+            except Refused as failure:
+                if running.ended() or attempt == START_LIMIT_S - 1:
+                    raise Refused(f"{running.name} does not serve: {failure}\n{running.last_words()}") from failure
+            else:
+                return
+
+    @contextmanager
+    def all(self, *, tls: bool = False) -> Iterator[list[Running]]:
+        """Start every contender that can; the others' failures go to the ledger."""
+        with ExitStack() as stack:
+            line_up = []
+            for contender in self.contenders:
+                try:
+                    line_up.append(stack.enter_context(self.one(contender, tls=tls)))
+                except Refused as failure:
+                    self.fail(contender.name, failure)
+            yield line_up
+
+    def take_turns(self, line_up: list[Running], measure: Callable[[Running, int], str]) -> None:
+        """A B C D E, A B C D E, ...; one that fails is reported and sits out the rest."""
+        for turn in range(self.lengths.rounds):
+            said = []
+            for running in tuple(line_up):
+                try:
+                    said.append(f"{running.name} {measure(running, turn)}")
+                except Refused as failure:
+                    self.fail(running.name, f"{failure}\n{running.last_words()}")
+                    line_up.remove(running)
+            self.say(f"  round {turn + 1}/{self.lengths.rounds}: " + ", ".join(said))
+
+    def fail(self, name: str, why: object) -> None:
+        """Say it now, and again under the table."""
+        self.ledger.failures.append(f"{name}: {why}")
+        self.say(f"FAILED {name}: {why}")
