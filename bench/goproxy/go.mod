@@ -1,3 +1,3 @@
 module robin.test/bench/goproxy
 
-go 1.22
+go 1.24

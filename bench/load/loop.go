@@ -84,10 +84,7 @@ func read(fd int, p []byte) (int, error) {
 
 // discard drops up to limit received bytes inside the kernel, so that counting a stream costs no copy.
 func discard(fd int, limit int64) (int, error) {
-	if limit > 1<<20 {
-		limit = 1 << 20
-	}
-	n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), 0, uintptr(limit), syscall.MSG_TRUNC, 0, 0)
+	n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), 0, uintptr(min(limit, 1<<20)), syscall.MSG_TRUNC, 0, 0)
 	return result(n, e)
 }
 

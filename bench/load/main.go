@@ -32,6 +32,7 @@ type order struct {
 func main() {
 	pki := flag.String("pki", "", "write a CA, a certificate for 127.0.0.1 and a token into this directory, and end")
 	tlsOrigin := flag.String("tls-origin", "", "serve only the TLS upstream, with the certificate in this directory")
+	workloadAPI := flag.String("workload-api", "", "serve only a SPIFFE Workload API on this Unix socket")
 	token := flag.String("token", "", "file with the credential every request must bring to the upstream")
 	flag.Parse()
 	var err error
@@ -40,6 +41,8 @@ func main() {
 		err = writePKI(*pki)
 	case *tlsOrigin != "":
 		err = serveTLS(*tlsOrigin, readCredential(*token))
+	case *workloadAPI != "":
+		err = serveWorkloadAPI(*workloadAPI, readCredential(*token))
 	default:
 		runtime.LockOSThread()
 		err = obey(readCredential(*token))

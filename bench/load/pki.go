@@ -1,6 +1,7 @@
 package main
 
-// Throw-away keys: a CA, a certificate for 127.0.0.1, and a token shaped like a projected Kubernetes token.
+// Throw-away keys: a CA, a certificate for 127.0.0.1, and a token shaped like a projected Kubernetes token, whose
+// subject is a SPIFFE ID so that the Workload API can hand out the same one.
 
 import (
 	"crypto"
@@ -20,6 +21,8 @@ import (
 	"path/filepath"
 	"time"
 )
+
+const spiffeID = "spiffe://bench.example/app"
 
 func writePKI(directory string) error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -82,8 +85,8 @@ func projectedToken(now time.Time) (string, error) {
 		`"jti":"6f0c1a52-0d2b-4f0e-9a37-2f7a4e1c8b90","kubernetes.io":{"namespace":"bench","node":{"name":"node-1",`+
 		`"uid":"0b1f3c7e-3a2d-4d52-8a6f-5e0c9d1b7a42"},"pod":{"name":"app-7c9d8f6b5-x2x4q",`+
 		`"uid":"b3f1d0a6-91c5-4a77-9e1f-0c8e2a6d4f35"},"serviceaccount":{"name":"app",`+
-		`"uid":"d4c2a1b0-7e6f-4b3c-8d9a-1f0e2d3c4b5a"}},"nbf":%d,"sub":"system:serviceaccount:bench:app"}`,
-		now.Add(24*time.Hour).Unix(), now.Unix(), now.Unix())
+		`"uid":"d4c2a1b0-7e6f-4b3c-8d9a-1f0e2d3c4b5a"}},"nbf":%d,"sub":%q}`,
+		now.Add(24*time.Hour).Unix(), now.Unix(), now.Unix(), spiffeID)
 	signed := segment([]byte(`{"alg":"RS256","kid":"bench"}`)) + "." + segment([]byte(claims))
 	digest := sha256.Sum256([]byte(signed))
 	signature, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, digest[:])

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-from sidebyside.contenders import Contender, Running
+from sidebyside.contenders import ROBIN_JWTSVID, Contender, Running
 from sidebyside.ledger import DIRECT
 from sidebyside.load import Refused
 from sidebyside.machine import cpu_seconds, forget_peak, peak_bytes, resident_bytes
-from sidebyside.stage import CONNECTIONS, RATE, Stage
+from sidebyside.stage import CONNECTIONS, RATE, STREAM_BYTES, Stage
 
 MB, MIB = 1e6, 1 << 20
 
@@ -28,15 +28,17 @@ def tls(stage: Stage) -> None:
 
 def streams(stage: Stage) -> None:
     """One exchange with one long body, each way."""
-    size = stage.lengths.stream_bytes
     for row in ("download", "upload"):
-        stage.say(f"{row}: {size / MIB:,.0f} MiB")
+        stage.say(f"{row}: 1 GiB")
 
         def measure(running: Running, turn: int, row: str = row) -> str:
-            answer = stage.load.order(row, running.address, bytes=size)
-            speed = size / answer["seconds"] / MB
+            answer, spent = _timed(stage, running, row, bytes=STREAM_BYTES)
+            speed = STREAM_BYTES / answer["seconds"] / MB
             stage.ledger.add(row, running.name, turn, speed)
-            return f"{speed:,.0f} MB/s"
+            if running.process:
+                stage.ledger.add(f"{row}_cpu", running.name, turn, spent * 1e3)
+                stage.ledger.add(f"{row}_busy", running.name, turn, spent / answer["seconds"] * 100)
+            return f"{speed:,.0f}"
 
         with stage.all() as line_up:
             stage.take_turns([_direct(stage), *line_up], measure)
@@ -70,6 +72,14 @@ def memory(stage: Stage) -> None:
                 stage.say(f"memory: {contender.name}: {measure(stage, contender)}")
             except Refused as failure:
                 stage.fail(contender.name, failure)
+    if any(contender.name == "Robin" for contender in stage.contenders):
+        try:
+            with stage.one(ROBIN_JWTSVID) as running:
+                idle = resident_bytes(running.pids())
+            stage.ledger.add("idle_jwtsvid", "Robin", 0, idle / MB)
+            stage.say(f"memory: {ROBIN_JWTSVID.name}: idle {idle / MB:.1f} MB")
+        except Refused as failure:
+            stage.fail(ROBIN_JWTSVID.name, failure)
 
 
 def startup(stage: Stage) -> None:
@@ -107,17 +117,22 @@ def _direct(stage: Stage) -> Running:
 
 def _capacity(stage: Stage, running: Running, turn: int, row: str) -> str:
     stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=stage.lengths.warm_s)
-    pids = running.pids()
-    before = cpu_seconds(pids)
-    answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=stage.lengths.closed_s)
-    spent = cpu_seconds(pids) - before
+    answer, spent = _timed(stage, running, "closed", conns=CONNECTIONS, seconds=stage.lengths.closed_s)
     speed = answer["requests"] / answer["seconds"]
     stage.ledger.add(row, running.name, turn, speed)
-    if pids:
+    if running.process:
         stage.ledger.add(f"{row}_cpu", running.name, turn, spent / answer["requests"] * 1e6)
         stage.ledger.add(f"{row}_busy", running.name, turn, spent / answer["seconds"] * 100)
         stage.ledger.add(f"{row}_p99", running.name, turn, answer["p99_us"])
     return f"{speed:,.0f}"
+
+
+def _timed(stage: Stage, running: Running, op: str, **details: float) -> tuple[dict[str, float], float]:
+    """The load's answer, and the processor seconds the proxy spent meanwhile."""
+    pids = running.pids()
+    before = cpu_seconds(pids)
+    answer = stage.load.order(op, running.address, **details)
+    return answer, cpu_seconds(pids) - before
 
 
 def _idle(stage: Stage, contender: Contender) -> str:
@@ -140,7 +155,7 @@ def _growth(stage: Stage, contender: Contender) -> str:
             pids = running.pids()
             before = resident_bytes(pids)
             forget_peak(pids)
-            stage.load.order(row, running.address, bytes=stage.lengths.stream_bytes)
+            stage.load.order(row, running.address, bytes=STREAM_BYTES)
             grown = max(0, peak_bytes(pids) - before)
         stage.ledger.add(f"growth_{row}", contender.name, 0, grown / MIB)
         said.append(f"{row} +{grown / MIB:.1f} MiB at most")

@@ -14,7 +14,7 @@ from sidebyside import page, tools
 from sidebyside.cases import CASES
 from sidebyside.contenders import CONTENDERS, Contender
 from sidebyside.ledger import Ledger
-from sidebyside.load import Load, TlsUpstream
+from sidebyside.load import Load, Service
 from sidebyside.machine import choose_cores, describe
 from sidebyside.stage import FULL, QUICK, Stage
 
@@ -49,11 +49,17 @@ def _measure(program: Path, present: Sequence[Contender], asked: argparse.Namesp
         work = Path(folder)
         work.chmod(0o755)  # nginx's worker is another user
         subprocess.run([str(program), "-pki", folder], check=True)
-        with Load(program, work / "token", cores.load) as load, TlsUpstream(program, work, cores.load) as tls_upstream:
+        token, core = work / "token", cores.load
+        with (
+            Load(program, token, core) as load,
+            Service(program, token, core, "-tls-origin", folder) as tls_upstream,
+            Service(program, token, core, "-workload-api", str(work / "workload.sock")) as workload_api,
+        ):
             stage = Stage(
                 cores=cores,
                 load=load,
                 tls_upstream=tls_upstream,
+                workload_api=workload_api,
                 pki=work,
                 work=work,
                 contenders=present,

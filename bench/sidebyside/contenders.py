@@ -22,6 +22,7 @@ class Post:
     upstream: str
     tls: bool
     pki: Path
+    workload_api: str
     work: Path
 
     @property
@@ -74,6 +75,13 @@ def _robin(program: Path, post: Post) -> Launch:
     return Launch(command=[str(program)], environment=environment)
 
 
+def _robin_jwtsvid(program: Path, post: Post) -> Launch:
+    plain = _robin(program, post)
+    environment = {key: value for key, value in plain.environment.items() if key != "ROBIN_TOKEN_FILE"}
+    environment |= {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_AUDIENCE": "bench", "ROBIN_SPIFFE_SOCKET": f"unix://{post.workload_api}"}
+    return Launch(command=plain.command, environment=environment)
+
+
 def _go(program: Path, post: Post) -> Launch:
     command = [str(program), "-listen", post.listen, "-upstream", post.url, "-token-file", str(post.pki / "token")]
     if post.tls:
@@ -115,6 +123,9 @@ CONTENDERS = (
 )
 
 
+ROBIN_JWTSVID = Contender(name="Robin (jwtsvid)", find=tools.robin, version=tools.robin_version, launch=_robin_jwtsvid)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A started contender."""
@@ -137,20 +148,17 @@ class Running:
 
 
 @contextmanager
-def started(contender: Contender, core: int, *, upstream: str, tls: bool, pki: Path, work: Path) -> Iterator[Running]:
+def started(contender: Contender, core: int, post: Post) -> Iterator[Running]:
     """Run a contender on its core; its access log goes to /dev/null, its complaints to a file. Not yet serving."""
-    place = work / f"{contender.name.lower()}-{free_port()}"
-    place.mkdir()
-    post = Post(listen=f"127.0.0.1:{free_port()}", admin=f"127.0.0.1:{free_port()}", upstream=upstream, tls=tls, pki=pki, work=place)
     launch = contender.launch(contender.find(), post)
-    complaints = place / "stderr"
+    complaints = post.work / "stderr"
     with complaints.open("wb") as stderr, pinned(core):
         process = subprocess.Popen(
             launch.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            env={"PATH": os.defpath, "HOME": str(place), **launch.environment},
+            env={"PATH": os.defpath, "HOME": str(post.work), **launch.environment},
         )
     try:
         yield Running(name=contender.name, address=post.listen, process=process, complaints=complaints)

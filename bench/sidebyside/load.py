@@ -48,14 +48,15 @@ class Load:
         return answer
 
 
-class TlsUpstream:
-    """The same upstream behind TLS, in a process of its own on the load core."""
+class Service:
+    """A mode of bench/load that serves in a process of its own on the load core, until we leave."""
 
-    def __init__(self, program: Path, pki: Path, core: int) -> None:
-        self._command = [str(program), "-tls-origin", str(pki), "-token", str(pki / "token")]
+    def __init__(self, program: Path, token_file: Path, core: int, *mode: str) -> None:
+        self._command = [str(program), "-token", str(token_file), *mode]
         self._core = core
 
     def __enter__(self) -> str:
+        """The address it serves on."""
         with pinned(self._core):
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None

@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidebyside.contenders import Contender, Running, started
+from sidebyside.contenders import Contender, Post, Running, free_port, started
 from sidebyside.ledger import Ledger
 from sidebyside.load import Load, Refused
 from sidebyside.machine import Cores
 
 CONNECTIONS = 32
 RATE = 5_000
+STREAM_BYTES = 1 << 30
 START_LIMIT_S = 15
 
 
@@ -25,12 +26,11 @@ class Lengths:
     warm_s: float
     closed_s: float
     open_s: float
-    stream_bytes: int
     starts: int
 
 
-FULL = Lengths(rounds=7, warm_s=0.5, closed_s=3.0, open_s=5.0, stream_bytes=1 << 30, starts=5)
-QUICK = Lengths(rounds=3, warm_s=0.3, closed_s=1.0, open_s=2.0, stream_bytes=1 << 28, starts=3)
+FULL = Lengths(rounds=7, warm_s=0.5, closed_s=3.0, open_s=5.0, starts=5)
+QUICK = Lengths(rounds=3, warm_s=0.3, closed_s=1.0, open_s=2.0, starts=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,7 @@ class Stage:
     cores: Cores
     load: Load
     tls_upstream: str
+    workload_api: str
     pki: Path
     work: Path
     contenders: Sequence[Contender]
@@ -53,8 +54,19 @@ class Stage:
     @contextmanager
     def one(self, contender: Contender, *, tls: bool = False) -> Iterator[Running]:
         """Start one contender and see it answer."""
-        upstream = self.tls_upstream if tls else self.load.upstream
-        with started(contender, self.cores.proxy, upstream=upstream, tls=tls, pki=self.pki, work=self.work) as running:
+        port, admin_port = free_port(), free_port()
+        place = self.work / f"port-{port}"
+        place.mkdir()
+        post = Post(
+            listen=f"127.0.0.1:{port}",
+            admin=f"127.0.0.1:{admin_port}",
+            upstream=self.tls_upstream if tls else self.load.upstream,
+            tls=tls,
+            pki=self.pki,
+            workload_api=self.workload_api,
+            work=place,
+        )
+        with started(contender, self.cores.proxy, post) as running:
             self._await_answer(running)
             yield running
 

@@ -22,7 +22,7 @@ class Missing(Exception):
 def go_program(name: str) -> Path:
     """Build bench/<name>; the Go build cache makes the second time quick."""
     if shutil.which("go") is None:
-        raise Missing(f"{name}: the Go toolchain (1.22 or newer) is not installed; put `go` on PATH")
+        raise Missing(f"{name}: the Go toolchain (1.24 or newer) is not installed; put `go` on PATH")
     built = CACHE / name
     CACHE.mkdir(exist_ok=True)
     _call(["go", "build", "-o", str(built), "."], cwd=BENCH / name)
