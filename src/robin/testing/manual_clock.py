@@ -1,0 +1,30 @@
+"""A clock that stands still until a test turns it: both hands at once, or the wall hand alone."""
+
+
+class ManualClock:
+    """A `transport.clock.Clock`; starts at a round second of 2026 so that failures read well."""
+
+    __slots__ = ("_monotonic", "_wall")
+
+    def __init__(self, *, wall: float = 1_780_000_000.0, monotonic: float = 1000.0) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return self._wall
+
+    def monotonic(self) -> float:
+        """Seconds that never step back."""
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Time passes: both hands move."""
+        if seconds < 0:
+            raise ValueError("monotonic time does not go back; use step_wall")
+        self._wall += seconds
+        self._monotonic += seconds
+
+    def step_wall(self, seconds: float) -> None:
+        """Someone sets the wall clock, forth or back."""
+        self._wall += seconds
