@@ -3,26 +3,20 @@
 import argparse
 import datetime
 import json
-import resource
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from sidebyside import page, tools
 from sidebyside.cases import CASES
 from sidebyside.contenders import CONTENDERS, Contender
 from sidebyside.ledger import Ledger
-from sidebyside.load import Load, Service
-from sidebyside.machine import choose_cores, describe
-from sidebyside.stage import FULL, QUICK, Stage
+from sidebyside.machine import describe
+from sidebyside.stage import FULL, QUICK, raised
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0 when every asked contender was measured, 1 when one is missing or failed."""
     asked = _parse(arguments)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     try:
         program = tools.go_program("load")
     except tools.Missing as missing:
@@ -30,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     present, versions, missing_names = _muster(asked.contender)
     now = datetime.datetime.now(datetime.UTC)
     facts = {"command": f"`{_command(asked)}`", "date": now.strftime("%Y-%m-%d %H:%M UTC"), "machine": describe()}
-    ledger = _measure(program, present, asked)
+    ledger = Ledger()
+    with raised(program, present, ledger, QUICK if asked.quick else FULL) as stage:
+        for name in asked.only or CASES:
+            CASES[name](stage)
     text = page.whole(ledger, [contender.name for contender in present], versions, facts)
     if asked.json:
         found = {"versions": versions, "missing": missing_names, "failures": ledger.failures, "results": ledger.as_json()}
@@ -40,35 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.write:
         page.write(text)
     return 1 if missing_names or ledger.failures else 0
-
-
-def _measure(program: Path, present: Sequence[Contender], asked: argparse.Namespace) -> Ledger:
-    """Run the cases asked for, in a folder that is gone afterwards."""
-    ledger, cores = Ledger(), choose_cores()
-    with tempfile.TemporaryDirectory(prefix="robin-bench-") as folder:
-        work = Path(folder)
-        work.chmod(0o755)  # nginx's worker is another user
-        subprocess.run([str(program), "-pki", folder], check=True)
-        token, core = work / "token", cores.load
-        with (
-            Load(program, token, core) as load,
-            Service(program, token, core, "-tls-origin", folder) as tls_upstream,
-            Service(program, token, core, "-workload-api", str(work / "workload.sock")) as workload_api,
-        ):
-            stage = Stage(
-                cores=cores,
-                load=load,
-                tls_upstream=tls_upstream,
-                workload_api=workload_api,
-                pki=work,
-                work=work,
-                contenders=present,
-                ledger=ledger,
-                lengths=QUICK if asked.quick else FULL,
-            )
-            for name in asked.only or CASES:
-                CASES[name](stage)
-    return ledger
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

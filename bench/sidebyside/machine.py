@@ -51,11 +51,16 @@ def family(pid: int) -> list[int]:
 
 def cpu_seconds(pids: list[int]) -> float:
     """User and system time spent so far."""
-    ticks = 0
+    return sum(cpu_split(pids))
+
+
+def cpu_split(pids: list[int]) -> tuple[float, float]:
+    """User time, system time, in seconds."""
+    user = system = 0
     for pid in pids:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(after_name[11]) + int(after_name[12])
-    return ticks / TICKS_PER_S
+        user, system = user + int(after_name[11]), system + int(after_name[12])
+    return user / TICKS_PER_S, system / TICKS_PER_S
 
 
 def resident_bytes(pids: list[int]) -> int:

@@ -1,6 +1,9 @@
 """What every case stands on: cores, load, upstreams, the contenders that are here, the ledger, and how long to measure."""
 
+import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,8 +12,8 @@ from pathlib import Path
 
 from sidebyside.contenders import Contender, Post, Running, free_port, started
 from sidebyside.ledger import Ledger
-from sidebyside.load import Load, Refused
-from sidebyside.machine import Cores
+from sidebyside.load import Load, Refused, Service
+from sidebyside.machine import Cores, choose_cores
 
 CONNECTIONS = 32
 RATE = 5_000
@@ -108,3 +111,32 @@ class Stage:
         """Say it now, and again under the table."""
         self.ledger.failures.append(f"{name}: {why}")
         self.say(f"FAILED {name}: {why}")
+
+
+@contextmanager
+def raised(program: Path, contenders: Sequence[Contender], ledger: Ledger, lengths: Lengths) -> Iterator[Stage]:
+    """Keys, load generator, upstreams and Workload API, in a folder that is gone afterwards."""
+    most = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # inherited by the contenders: 1,000 clients need it
+    cores = choose_cores()
+    with tempfile.TemporaryDirectory(prefix="robin-bench-") as folder:
+        work = Path(folder)
+        work.chmod(0o755)  # nginx's worker is another user
+        subprocess.run([str(program), "-pki", folder], check=True)
+        token, core = work / "token", cores.load
+        with (
+            Load(program, token, core) as load,
+            Service(program, token, core, "-tls-origin", folder) as tls_upstream,
+            Service(program, token, core, "-workload-api", str(work / "workload.sock")) as workload_api,
+        ):
+            yield Stage(
+                cores=cores,
+                load=load,
+                tls_upstream=tls_upstream,
+                workload_api=workload_api,
+                pki=work,
+                work=work,
+                contenders=contenders,
+                ledger=ledger,
+                lengths=lengths,
+            )

@@ -1,0 +1,80 @@
+"""bench/profile: Robin alone under load; processor time per request, and with --calls what Python does with it."""
+
+import argparse
+import pstats
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sidebyside import tools
+from sidebyside.contenders import CONTENDERS, Contender, Launch, Post
+from sidebyside.ledger import Ledger
+from sidebyside.machine import cpu_split
+from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
+
+WARM_REQUESTS_S = 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit 0 when Robin was measured."""
+    parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
+    parser.add_argument("--tls", action="store_true", help="TLS upstream")
+    parser.add_argument(
+        "--calls", action="store_true", help="run under cProfile: calls per request and the dearest functions (slows Robin)"
+    )
+    parser.add_argument("--lines", type=int, default=40, help="with --calls: functions listed (40)")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="with --calls: also keep the raw profile here, for snakeviz and the like")
+    asked = parser.parse_args(arguments)
+    try:
+        program, robin = tools.go_program("load"), CONTENDERS[0]
+        robin.find()
+    except tools.Missing as missing:
+        raise SystemExit(f"bench: {missing}") from missing
+    with raised(program, [robin], Ledger(), FULL) as stage:
+        if not asked.calls:
+            _measure(stage, robin, asked.seconds, tls=asked.tls)
+            return 0
+        raw = asked.keep or stage.work / "robin.profile"
+        requests = _measure(stage, _profiled(robin, raw), asked.seconds, tls=asked.tls)
+        _print_calls(raw, requests, asked.lines)
+    return 0
+
+
+def _measure(stage: Stage, robin: Contender, seconds: float, *, tls: bool) -> float:
+    """Print the turn's numbers; returns how many requests the process served in all."""
+    with stage.one(robin, tls=tls) as running:
+        warm = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=WARM_REQUESTS_S)
+        before = cpu_split(running.pids())
+        answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds)
+        after = cpu_split(running.pids())
+    user, system = ((b - a) / answer["requests"] * 1e6 for a, b in zip(before, after, strict=True))
+    print(
+        f"{answer['requests'] / answer['seconds']:,.0f} req/s on {CONNECTIONS} connections, p50 {answer['p50_us']:.0f} p99 {answer['p99_us']:.0f} µs"
+    )
+    print(f"processor time per request: {user + system:.1f} µs = {user:.1f} user + {system:.1f} system")
+    return warm["requests"] + answer["requests"]
+
+
+def _profiled(robin: Contender, raw: Path) -> Contender:
+    """The same Robin started through cProfile, which writes its file when Robin has drained."""
+
+    def launch(program: Path, post: Post) -> Launch:
+        plain = robin.launch(program, post)
+        python = str(program.with_name("python"))
+        return replace(plain, command=[python, "-m", "cProfile", "-o", str(raw), *plain.command])
+
+    return replace(robin, launch=launch)
+
+
+def _print_calls(raw: Path, requests: float, lines: int) -> None:
+    if not raw.exists():
+        raise SystemExit("bench: cProfile left no file: did Robin end by a signal instead of draining?")
+    stats = pstats.Stats(str(raw), stream=sys.stdout)
+    rows = [(own, count, place) for place, (_, count, own, _, _) in stats.stats.items()]  # type: ignore[attr-defined]
+    print(f"calls per request: {sum(count for _, count, _ in rows) / requests:.1f} (start-up and drain included, {requests:,.0f} requests)")
+    print("  calls/request  own µs/request  function")
+    for own, count, (file, line, name) in sorted(rows, reverse=True)[:lines]:
+        where = name if file == "~" else f"{'/'.join(Path(file).parts[-3:])}:{line} {name}"
+        print(f"  {count / requests:13.2f}  {own / requests * 1e6:14.2f}  {where}")
