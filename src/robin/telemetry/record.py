@@ -22,6 +22,7 @@ class ExchangeRecord:
         "outcome",
         "path",
         "protocol",
+        "request_id",
         "retries",
         "reused",
         "started_at",
@@ -35,6 +36,7 @@ class ExchangeRecord:
         self.caller = caller
         self.started_at = started_at
         self.outcome = "internal_error"
+        self.request_id: str | None = None  # set by whoever shows it to the caller; else the recorder gives one
         self.method: str | None = None
         self.path: bytes | None = None  # without the query
         self.protocol: str | None = None  # "HTTP/1.1"

@@ -1,0 +1,176 @@
+"""The end of every exchange: one call counts it and writes its access line (sidecar spec section 8).
+
+Rules: `finish` runs once per exchange on the loop's thread and is built for speed: one f-string, no json.dumps, escaping in C. Whatever
+came from outside (path, method, claims) goes through that escaping, so hostile bytes stay one JSON line; a query never gets in.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as quote
+from typing import Final, Literal
+
+from robin.model.caller import Caller
+from robin.model.identity import IdentityToken
+from robin.telemetry.histogram import EXCHANGE_S, Histogram
+from robin.telemetry.metrics import Metrics
+from robin.telemetry.record import ExchangeRecord
+from robin.telemetry.stamp import Stamp
+from robin.telemetry.writer import LineWriter
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
+"""The `method` label; any other is `other`."""
+
+PATH_MAX: Final = 2048
+CLAIM_MAX: Final = 2048
+AUDIENCES_MAX: Final = 16
+"""What a record keeps of a path and of claims: characters, and audiences."""
+
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL)
+_TRUTH: Final = {None: "null", True: "true", False: "false"}
+_QUOTED: Final = {word: quote(word) for word in (*METHODS, "HTTP/1.0", "HTTP/1.1")}
+_NO_PEER: Final = '"peer_uid":null,"peer_pid":null'
+
+
+def trace_id(traceparent: bytes | None) -> str | None:
+    """The trace-id of a valid W3C traceparent (Trace Context level 1, 3.2), else None; later versions may append to it."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
+    if found is None or (found[2] is not None and found.string.startswith(b"00")):
+        return None
+    return found[1].decode()
+
+
+class Recorder:
+    """Counts and writes exchanges. `prefix` is 16 hex digits of entropy: a request_id is the prefix and a count."""
+
+    __slots__ = (
+        "_count",
+        "_expires_at",
+        "_line",
+        "_listeners",
+        "_metrics",
+        "_mode",
+        "_prefix",
+        "_source",
+        "_stamp",
+        "_token",
+        "_token_text",
+        "_wall",
+        "_writer",
+    )
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        writer: LineWriter,
+        *,
+        mode: Literal["all", "errors", "off"],
+        style: Literal["json", "console"],
+        wall: Callable[[], float],
+        prefix: str,
+        identity_source: str,
+    ) -> None:
+        self._metrics = metrics
+        self._writer = writer
+        self._mode = mode
+        self._line = self._json if style == "json" else self._console
+        self._wall = wall
+        self._prefix = prefix
+        self._count = 0
+        self._source = identity_source
+        self._stamp = Stamp()
+        self._token: IdentityToken | None = None  # the one that the next two describe
+        self._token_text = ""
+        self._expires_at: float | None = None
+        self._listeners: dict[str, str] = {}  # as JSON strings
+
+    def request_id(self) -> str:
+        """32 hex digits, never given before."""
+        self._count += 1
+        return f"{self._prefix}{self._count:016x}"
+
+    def finish(self, record: ExchangeRecord) -> None:
+        """Count an exchange that ended and write its line."""
+        metrics = self._metrics
+        outcome, status, method = record.outcome, record.status, record.method
+        key = (outcome, method if method in METHODS else "other", status // 100 if status else 0)
+        metrics.requests[key] = metrics.requests.get(key, 0) + 1
+        histogram = metrics.request_duration.get(outcome)
+        if histogram is None:
+            histogram = metrics.request_duration[outcome] = Histogram(EXCHANGE_S)
+        histogram.observe(record.duration_s)
+        if record.ttfb_s is not None:
+            metrics.time_to_first_byte.observe(record.ttfb_s)
+        if record.upstream_status is not None:
+            metrics.upstream_responses[record.upstream_status] += 1
+        mode = self._mode
+        if mode == "all" or (mode == "errors" and (outcome != "injected" or (status or 0) >= 400)):
+            self._writer.put(self._line(record))
+
+    def _json(self, record: ExchangeRecord) -> str:
+        wall = self._wall()
+        status, upstream_status, ttfb_s, token = record.status, record.upstream_status, record.ttfb_s, record.identity
+        method, path, protocol, caller = record.method, record.path, record.protocol, record.caller
+        if token is None:
+            identity = "null"
+        else:
+            if token is not self._token:
+                self._remember(token)
+            identity = f"{self._token_text}{'null' if self._expires_at is None else int(self._expires_at - wall)}}}"
+        listener = self._listeners.get(caller.listener)
+        if listener is None:
+            listener = self._listeners[caller.listener] = quote(caller.listener)
+        return (
+            f'{{"ts":"{self._stamp.text(wall)}","event":"exchange","request_id":"{record.request_id or self.request_id()}",'
+            f'"trace_id":{"null" if record.traceparent is None else _quote_trace(record.traceparent)},'
+            f'"outcome":"{record.outcome}","method":{"null" if method is None else _QUOTED.get(method) or quote(method)},'
+            f'"path":{"null" if path is None else quote(_path(path))},'
+            f'"protocol":{"null" if protocol is None else _QUOTED.get(protocol) or quote(protocol)},'
+            f'"status":{"null" if status is None else status},"upstream_status":{"null" if upstream_status is None else upstream_status},'
+            f'"bytes_in":{record.bytes_in},"bytes_out":{record.bytes_out},"ttfb_s":{"null" if ttfb_s is None else f"{ttfb_s:.6f}"},'
+            f'"duration_s":{record.duration_s:.6f},"identity_wait_s":{f"{record.identity_wait_s:.6f}" if record.identity_wait_s else "0"},'
+            f'"retries":{record.retries},"reused":{_TRUTH[record.reused]},"listener":{listener},'
+            f'{_NO_PEER if caller.uid is None else _describe_peer(caller)},"identity":{identity}}}\n'
+        )
+
+    def _remember(self, token: IdentityToken) -> None:
+        """Prepare the `identity` object up to the value of `expires_in_s`, which alone changes from line to line."""
+        subject = "null" if token.subject is None else quote(token.subject[:CLAIM_MAX])
+        audiences = ",".join(quote(audience[:CLAIM_MAX]) for audience in token.audiences[:AUDIENCES_MAX])
+        self._token_text = f'{{"source":{quote(self._source)},"sub":{subject},"aud":[{audiences}],"expires_in_s":'
+        self._expires_at = token.expires_at if token.expires_at is not None and math.isfinite(token.expires_at) else None
+        self._token = token
+
+    def _console(self, record: ExchangeRecord) -> str:
+        """The same for people: time of day, method, path, status, duration; what is out of the ordinary behind it."""
+        path = "-" if record.path is None else quote(_path(record.path))[1:-1]
+        parts = [
+            self._stamp.text(self._wall())[11:],
+            f"{record.method or '-':<7}",
+            path,
+            f"-> {record.status or '-'}",
+            f"{record.duration_s * 1000:.1f} ms",
+        ]
+        if record.outcome != "injected":
+            parts.append(record.outcome)
+        if record.retries:
+            parts.append(f"retries={record.retries}")
+        if record.identity_wait_s >= 0.001:
+            parts.append(f"identity_wait={record.identity_wait_s * 1000:.0f} ms")
+        return " ".join(parts) + "\n"
+
+
+def _path(path: bytes) -> str:
+    """A path as text, byte for byte, without a query, at most PATH_MAX long."""
+    if b"?" in path:
+        path = path[: path.index(b"?")]
+    return path[:PATH_MAX].decode("latin-1")
+
+
+def _quote_trace(traceparent: bytes) -> str:
+    found = trace_id(traceparent)
+    return "null" if found is None else f'"{found}"'
+
+
+def _describe_peer(caller: Caller) -> str:
+    return f'"peer_uid":{caller.uid},"peer_pid":{"null" if caller.pid is None else caller.pid}'

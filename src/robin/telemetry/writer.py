@@ -1,0 +1,93 @@
+"""Log lines leave by a thread of their own, so that a full or blocked pipe never stops traffic: it costs lines, and those are counted.
+
+`put` appends to a list and returns; the thread sleeps while there is nothing, gathers for `flush_s`, writes, and is alone in touching the
+descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread, `_taken` and `_lost` the writer's.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Iterator
+
+from robin.telemetry import names
+from robin.telemetry.names import Reading
+
+_BATCH = 512  # lines joined at once: the join holds the interpreter for some tens of microseconds
+
+
+class LineWriter:
+    """Writes whole lines to a descriptor that it does not own, holding at most `limit_bytes` (characters) of them."""
+
+    __slots__ = ("_closing", "_fd", "_flush_s", "_limit", "_lines", "_lost", "_put", "_refused", "_taken", "_thread", "_waiting", "_wake")
+
+    def __init__(self, fd: int, *, limit_bytes: int = 4 * 1024 * 1024, flush_s: float = 0.05) -> None:
+        self._fd = fd
+        self._limit = limit_bytes
+        self._flush_s = flush_s
+        self._lines: list[str] = []
+        self._put = self._taken = self._refused = self._lost = 0
+        self._waiting = True  # the thread sleeps on _wake: the next put must set it
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="robin-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that will never be read: refused because too many were waiting, or lost in a failed write."""
+        return self._refused + self._lost
+
+    def put(self, line: str) -> None:
+        """Hand over one line, its newline included; drop and count it if too many wait."""
+        put = self._put + len(line)
+        if put - self._taken > self._limit:
+            self._refused += 1
+            return
+        self._lines.append(line)
+        self._put = put
+        if self._waiting:
+            self._waiting = False
+            self._wake.set()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Write what waits, for at most `timeout_s`; lines put later are dropped."""
+        self._limit = -1
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def readings(self) -> Iterator[Reading]:
+        """The one counter of the log."""
+        yield names.ACCESS_RECORDS_DROPPED, (), self.dropped
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            self._wake.wait()
+            closing = self._closing.wait(self._flush_s)
+            self._wake.clear()
+            self._waiting = True  # before the last look at the list: a line put from here on sets _wake again
+            while self._lines:
+                self._write_batch()
+
+    def _write_batch(self) -> None:
+        lines = self._lines[:_BATCH]
+        del self._lines[: len(lines)]
+        text = "".join(lines)
+        if not self._write(text.encode("utf-8", "backslashreplace")):
+            self._lost += len(lines)
+        self._taken += len(text)
+
+    def _write(self, text: bytes) -> bool:
+        """All of `text`, waiting as long as the descriptor wants; False when it fails (closed pipe, full disk)."""
+        rest = memoryview(text)
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:  # somebody made the shared descriptor non-blocking
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll(1000)
+            except OSError:
+                return False
+        return True
