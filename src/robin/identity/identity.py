@@ -1,0 +1,37 @@
+"""What the floors above know of an identity: the token that is ready, or obtained with a bounded wait, and how it stands."""
+
+from typing import Protocol
+
+from robin.model.identity import IdentityStatus, IdentityToken
+
+
+class Identity(Protocol):
+    """One workload identity for one audience, kept current. Nothing it returns is ever past its `usable_until`."""
+
+    def ready(self) -> IdentityToken | None:
+        """The token if one is usable now, without awaiting; None when it must be obtained."""
+        ...
+
+    async def obtain(self) -> IdentityToken:
+        """Wait at most ROBIN_IDENTITY_WAIT for a usable token. Raises Fault with an identity code. Leaving disturbs no other caller."""
+        ...
+
+    def rejected(self, token: IdentityToken) -> None:
+        """The upstream answered 401 to this token: look again for LATER requests, at most once per 30 s."""
+        ...
+
+    def status(self) -> IdentityStatus:
+        """How it stands now, from what is known: never reads, never fetches."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to keep it current. A platform that is not there yet is no failure."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, and let go of every connection."""
+        ...
+
+    def wake(self) -> None:
+        """SIGHUP: look again now, whatever was decided before."""
+        ...

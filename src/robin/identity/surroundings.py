@@ -1,0 +1,38 @@
+"""What every identity keeps company with: clocks, chance, tasks, the log, its counters, and whoever must hear that readiness changed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from robin.telemetry.identity_metrics import IdentityMetrics
+from robin.transport.clock import Clock
+from robin.transport.entropy import Entropy
+from robin.transport.tasks import TaskOwner
+
+
+class Log(Protocol):
+    """Where events go; `telemetry.logs.EventLog` is one. It limits repeats by event and code itself."""
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """Something worth a line."""
+        ...
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """Something to look at."""
+        ...
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """Something to mend."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """`changed` is called when the identity became usable or unusable, and with each new token; it must not block or raise."""
+
+    clock: Clock
+    entropy: Entropy
+    tasks: TaskOwner
+    log: Log
+    metrics: IdentityMetrics
+    changed: Callable[[], None]
