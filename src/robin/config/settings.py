@@ -50,6 +50,7 @@ class Settings:
 
     # listeners: LISTEN_ADDR or LISTEN_UDS, with the socket mode of UDS_MODE already in UnixAddress.mode
     listen: tuple[Address, ...]
+    peercred: bool  # True: `listen` is ROBIN_LISTEN_UDS (a path or systemd:NAME) and callers are judged by SO_PEERCRED
     peercred_allow_uids: tuple[int, ...] | None  # None: any local peer; (): nobody
     admin: tuple[Address, ...]  # (): off
     admin_quit: bool

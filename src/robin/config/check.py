@@ -1,0 +1,168 @@
+"""Rules between settings: each names the keys it judges, runs only when they all parsed, and says what clashes and the fix.
+
+Pure: values in, errors out; nothing is opened, resolved or bound. Also the warnings that a start with these settings deserves.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robin.config.layers import Layer, SettingError, Sourced
+from robin.config.place import is_loopback, overlaps, reaches
+from robin.config.settings import Settings
+from robin.model.address import Address, TcpAddress
+from robin.model.origin import UpstreamUrl
+
+LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Parsed values by key (None: unset; of the type that the key's parser returns) and where each came from."""
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, Sourced]
+
+    def explicit(self, key: str) -> bool:
+        """Whether somebody set it, rather than the default."""
+        return self.sources[key].layer is not Layer.DEFAULT
+
+    def named(self, key: str) -> str:
+        """The key and where it came from, for a message about another key."""
+        return f"{key} (from {self.sources[key].layer})"
+
+    def error(self, key: str, what: str, fix: str) -> SettingError:
+        """An error at `key`."""
+        return SettingError(key=key, layer=self.sources[key].layer, what=what, fix=fix)
+
+    @property
+    def listen(self) -> tuple[Address, ...]:
+        """The proxy's listeners: the Unix socket, or the TCP addresses; unset, also IPv6 loopback."""
+        uds = self.values["ROBIN_LISTEN_UDS"]
+        if uds is not None:
+            return (uds,)
+        addresses: tuple[Address, ...] = self.values["ROBIN_LISTEN_ADDR"]
+        return addresses if self.explicit("ROBIN_LISTEN_ADDR") else (*addresses, LOOPBACK_V6)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A judgement over `keys`."""
+
+    keys: tuple[str, ...]
+    judge: Callable[[Draft], Iterator[SettingError]]
+
+
+def _upstream_scheme(draft: Draft) -> Iterator[SettingError]:
+    upstream: UpstreamUrl | None = draft.values["ROBIN_UPSTREAM_URL"]
+    if upstream is None or upstream.origin.tls or is_loopback(upstream.origin.host) or draft.values["ROBIN_UNSAFE_UPSTREAM_HTTP"]:
+        return
+    fix = "use https, or set ROBIN_UNSAFE_UPSTREAM_HTTP=true to send the identity in clear text"
+    yield draft.error("ROBIN_UPSTREAM_URL", "http to a host that is not loopback", fix)
+
+
+def _upstream_is_robin(draft: Draft) -> Iterator[SettingError]:
+    upstream: UpstreamUrl | None = draft.values["ROBIN_UPSTREAM_URL"]
+    admin: tuple[Address, ...] = draft.values["ROBIN_ADMIN_ADDR"]
+    for key, addresses in (("ROBIN_LISTEN_ADDR", draft.listen), ("ROBIN_ADMIN_ADDR", admin)):
+        for address in addresses:
+            if upstream is not None and reaches(upstream.origin, address):
+                what = f"{upstream.origin} is Robin itself, at {address} of {draft.named(key)}"
+                yield draft.error("ROBIN_UPSTREAM_URL", what, "name the broker that requests should go to")
+                return
+
+
+def _listen_on_loopback(draft: Draft) -> Iterator[SettingError]:
+    if draft.values["ROBIN_UNSAFE_LISTEN"]:
+        return
+    for address in draft.listen:
+        if isinstance(address, TcpAddress) and not is_loopback(address.host):
+            fix = "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity"
+            yield draft.error("ROBIN_LISTEN_ADDR", f"{address} is not a loopback address", fix)
+
+
+def _one_kind_of_listener(draft: Draft) -> Iterator[SettingError]:
+    if draft.explicit("ROBIN_LISTEN_UDS") and draft.explicit("ROBIN_LISTEN_ADDR"):
+        yield draft.error("ROBIN_LISTEN_UDS", f"set together with {draft.named('ROBIN_LISTEN_ADDR')}", "keep one of them")
+
+
+def _uids_need_a_unix_listener(draft: Draft) -> Iterator[SettingError]:
+    if draft.values["ROBIN_PEERCRED_ALLOW_UIDS"] is not None and draft.values["ROBIN_LISTEN_UDS"] is None:
+        fix = "set ROBIN_LISTEN_UDS, or remove the list"
+        yield draft.error("ROBIN_PEERCRED_ALLOW_UIDS", "set without a Unix listener, where alone a caller's UID is known", fix)
+
+
+def _admin_beside_proxy(draft: Draft) -> Iterator[SettingError]:
+    admin: tuple[Address, ...] = draft.values["ROBIN_ADMIN_ADDR"]
+    for address in admin:
+        if any(overlaps(address, other) for other in draft.listen):
+            yield draft.error("ROBIN_ADMIN_ADDR", f"{address} is also where the proxy listens", "use another port, path or name")
+
+
+def _quit_needs_admin(draft: Draft) -> Iterator[SettingError]:
+    if draft.values["ROBIN_ADMIN_QUIT"] and not draft.values["ROBIN_ADMIN_ADDR"]:
+        what = f"true without an admin listener, {draft.named('ROBIN_ADMIN_ADDR')}"
+        yield draft.error("ROBIN_ADMIN_QUIT", what, "set ROBIN_ADMIN_ADDR, or remove it")
+
+
+def _jwtsvid_needs(draft: Draft) -> Iterator[SettingError]:
+    source = draft.values["ROBIN_TOKEN_SOURCE"]
+    if source == "jwtsvid" and draft.values["ROBIN_AUDIENCE"] is None:
+        fix = "set ROBIN_AUDIENCE to the audience that the upstream expects"
+        yield draft.error("ROBIN_AUDIENCE", "not set, but ROBIN_TOKEN_SOURCE=jwtsvid needs one", fix)
+    if source == "jwtsvid" and draft.values["ROBIN_SPIFFE_SOCKET"] is None:
+        fix = "set ROBIN_SPIFFE_SOCKET=unix:///path/to/agent.sock, or SPIFFE_ENDPOINT_SOCKET"
+        yield draft.error("ROBIN_SPIFFE_SOCKET", "not set, but ROBIN_TOKEN_SOURCE=jwtsvid needs the Workload API", fix)
+
+
+def _opaque_excludes(draft: Draft) -> Iterator[SettingError]:
+    source, shape = draft.values["ROBIN_TOKEN_SOURCE"], draft.values["ROBIN_TOKEN_FORMAT"]
+    if shape == "opaque" and source != "file":
+        fix = "use ROBIN_TOKEN_FORMAT=jwt, or ROBIN_TOKEN_SOURCE=file"
+        yield draft.error("ROBIN_TOKEN_FORMAT", f"opaque with {draft.named('ROBIN_TOKEN_SOURCE')} jwtsvid, which is a JWT", fix)
+    if shape == "opaque" and draft.values["ROBIN_AUDIENCE"] is not None:
+        fix = "unset ROBIN_AUDIENCE, or use ROBIN_TOKEN_FORMAT=jwt"
+        yield draft.error("ROBIN_TOKEN_FORMAT", f"opaque with {draft.named('ROBIN_AUDIENCE')}, which could not be checked", fix)
+
+
+def _drain_order(draft: Draft) -> Iterator[SettingError]:
+    if draft.values["ROBIN_DRAIN_MAX"] < draft.values["ROBIN_DRAIN_MIN"]:
+        fix = "make ROBIN_DRAIN_MAX at least as long as ROBIN_DRAIN_MIN"
+        yield draft.error("ROBIN_DRAIN_MAX", f"shorter than {draft.named('ROBIN_DRAIN_MIN')}", fix)
+
+
+_LISTENING = ("ROBIN_LISTEN_ADDR", "ROBIN_LISTEN_UDS")
+
+RULES: tuple[Rule, ...] = (
+    Rule(("ROBIN_UPSTREAM_URL", "ROBIN_UNSAFE_UPSTREAM_HTTP"), _upstream_scheme),
+    Rule(("ROBIN_UPSTREAM_URL", "ROBIN_ADMIN_ADDR", *_LISTENING), _upstream_is_robin),
+    Rule(("ROBIN_TOKEN_SOURCE", "ROBIN_AUDIENCE", "ROBIN_SPIFFE_SOCKET"), _jwtsvid_needs),
+    Rule(("ROBIN_TOKEN_SOURCE", "ROBIN_TOKEN_FORMAT", "ROBIN_AUDIENCE"), _opaque_excludes),
+    Rule((*_LISTENING, "ROBIN_UNSAFE_LISTEN"), _listen_on_loopback),
+    Rule(_LISTENING, _one_kind_of_listener),
+    Rule(("ROBIN_PEERCRED_ALLOW_UIDS", "ROBIN_LISTEN_UDS"), _uids_need_a_unix_listener),
+    Rule(("ROBIN_ADMIN_ADDR", *_LISTENING), _admin_beside_proxy),
+    Rule(("ROBIN_ADMIN_QUIT", "ROBIN_ADMIN_ADDR"), _quit_needs_admin),
+    Rule(("ROBIN_DRAIN_MIN", "ROBIN_DRAIN_MAX"), _drain_order),
+)
+
+
+def check(draft: Draft) -> Iterator[SettingError]:
+    """Every clash between settings that parsed."""
+    for rule in RULES:
+        if all(key in draft.values for key in rule.keys):
+            yield from rule.judge(draft)
+
+
+def warnings(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """What a start with these settings should warn of: (code, sentence)."""
+    said = []
+    if settings.unsafe_listen:
+        said.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: whoever reaches the listener spends the identity"))
+    if settings.unsafe_upstream_http:
+        said.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
+    if settings.unsafe_any_host:
+        said.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
+    if settings.peercred and settings.peercred_allow_uids is None:
+        said.append(("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode lets in can spend it"))
+    return tuple(said)

@@ -1,0 +1,117 @@
+"""The settings file: a safe open, and lines of `KEY=value`; every fault of it in one pass, as `line N: what; fix`.
+
+Grammar (sidecar spec section 2): UTF-8 without BOM or NUL, at most 64 KiB, LF or CRLF. A line is blank, starts with `#`, or is
+`KEY=value` after an optional `export `. Values are trimmed and lose one layer of matching quotes; there are no escapes, no `${}`, no
+inline comments and no continuation.
+"""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+from robin.config.parse import Refusal
+from robin.config.table import PREFIX
+
+LIMIT_BYTES = 65536
+
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*")
+_EXPORT = re.compile(r"export[ \t]+")
+_BLANKS = " \t"
+_OTHER_FORMATS = (".yaml", ".yml", ".json", ".toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileLine:
+    """One setting of the file: its 1-based line and its value, quotes removed."""
+
+    number: int
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileText:
+    """What was understood of a file, and what was not (each `what` starts with `line N: `)."""
+
+    lines: tuple[FileLine, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def load_settings_file(path: str) -> FileText:
+    """Open, check and parse the file at `path`. Raises Refusal when the file as a whole cannot be used."""
+    if path.lower().endswith(_OTHER_FORMATS):
+        raise Refusal("the file is named like another format", "write KEY=value lines and name it such as robin.env")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang the start
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise Refusal(f"cannot read the file: {reason}", "name a readable file, or unset ROBIN_CONFIG") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Refusal("the file is not a regular file", "name a regular file")
+        if status.st_mode & stat.S_IWOTH:
+            raise Refusal("the file is world-writable, so anyone could redirect the identity", "chmod o-w the file")
+        content = file.read(LIMIT_BYTES + 1)
+    return parse_settings_file(content)
+
+
+def parse_settings_file(content: bytes) -> FileText:
+    """Parse the bytes of a settings file. Raises Refusal when no line of it can be trusted."""
+    if len(content) > LIMIT_BYTES:
+        raise Refusal("the file is larger than 64 KiB", "keep only ROBIN_ settings in it")
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise Refusal("line 1: the file starts with a byte order mark", "save it as UTF-8 without BOM")
+    lines: list[FileLine] = []
+    refusals: list[Refusal] = []
+    seen: dict[str, int] = {}
+    for number, raw in enumerate(content.split(b"\n"), start=1):
+        try:
+            line = _parse_line(number, raw.removesuffix(b"\r"))
+            if line is None:
+                continue
+            if (earlier := seen.setdefault(line.key, number)) != number:
+                raise Refusal(f"{line.key} is set again, first on line {earlier}", "keep one of them")  # noqa: TRY301 - one place adds the number
+        except Refusal as refusal:
+            refusals.append(Refusal(f"line {number}: {refusal.what}", refusal.fix))
+        else:
+            lines.append(line)
+    return FileText(lines=tuple(lines), refusals=tuple(refusals))
+
+
+def _parse_line(number: int, raw: bytes) -> FileLine | None:
+    """One line without its end; None when it sets nothing. Messages never quote a value: it may be a secret that is out of place."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refusal("not UTF-8", "save the file as UTF-8") from None
+    if any((character < " " and character != "\t") or character == "\x7f" for character in text):
+        raise Refusal("has a control character", "remove it; lines end in LF or CRLF")
+    if not text.strip(_BLANKS) or text.startswith("#"):
+        return None
+    if text[0] in _BLANKS:
+        raise Refusal("starts with a space", "start it at the first column")
+    key, equals, value = text[match.end() if (match := _EXPORT.match(text)) else 0 :].partition("=")
+    if not equals:
+        raise Refusal("has no =", "write KEY=value")
+    if not key:
+        raise Refusal("has an empty key", "write KEY=value")
+    if key[-1] in _BLANKS:
+        raise Refusal("has a space before the =", "write KEY=value without spaces around the key")
+    if _KEY.fullmatch(key) is None:
+        raise Refusal("has a malformed key", "use upper-case letters, digits and _, starting with a letter")
+    if key == f"{PREFIX}CONFIG":
+        raise Refusal("ROBIN_CONFIG cannot be set in the file it names", "remove the line")
+    return FileLine(number=number, key=key, value=_unquote(value.strip(_BLANKS)))
+
+
+def _unquote(value: str) -> str:
+    if not value or value[0] not in "'\"":
+        return value
+    end = value.find(value[0], 1)
+    if end < 0:
+        raise Refusal("has an opening quote without a closing one", "close the quote, or remove it")
+    if end != len(value) - 1:
+        raise Refusal("has text after the closing quote", "end the line at the quote; there are no inline comments and no escapes")
+    return value[1:-1]

@@ -1,0 +1,45 @@
+"""Where the text of each setting came from (flag > environment > file > default), and what is said when it is wrong."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_]{1,80}")
+
+
+class Layer(StrEnum):
+    """The origin of a value, strongest first."""
+
+    FLAG = "flag"
+    ENV = "env"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sourced:
+    """The text that won for one key, and its layer.
+
+    `text` None: unset. `line` is the line of the file; `via` the foreign variable it was taken from; `note` what people should know.
+    """
+
+    key: str
+    text: str | None
+    layer: Layer
+    line: int | None = None
+    via: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingError:
+    """One thing wrong with the settings."""
+
+    key: str
+    layer: Layer
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        key = self.key if _PLAIN_KEY.fullmatch(self.key) else ascii(self.key[:80])
+        return f"robin: {key} (from {self.layer}): {self.what}; {self.fix}"

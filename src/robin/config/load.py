@@ -1,0 +1,190 @@
+"""From flags, environment, file and defaults to Settings, or to the list of everything that is wrong: the only reader of the environment.
+
+Nothing is resolved, bound or connected here. A key that nobody knows is an error wherever it appears, so that a typo cannot open an
+allow-list; only the shapes of Kubernetes service links are ignored, and only in the environment.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from robin.config.check import Draft, check
+from robin.config.file import FileText, load_settings_file
+from robin.config.layers import Layer, SettingError, Sourced
+from robin.config.parse import Refusal
+from robin.config.settings import Settings
+from robin.config.table import PREFIX, SETTINGS
+from robin.model.address import UnixAddress
+
+CONFIG = "ROBIN_CONFIG"
+SPIFFE_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"  # of the SPIFFE Workload Endpoint specification, section 4
+LIMIT_CHARACTERS = 65536
+
+# kubelet puts these into every pod for a Service named `robin` or `robin-...`: no setting may look like one.
+SERVICE_LINK = re.compile(
+    r"ROBIN_(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # HTAB may stand in lists; surrogates are undecodable bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Valid settings, and for each key of the table, in its order, the text and layer that won."""
+
+    settings: Settings
+    sources: tuple[Sourced, ...]
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of this process."""
+    return os.environ
+
+
+def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | tuple[SettingError, ...]:
+    """Settings from `flags` (by key, as text) over `environ` over the file over the defaults; or every error found, at least one."""
+    file, errors = _load_file(flags, environ)
+    errors += _unknown(flags, environ, file)
+    sources = {key: _choose(key, flags, environ, file) for key in SETTINGS}
+    if sources["ROBIN_TOKEN_SOURCE"].text == "jwtsvid":
+        sources["ROBIN_SPIFFE_SOCKET"] = _spiffe_socket(sources["ROBIN_SPIFFE_SOCKET"], environ)
+    values: dict[str, Any] = {}
+    for key, source in sources.items():
+        outcome = _parse(source)
+        if isinstance(outcome, SettingError):
+            errors.append(outcome)
+        else:
+            values[key] = outcome
+    draft = Draft(values=values, sources=sources)
+    errors += check(draft)
+    if errors:
+        return tuple(errors)
+    settings = _settings(draft)
+    return Loaded(settings=settings, sources=tuple(replace(source, note=_note(source, draft, settings)) for source in sources.values()))
+
+
+def load_value(key: str, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Any, tuple[SettingError, ...]]:
+    """The value of one key alone, for commands that need nothing else, and what is wrong with it or with the file."""
+    file, errors = _load_file(flags, environ)
+    outcome = _parse(_choose(key, flags, environ, file))
+    if isinstance(outcome, SettingError):
+        return None, (*errors, outcome)
+    return outcome, tuple(errors)
+
+
+def _load_file(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[FileText, list[SettingError]]:
+    source = _choose(CONFIG, flags, environ, FileText(lines=(), refusals=()))
+    if source.text is None:
+        return FileText(lines=(), refusals=()), []
+    try:
+        file = load_settings_file(source.text)
+    except Refusal as refusal:
+        file = FileText(lines=(), refusals=(refusal,))
+    return file, [SettingError(key=CONFIG, layer=source.layer, what=refusal.what, fix=refusal.fix) for refusal in file.refusals]
+
+
+def _choose(key: str, flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> Sourced:
+    """The strongest layer that sets `key`; an empty value counts as unset."""
+    if text := flags.get(key):
+        return Sourced(key=key, text=text, layer=Layer.FLAG)
+    if text := environ.get(key):
+        return Sourced(key=key, text=text, layer=Layer.ENV)
+    for line in file.lines:
+        if line.key == key and line.value:
+            return Sourced(key=key, text=line.value, layer=Layer.FILE, line=line.number)
+    return Sourced(key=key, text=SETTINGS[key].default, layer=Layer.DEFAULT)
+
+
+def _spiffe_socket(source: Sourced, environ: Mapping[str, str]) -> Sourced:
+    if source.text is None and (text := environ.get(SPIFFE_VARIABLE)):
+        return replace(source, text=text, layer=Layer.ENV, via=SPIFFE_VARIABLE)
+    return source
+
+
+def _parse(source: Sourced) -> Any:
+    """The value of a source; None when unset; a SettingError when it is not one."""
+    try:
+        return _value(source)
+    except Refusal as refusal:
+        where = f"line {source.line}: " if source.line else ""
+        return SettingError(key=source.via or source.key, layer=source.layer, what=where + refusal.what, fix=refusal.fix)
+
+
+def _value(source: Sourced) -> Any:
+    setting = SETTINGS[source.key]
+    if source.text is None:
+        if setting.required:
+            raise Refusal("required, but not set", f"set {setting.key}={setting.kind.bounds}, or {setting.flag}")
+        return None
+    if len(source.text) > LIMIT_CHARACTERS or _UNPRINTABLE.search(source.text) is not None:
+        raise Refusal("holds a control character or is not UTF-8", "write it as plain text on one line")
+    return setting.kind.parse(source.text)
+
+
+def _unknown(flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> Iterator[SettingError]:
+    """Keys that nobody knows, each with the nearest one that exists."""
+    for key in flags:
+        if key not in SETTINGS:
+            yield _unknown_key(key, Layer.FLAG, "")
+    for key in sorted(environ):
+        if key.startswith(PREFIX) and key not in SETTINGS and SERVICE_LINK.fullmatch(key) is None:
+            yield _unknown_key(key, Layer.ENV, "")
+    for line in file.lines:
+        if line.key not in SETTINGS:
+            yield _unknown_key(line.key, Layer.FILE, f"line {line.number}: ")
+
+
+def _unknown_key(key: str, layer: Layer, where: str) -> SettingError:
+    import difflib  # noqa: PLC0415 - only a mistake pays for it
+
+    wanted = key[:80] if key.startswith(PREFIX) else PREFIX + key[:80]
+    nearest = difflib.get_close_matches(wanted, SETTINGS, n=1, cutoff=0.0)[0]
+    return SettingError(key=key, layer=layer, what=f"{where}unknown setting", fix=f"the nearest is {nearest}; robin --help lists them all")
+
+
+def _settings(draft: Draft) -> Settings:
+    """The fields of Settings: most are a value of the table under its own name, a few are drawn together."""
+    suffixes = {"duration": "_s", "size": "_bytes"}
+    fields = {
+        key.removeprefix(PREFIX).lower() + suffixes.get(SETTINGS[key].kind.name, ""): value
+        for key, value in draft.values.items()
+        if key in SETTINGS and key not in _DRAWN_TOGETHER
+    }
+    peercred = draft.values["ROBIN_LISTEN_UDS"] is not None
+    hosts = draft.values["ROBIN_ALLOWED_HOSTS"] if draft.explicit("ROBIN_ALLOWED_HOSTS") or not peercred else None
+    return Settings(
+        **fields,
+        upstream=draft.values["ROBIN_UPSTREAM_URL"],
+        listen=tuple(_with_mode(address, draft) if isinstance(address, UnixAddress) else address for address in draft.listen),
+        peercred=peercred,
+        admin=draft.values["ROBIN_ADMIN_ADDR"],
+        allowed_hosts=hosts,
+    )
+
+
+_DRAWN_TOGETHER = frozenset(
+    ("ROBIN_UPSTREAM_URL", "ROBIN_LISTEN_ADDR", "ROBIN_LISTEN_UDS", "ROBIN_UDS_MODE", "ROBIN_ADMIN_ADDR", "ROBIN_ALLOWED_HOSTS")
+)
+
+
+def _with_mode(address: UnixAddress, draft: Draft) -> UnixAddress:
+    mode = draft.values["ROBIN_UDS_MODE"]
+    if mode is None:
+        mode = 0o600 if draft.values["ROBIN_PEERCRED_ALLOW_UIDS"] is None else 0o666
+    return replace(address, mode=mode)
+
+
+def _note(source: Sourced, draft: Draft, settings: Settings) -> str:
+    """What a person reading `robin check` should know beyond the text."""
+    if source.via:
+        return f"from {source.via}"
+    if source.key == "ROBIN_LISTEN_ADDR" and source.layer is Layer.DEFAULT:
+        return "replaced by ROBIN_LISTEN_UDS" if settings.peercred else "and [::1]:4000 where there is IPv6"
+    if source.key == "ROBIN_ALLOWED_HOSTS" and settings.allowed_hosts is None:
+        return "not judged on a Unix socket unless set"
+    if source.key == "ROBIN_UDS_MODE" and source.text == "auto" and isinstance(settings.listen[0], UnixAddress):
+        return f"{settings.listen[0].mode:04o}"
+    return ""

@@ -1,0 +1,177 @@
+"""Text of one setting -> value, for the scalar kinds: boolean, choice, duration, size, integer, mode, path, text, lists of them.
+
+A parser returns its value or raises `Refusal(what, fix)`. A refusal quotes the text only when it is short and cannot be a token
+put there by mistake. Digits are ASCII digits.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
+
+_SHOWN_LIMIT = 40
+_DURATION = re.compile(r"(?:[0-9]{1,12}(?:ms|s|m|h))+")
+_DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_SIZE = re.compile(r"([0-9]{1,12})(KiB|MiB)?")
+_UNIT_BYTES = {None: 1, "KiB": 1024, "MiB": 1024 * 1024}
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,11}")
+_MODE = re.compile(r"0?[0-7]{3}")
+
+# No wait, lifetime or grace is longer than a week: every time has a limit.
+LONGEST = "168h"
+
+
+class Refusal(Exception):
+    """A text that is not a value of its kind: `what` is wrong, and the `fix`."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what = what
+        self.fix = fix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of value: its name and bounds as the reference page says them, and its parser."""
+
+    name: str
+    parse: Callable[[str], object]
+    bounds: str = ""
+
+
+def shown(text: str) -> str:
+    """`text` in quotes for a message; only its length when it is long, not plain ASCII, or looks like a token or a password."""
+    plain = text.isascii() and text.isprintable()
+    if not plain or len(text) > _SHOWN_LIMIT or text.startswith("eyJ") or "@" in text:
+        return f"a value of {len(text)} characters"
+    return f'"{text}"'
+
+
+def parse_items(text: str) -> tuple[str, ...]:
+    """Items between commas, SP and HTAB trimmed; `none` is the empty list; an empty item is refused."""
+    items = tuple(item.strip(" \t") for item in text.split(","))
+    if items == ("none",):
+        return ()
+    if "" in items:
+        raise Refusal("the list has an empty item", "remove the extra comma, or write none for an empty list")
+    return items
+
+
+def parse_boolean(text: str) -> bool:
+    """`true`, `1`, `false` or `0`."""
+    if text in ("true", "1"):
+        return True
+    if text in ("false", "0"):
+        return False
+    raise Refusal(f"{shown(text)} is not a boolean", "write true or false")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `<number><ms|s|m|h>`, repeatable; a bare number is refused except `0`."""
+    if text == "0":
+        return 0.0
+    if _DURATION.fullmatch(text) is None:
+        if text.isascii() and text.isdigit():
+            raise Refusal(f"{shown(text)} has no unit", f"write {text[:12]}s or {text[:12]}ms")
+        raise Refusal(f"{shown(text)} is not a duration", "write whole numbers with ms, s, m or h, such as 500ms, 10s or 1h30m")
+    return sum(int(number) * _UNIT_MS[unit] for number, unit in _DURATION_PART.findall(text)) / 1000
+
+
+def parse_size(text: str) -> int:
+    """Bytes of an integer with an optional `KiB` or `MiB`."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise Refusal(f"{shown(text)} is not a size", "write a whole number of bytes, or one with KiB or MiB, such as 64KiB")
+    return int(match[1]) * _UNIT_BYTES[match[2]]
+
+
+def parse_integer(text: str) -> int:
+    """A decimal number without sign or leading zero."""
+    if _INTEGER.fullmatch(text) is None:
+        raise Refusal(f"{shown(text)} is not a whole number", "write decimal digits only")
+    return int(text)
+
+
+def parse_mode(text: str) -> int | None:
+    """Three octal digits with an optional leading 0; None for `auto`."""
+    if text == "auto":
+        return None
+    if _MODE.fullmatch(text) is None:
+        raise Refusal(f"{shown(text)} is not a file mode", "write auto or octal permission bits such as 0600")
+    return int(text, 8)
+
+
+def parse_uids(text: str) -> tuple[int, ...]:
+    """Decimal user ids, each once."""
+    uids = []
+    for item in parse_items(text):
+        if _INTEGER.fullmatch(item) is None or int(item) > 0xFFFF_FFFE:
+            raise Refusal(f"{shown(item)} is not a user id", "write decimal UIDs from 0 to 4294967294, such as 1000,65532")
+        uids.append(int(item))
+    return tuple(dict.fromkeys(uids))
+
+
+def parse_absolute_path(text: str) -> str:
+    """A path that starts with `/`."""
+    if not text.startswith("/"):
+        raise Refusal(f"{shown(text)} is not an absolute path", "start it with /")
+    return text
+
+
+def parse_text(text: str) -> str:
+    """The text itself, verbatim."""
+    return text
+
+
+def _within(parse: Callable[[str], N], low: str, high: str) -> Callable[[str], N]:
+    lowest, highest = parse(low), parse(high)
+
+    def parse_within(text: str) -> N:
+        value = parse(text)
+        if value < lowest:
+            raise Refusal(f"{shown(text)} is below {low}", f"use {low} to {high}")
+        if value > highest:
+            raise Refusal(f"{shown(text)} is above {high}", f"use {low} to {high}")
+        return value
+
+    return parse_within
+
+
+def duration(low: str, high: str = LONGEST, *, or_auto: bool = False) -> Kind:
+    """Durations from `low` to `high`; with `or_auto` also `auto`, which is None."""
+    parse = _within(parse_duration, low, high)
+    if not or_auto:
+        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}")
+    return Kind(name="duration", parse=lambda text: None if text == "auto" else parse(text), bounds=f"auto, or {low} to {high}")
+
+
+def size(low: str, high: str) -> Kind:
+    """Sizes from `low` to `high`."""
+    return Kind(name="size", parse=_within(parse_size, low, high), bounds=f"{low} to {high}")
+
+
+def integer(low: str, high: str) -> Kind:
+    """Whole numbers from `low` to `high`."""
+    return Kind(name="integer", parse=_within(parse_integer, low, high), bounds=f"{low} to {high}" if low != high else f"only {low}")
+
+
+def choice(*names: str) -> Kind:
+    """Exactly one of `names`."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise Refusal(f"{shown(text)} is not one of its values", f"use {' or '.join(names)}")
+        return text
+
+    return Kind(name="choice", parse=parse, bounds=" ".join(names))
+
+
+BOOLEAN = Kind(name="boolean", parse=parse_boolean, bounds="true false")
+MODE = Kind(name="mode", parse=parse_mode, bounds="auto, or octal")
+UIDS = Kind(name="list of UIDs", parse=parse_uids)
+ABSOLUTE_PATH = Kind(name="path", parse=parse_absolute_path, bounds="absolute")
+PATH = Kind(name="path", parse=parse_text)
+TEXT = Kind(name="text", parse=parse_text)

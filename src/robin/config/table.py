@@ -1,0 +1,306 @@
+"""The one table of settings: flags, environment, file, `robin check`, `robin --help` and the reference page are all made from it.
+
+A row says everything about a variable: its kind and bounds (which parse it), its default as text, one line of help and what it means.
+No kind holds a secret. No name has the shape of a Kubernetes service link.
+"""
+
+from dataclasses import dataclass
+
+from robin.config import names, parse, place
+from robin.config.parse import Kind
+
+PREFIX = "ROBIN_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One variable. `default` is text for its own parser, None: unset. `help` fits on one line; `meaning` is for the reference page."""
+
+    key: str
+    kind: Kind
+    default: str | None
+    help: str
+    meaning: str
+    required: bool = False
+
+    @property
+    def flag(self) -> str:
+        """Kebab-case without the prefix."""
+        return "--" + self.key.removeprefix(PREFIX).lower().replace("_", "-")
+
+    @property
+    def default_text(self) -> str:
+        """The default as people read it."""
+        if self.required:
+            return "required"
+        return "unset" if self.default is None else self.default
+
+
+def _row(key: str, kind: Kind, default: str | None, help_line: str, meaning: str = "", *, required: bool = False) -> Setting:
+    return Setting(key=PREFIX + key, kind=kind, default=default, help=help_line, meaning=meaning, required=required)
+
+
+_UPSTREAM = (
+    _row(
+        "UPSTREAM_URL",
+        place.UPSTREAM,
+        None,
+        "where requests go, with an optional base path",
+        "No userinfo, query, fragment or dot segment. `http:` only to loopback, unless `ROBIN_UNSAFE_UPSTREAM_HTTP`. "
+        "Never Robin's own address.",
+        required=True,
+    ),
+    _row(
+        "UPSTREAM_CA_FILE",
+        parse.PATH,
+        None,
+        "PEM bundle that replaces the system roots",
+        "Concatenate bundles to add to the system roots. Re-read on change and on SIGHUP; a broken file keeps the last good one.",
+    ),
+    _row("UPSTREAM_MAX_CONNECTIONS", parse.integer("1", "65536"), "256", "connections to the upstream at most"),
+    _row(
+        "UPSTREAM_QUEUE_TIMEOUT",
+        parse.duration("0s"),
+        "5s",
+        "longest wait for a free connection",
+        "Then 503 `limit_connections`. `0`: refuse at once.",
+    ),
+    _row("UPSTREAM_CONNECT_TIMEOUT", parse.duration("1ms"), "10s", "name lookup, TCP and TLS together", "Then 504 `connect_timeout`."),
+    _row(
+        "UPSTREAM_RESPONSE_TIMEOUT",
+        parse.duration("0s"),
+        "15m",
+        "request sent to final response head; 0: none",
+        "Then 504 `response_timeout`. Long, since calls to models are slow.",
+    ),
+    _row(
+        "UPSTREAM_IDLE_TIMEOUT",
+        parse.duration("1ms", or_auto=True),
+        "auto",
+        "how long an idle upstream connection is kept",
+        "`auto`: what the upstream announces (`Keep-Alive: timeout=N`) less 1 s, within 1 s to 60 s, else 4 s.",
+    ),
+)
+
+_IDENTITY = (
+    _row("TOKEN_SOURCE", parse.choice("file", "jwtsvid"), "file", "where the identity comes from"),
+    _row(
+        "TOKEN_FILE",
+        parse.ABSOLUTE_PATH,
+        "/var/run/secrets/tokens/token",
+        "the token file, for source file",
+        "A projected Kubernetes service-account token, or any file that something else rotates.",
+    ),
+    _row(
+        "TOKEN_FORMAT",
+        parse.choice("jwt", "opaque"),
+        "jwt",
+        "opaque: no decoding, no expiry or audience check",
+        "`opaque` only with source `file` and without `ROBIN_AUDIENCE`.",
+    ),
+    _row(
+        "TOKEN_MIN_VALIDITY",
+        parse.duration("0s", "60s"),
+        "5s",
+        "never inject a token with less life left",
+        "For flight time and clock skew; at most a tenth of the token's observed lifetime is held back.",
+    ),
+    _row(
+        "TOKEN_FILE_GRACE",
+        parse.duration("0s"),
+        "10s",
+        "serve the last good token so long after a failed read",
+        "For writers that are not atomic. `0`: 503 at once.",
+    ),
+    _row(
+        "AUDIENCE",
+        parse.TEXT,
+        None,
+        "the one audience of the identity",
+        "Verbatim, never split. Required for `jwtsvid`; for `file`, when set, the token's `aud` must contain it.",
+    ),
+    _row(
+        "IDENTITY_WAIT",
+        parse.duration("0s", "30s"),
+        "2s",
+        "longest wait of one request for a token",
+        "Then 503; the upstream is not contacted.",
+    ),
+    _row(
+        "SPIFFE_SOCKET",
+        place.ENDPOINT,
+        None,
+        "Workload API endpoint, for source jwtsvid",
+        "When unset, `SPIFFE_ENDPOINT_SOCKET` of the environment counts; there is no built-in path.",
+    ),
+    _row(
+        "SPIFFE_ID",
+        names.SPIFFE_ID,
+        None,
+        "which identity to use of several",
+        "With `ROBIN_SVID_HINT` set too, both must match.",
+    ),
+    _row("SVID_HINT", parse.TEXT, None, "hint of the identity to use", "With `ROBIN_SPIFFE_ID` set too, both must match."),
+    _row(
+        "SVID_REFRESH_BEFORE",
+        parse.duration("1ms"),
+        "60s",
+        "refresh so long before expiry",
+        "Clamped to half the observed lifetime.",
+    ),
+    _row("SVID_FETCH_TIMEOUT", parse.duration("1s", "60s"), "10s", "deadline of one Workload API call"),
+    _row(
+        "SVID_ON_DENIED",
+        parse.choice("serve", "stop"),
+        "serve",
+        "on PermissionDenied: serve the cached token, or stop",
+        "`serve` uses it to its end; `stop` forgets it at once (strict revocation).",
+    ),
+)
+
+_LISTENERS = (
+    _row(
+        "LISTEN_ADDR",
+        place.LISTEN,
+        "127.0.0.1:4000",
+        "where the application connects",
+        "A list. `localhost:port` is both families. Unset: `[::1]:4000` as well, where there is IPv6. "
+        "Loopback only, unless `ROBIN_UNSAFE_LISTEN`. "
+        "Port 0: the kernel chooses, and the `listening` log line says which.",
+    ),
+    _row(
+        "LISTEN_UDS",
+        place.LISTEN_UDS,
+        None,
+        "Unix socket instead of TCP, callers known by UID",
+        "Replaces TCP; setting `ROBIN_LISTEN_ADDR` too is an error. No abstract `@` sockets.",
+    ),
+    _row(
+        "UDS_MODE",
+        parse.MODE,
+        "auto",
+        "mode of the Unix socket",
+        "`auto`: `0600`; with a UID list `0666`, as the list is then the gate.",
+    ),
+    _row(
+        "PEERCRED_ALLOW_UIDS",
+        parse.UIDS,
+        None,
+        "UIDs that may connect to the Unix socket",
+        "Checked by the kernel's word before a byte is read. Unset: any local peer that the mode lets in, warned at start; `none`: nobody. "
+        "Needs `ROBIN_LISTEN_UDS`.",
+    ),
+    _row(
+        "ADMIN_ADDR",
+        place.ADMIN,
+        ":4001",
+        "probes and metrics; off: none",
+        "A list. All interfaces by default since the kubelet probes the pod's address; on a host use `127.0.0.1:4001`.",
+    ),
+    _row("ADMIN_QUIT", parse.BOOLEAN, "false", "enable POST /quitquitquit", "For Jobs with a classic sidecar: `robin shutdown` ends it."),
+)
+
+_GUARDS = (
+    _row(
+        "ALLOWED_HOSTS",
+        names.ALLOWED_HOSTS,
+        "localhost,127.0.0.1,[::1]",
+        "Host names accepted, any port",
+        "Against DNS rebinding and SSRF. On a Unix socket only when set.",
+    ),
+    _row("ALLOWED_ORIGINS", names.ALLOWED_ORIGINS, "none", "browser origins accepted", "Exact values; `null` and `*` are never accepted."),
+    _row(
+        "REQUIRE_HEADER",
+        names.REQUIRED_HEADER,
+        None,
+        "a header every request must carry",
+        "Against SSRF; removed before forwarding. It is a marker, not a secret: `robin check` shows it.",
+    ),
+    _row(
+        "STRIP_HEADERS",
+        names.FIELD_NAMES,
+        "x-api-key,api-key,x-goog-api-key,private-token,x-vault-token,x-warden-token,x-warden-agent-token",
+        "headers removed besides Authorization",
+        "Replaces the default list; `Authorization` and `Proxy-Authorization` are always removed. `_` and `-` are the same.",
+    ),
+    _row("UPGRADE_PROTOCOLS", names.UPGRADE_PROTOCOLS, "websocket", "upgrades that are forwarded", "`none`: no upgrades."),
+)
+
+_LIMITS = (
+    _row("MAX_HEAD_SIZE", parse.size("4KiB", "1MiB"), "64KiB", "largest request head", "Then 431."),
+    _row("MAX_TARGET_SIZE", parse.size("1KiB", "64KiB"), "16KiB", "longest request target", "Then 414."),
+    _row("MAX_FIELDS", parse.integer("10", "1000"), "100", "most header lines of a request", "Then 431."),
+    _row("MAX_CONNECTIONS", parse.integer("1", "65536"), "1024", "most connections from callers", "Then 503."),
+    _row("HEADER_TIMEOUT", parse.duration("1ms"), "10s", "first to last byte of a request head", "Then 408."),
+    _row("KEEPALIVE_TIMEOUT", parse.duration("1ms"), "75s", "how long an idle caller is kept", "Then a silent close."),
+    _row(
+        "STREAM_IDLE_TIMEOUT",
+        parse.duration("0s"),
+        "1h",
+        "silence that ends a body or tunnel; 0: none",
+        "No byte either way. There is no total timeout.",
+    ),
+)
+
+_LIFECYCLE = (
+    _row(
+        "DRAIN_MIN",
+        parse.duration("0s"),
+        "0s",
+        "serve on so long after the signal",
+        "For a classic sidecar: the application's shutdown time.",
+    ),
+    _row(
+        "DRAIN_MAX",
+        parse.duration("0s"),
+        "25s",
+        "cut what is left so long after the signal",
+        "Not less than `ROBIN_DRAIN_MIN`. Keep it below the pod's grace period.",
+    ),
+    _row("STARTUP_TIMEOUT", parse.duration("0s"), "0", "exit 5 without an identity by then; 0: keep trying"),
+    _row("WORKERS", parse.integer("1", "1"), "1", "processes; this version runs one"),
+)
+
+_OBSERVABILITY = (
+    _row("LOG_LEVEL", parse.choice("debug", "info", "warning", "error"), "info", "least level that is logged"),
+    _row("LOG_FORMAT", parse.choice("json", "console"), "json", "JSON lines, or lines for people"),
+    _row("ACCESS_LOG", parse.choice("all", "errors", "off"), "all", "which exchanges are logged"),
+    _row(
+        "CONFIG",
+        parse.PATH,
+        None,
+        "file of KEY=value lines",
+        "At most 64 KiB, not world-writable; its keys are these variables, except this one.",
+    ),
+)
+
+_UNSAFE = (
+    _row("UNSAFE_LISTEN", parse.BOOLEAN, "false", "allow listening beyond loopback", "Whoever reaches the listener spends the identity."),
+    _row(
+        "UNSAFE_UPSTREAM_HTTP",
+        parse.BOOLEAN,
+        "false",
+        "allow cleartext to a distant upstream",
+        "The token crosses the network readable (JWT-SVID section 7.3 wants confidentiality on every hop).",
+    ),
+    _row(
+        "UNSAFE_ANY_HOST",
+        parse.BOOLEAN,
+        "false",
+        "switch off the Host and browser guards",
+        "Host, Origin, Sec-Fetch-Site are not judged.",
+    ),
+)
+
+SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
+    ("Upstream", _UPSTREAM),
+    ("Identity", _IDENTITY),
+    ("Listeners", _LISTENERS),
+    ("Guards", _GUARDS),
+    ("Limits", _LIMITS),
+    ("Lifecycle", _LIFECYCLE),
+    ("Logs and file", _OBSERVABILITY),
+    ("Unsafe switches", _UNSAFE),
+)
+
+SETTINGS: dict[str, Setting] = {setting.key: setting for _section, rows in SECTIONS for setting in rows}
