@@ -50,9 +50,8 @@ def _measure(stage: Stage, robin: Contender, seconds: float, *, tls: bool) -> fl
         answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds)
         after = cpu_split(running.pids())
     user, system = ((b - a) / answer["requests"] * 1e6 for a, b in zip(before, after, strict=True))
-    print(
-        f"{answer['requests'] / answer['seconds']:,.0f} req/s on {CONNECTIONS} connections, p50 {answer['p50_us']:.0f} p99 {answer['p99_us']:.0f} µs"
-    )
+    speed = answer["requests"] / answer["seconds"]
+    print(f"{speed:,.0f} req/s on {CONNECTIONS} connections, p50 {answer['p50_us']:.0f} p99 {answer['p99_us']:.0f} µs")
     print(f"processor time per request: {user + system:.1f} µs = {user:.1f} user + {system:.1f} system")
     return warm["requests"] + answer["requests"]
 

@@ -1,0 +1,66 @@
+"""The bench judges by the rounds both sides share, never calls an unmeasured target passed, and names who is missing."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module("sidebyside.ledger")
+
+
+@pytest.fixture
+def page(ledger: ModuleType) -> ModuleType:
+    return importlib.import_module("sidebyside.page")
+
+
+def test_a_ratio_is_the_median_of_the_ratios_of_shared_rounds(ledger: ModuleType) -> None:
+    book = ledger.Ledger()
+    for turn, (robin, go) in enumerate([(30, 10), (10, 5), (8, 8)]):
+        book.add("small", "Robin", turn, robin)
+        book.add("small", "Go", turn, go)
+    book.add("small", "Robin", 3, 900)  # Go sat this round out
+
+    assert book.ratio("small", "Robin", "Go") == 2.0
+    assert book.ratio("small", "Robin", "nginx") is None
+
+
+def test_each_target_is_passed_failed_or_said_to_be_unmeasured(ledger: ModuleType, page: ModuleType) -> None:
+    book = ledger.Ledger()
+    for contender, value in (("Robin", 20), ("Go", 10), ("Envoy", 40)):
+        book.add("small", contender, 0, value)
+    book.add("idle_file", "Robin", 0, 41.0)
+
+    lines = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in page.verdicts(book).splitlines()}
+
+    assert lines["small keep-alive requests, 32 connections, Robin/Go"] == "pass"
+    assert lines["small keep-alive requests, 32 connections, Robin/Envoy"] == "FAIL"
+    assert lines["small keep-alive requests, 32 connections, Robin/nginx"] == "not measured"
+    assert lines["memory, idle"] == "FAIL"
+
+
+def test_write_replaces_only_what_stands_between_the_markers(page: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    target = tmp_path / "benchmarks.md"
+    target.write_text(f"by hand\n{page.BEGIN}\nold\n{page.END}\nalso by hand\n")
+    monkeypatch.setattr(page, "PAGE", target)
+
+    page.write("new\n")
+
+    assert target.read_text() == f"by hand\n{page.BEGIN}\n\nnew\n\n{page.END}\nalso by hand\n"
+
+
+def test_a_machine_without_go_is_told_what_to_install() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCH / "run", "--quick"], check=False, capture_output=True, text=True, env={"PATH": "/nonexistent"}
+    )
+
+    assert done.returncode == 1
+    assert "Go toolchain" in done.stderr
