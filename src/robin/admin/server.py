@@ -1,0 +1,170 @@
+"""The admin plane's sockets: a small HTTP/1.1 listener of its own, so that probes answer whatever the proxy is doing.
+
+It faces the pod network: heads of 8 KiB, 64 connections, 5 s for each head and each answer, one request at a time per connection. When all
+places are taken the oldest connection leaves, so that idle strangers cannot keep the kubelet's probe out. It never forwards anything, and
+no byte of a request gets into a log.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Final
+
+from robin.admin.pages import BROKEN, OVERSIZED, Answer, Pages, refuse
+from robin.admin.readiness import Readiness
+from robin.model.faults import Fault
+from robin.model.message import Framing, RequestHead
+from robin.telemetry.logs import EventLog, stack_of
+from robin.transport.listen import Acceptor, BoundSocket
+from robin.transport.tasks import TaskOwner
+from robin.wire.http1 import parse_request
+
+HEAD_BYTES: Final = 8192
+CONNECTIONS: Final = 64
+WAIT_S: Final = 5.0
+LINGER_S: Final = 1.0
+LINGER_READS: Final = 32
+_FIELDS_MAX: Final = 100
+
+
+class AdminServer:
+    """Serves the pages on sockets that are bound and listening; they stay their owner's."""
+
+    __slots__ = ("_acceptors", "_bounds", "_events", "_fatal", "_open", "_owner", "_pages", "_wait_s", "_wall")
+
+    def __init__(
+        self,
+        bounds: Sequence[BoundSocket],
+        *,
+        status: Callable[[], Readiness],
+        scrape: Callable[[str], Awaitable[tuple[str, bytes]]],
+        begin_drain: Callable[[], None] | None,
+        wall: Callable[[], float],
+        events: EventLog,
+        fatal: Callable[[str, OSError], None],
+        wait_s: float = WAIT_S,
+    ) -> None:
+        """`begin_drain` may be called again and again; None: no /quitquitquit. `fatal(label, error)`: a listener died."""
+        self._bounds = tuple(bounds)
+        self._pages = Pages(status=status, scrape=scrape, begin_drain=begin_drain)
+        self._wall = wall
+        self._events = events
+        self._fatal = fatal
+        self._wait_s = wait_s
+        self._owner = TaskOwner(self._failed)
+        self._open: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._acceptors: list[Acceptor] = []
+
+    def start(self) -> None:
+        """Begin to answer."""
+        loop = asyncio.get_running_loop()
+        for bound in self._bounds:
+            acceptor = Acceptor(loop, bound, self._take, self._exhausted, self._fatal)
+            acceptor.start()
+            self._acceptors.append(acceptor)
+
+    async def close(self) -> None:
+        """Stop accepting and end every connection; what was written is still sent."""
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        await self._owner.close()
+
+    def _exhausted(self, code: str, text: str) -> None:
+        self._events.error("accept_failed", code=code, detail=text)
+
+    def _failed(self, _: str, error: BaseException) -> None:
+        self._events.error("admin_failed", code=type(error).__name__, stack=stack_of(error))
+
+    def _take(self, sock: socket.socket, bound: BoundSocket) -> None:
+        if len(self._open) >= CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
+        sock.setblocking(False)
+        task = self._owner.start(self._serve(sock, local=bound.unix or _is_loopback(sock)), "admin connection")
+        self._open[task] = None
+        task.add_done_callback(lambda ended: self._open.pop(ended, None))
+
+    async def _serve(self, sock: socket.socket, *, local: bool) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(HEAD_BYTES, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock)
+        except BaseException:
+            sock.close()
+            raise
+        transport.set_write_buffer_limits(0)  # drain() waits until the kernel has it all
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        try:
+            while await self._answer_next(reader, writer, local=local):
+                pass
+            await self._linger(reader, writer)
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+            pass  # too slow, or gone
+        finally:
+            transport.abort()  # nothing waits to be sent, or nobody takes it
+
+    async def _answer_next(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, local: bool) -> bool:
+        """Answer one request; whether another may follow on this connection."""
+        head: RequestHead | None = None
+        try:
+            async with asyncio.timeout(self._wait_s):
+                head = parse_request(await reader.readuntil(b"\r\n\r\n"), target_bytes=HEAD_BYTES, fields_max=_FIELDS_MAX)
+                if head.framing is Framing.LENGTH and head.length <= HEAD_BYTES:
+                    await reader.readexactly(head.length)  # nobody asked for it; the next head is behind it
+        except asyncio.LimitOverrunError:
+            answer = OVERSIZED
+        except Fault as fault:
+            answer = refuse(fault)
+        else:
+            answer = await self._answer(head, local=local)
+        again = head is not None and head.keep_alive and head.framing is not Framing.CHUNKED and head.length <= HEAD_BYTES
+        async with asyncio.timeout(self._wait_s):
+            writer.write(_render(answer, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
+            await writer.drain()
+        return again
+
+    async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Close our side first and take what is still coming, so that no reset overtakes the last answer (RFC 9112 9.6)."""
+        if writer.can_write_eof():
+            writer.write_eof()
+        async with asyncio.timeout(LINGER_S):
+            for _ in range(LINGER_READS):
+                if not await reader.read(HEAD_BYTES):
+                    return
+
+    async def _answer(self, head: RequestHead, *, local: bool) -> Answer:
+        try:
+            return await self._pages.answer(head, local=local)
+        except Exception as error:  # noqa: BLE001 - a page that fails must not end the listener; the log says where
+            self._failed("", error)
+            return BROKEN
+
+
+def _render(answer: Answer, *, again: bool, bodiless: bool, wall: float) -> bytes:
+    lines = [
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime(wall))}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(answer.body)}",
+        "Cache-Control: no-store",
+        f"Connection: {'keep-alive' if again else 'close'}",
+    ]
+    if answer.allow is not None:
+        lines.append(f"Allow: {answer.allow}")
+    head = "\r\n".join([*lines, "", ""]).encode("ascii")
+    return head if bodiless else head + answer.body
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    """Whether the peer is this machine, an IPv4 peer of an IPv6 socket included; unknown counts as elsewhere."""
+    try:
+        address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
