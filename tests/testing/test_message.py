@@ -2,14 +2,15 @@
 
 import pytest
 
-from robin.testing.message import HEAD_LIMIT_BYTES, MalformedRequest, read_request
+from robin.testing.message import BODY_LIMIT_BYTES, HEAD_LIMIT_BYTES, MalformedRequest, read_body, read_request
 
 
 class Bytes:
-    """A ByteSource over bytes that are all there."""
+    """A ByteSource over bytes that are all there; `endless`: zeros follow them."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, *, endless: bool = False) -> None:
         self.rest = text
+        self.endless = endless
 
     async def read_until(self, marker: bytes, *, limit_bytes: int = HEAD_LIMIT_BYTES) -> bytes:
         at = self.rest.find(marker)
@@ -18,6 +19,8 @@ class Bytes:
         return await self.read_exactly(at + len(marker))
 
     async def read_exactly(self, size: int) -> bytes:
+        if self.endless:
+            self.rest += bytes(max(0, size - len(self.rest)))
         if len(self.rest) < size:
             raise ConnectionError("too short")
         taken, self.rest = self.rest[:size], self.rest[size:]
@@ -60,10 +63,24 @@ async def test_a_request_without_framing_has_no_body():
         b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
-        b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n00000000000000001\r\na\r\n",
     ],
 )
 async def test_anything_else_is_malformed(text: bytes):
     with pytest.raises(MalformedRequest):
         await read_request(Bytes(text))
+
+
+async def test_a_whole_request_is_kept_only_up_to_the_limit():
+    size = BODY_LIMIT_BYTES + 1
+    with pytest.raises(MalformedRequest, match="over this server's limit"):
+        await read_request(Bytes(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size, endless=True))
+
+
+async def test_a_body_can_be_read_in_pieces_of_any_total():
+    sizes: list[int] = []
+    fields = ((b"Content-Length", b"200000"),)
+    assert await read_body(Bytes(b"", endless=True), fields, body=lambda piece: sizes.append(len(piece))) == ()
+    assert (sum(sizes), max(sizes)) == (200000, 65536)

@@ -4,11 +4,13 @@ Rules: the head ends at CRLF CRLF, the body is framed by Content-Length or by `T
 is a MalformedRequest: a proxy under test must never send it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 HEAD_LIMIT_BYTES = 1 << 20
 BODY_LIMIT_BYTES = 64 << 20
+PIECE_BYTES = 64 << 10
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -30,15 +32,26 @@ class ByteSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedRequest:
-    """`head` ends with the empty line; `framed_body` is the body with its chunk lines and trailers; `body` is its meaning."""
+class RequestHead:
+    """A request line and its fields; `head` is their exact bytes, with the empty line."""
 
     head: bytes
-    framed_body: bytes
     method: bytes
     target: bytes
     version: bytes
     fields: Fields
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of every field line with this name, in order."""
+        wanted = name.lower()
+        return [value for field, value in self.fields if field.lower() == wanted]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedRequest(RequestHead):
+    """A whole request; `framed_body` is the body with its chunk lines and trailers; `body` is its meaning."""
+
+    framed_body: bytes
     body: bytes
     trailers: Fields
 
@@ -47,19 +60,14 @@ class ReceivedRequest:
         """Every byte of the message, as it came."""
         return self.head + self.framed_body
 
-    def values(self, name: bytes) -> list[bytes]:
-        """The values of every field line with this name, in order."""
-        wanted = name.lower()
-        return [value for field, value in self.fields if field.lower() == wanted]
 
-
-def parse_head(head: bytes) -> tuple[bytes, bytes, bytes, Fields]:
-    """Method, target, version and field lines of a head that ends with CRLF CRLF."""
+def parse_head(head: bytes) -> RequestHead:
+    """A head that ends with CRLF CRLF."""
     lines = head[:-4].split(b"\r\n")
     parts = lines[0].split(b" ")
     if len(parts) != 3 or not all(parts):
         raise MalformedRequest(f"request line {lines[0]!r}")
-    return parts[0], parts[1], parts[2], parse_fields(lines[1:])
+    return RequestHead(head=head, method=parts[0], target=parts[1], version=parts[2], fields=parse_fields(lines[1:]))
 
 
 def parse_fields(lines: list[bytes]) -> Fields:
@@ -75,50 +83,71 @@ def parse_fields(lines: list[bytes]) -> Fields:
 
 async def read_request(source: ByteSource) -> ReceivedRequest:
     """The next request, whole."""
-    head = await source.read_until(b"\r\n\r\n")
-    method, target, version, fields = parse_head(head)
+    head = parse_head(await source.read_until(b"\r\n\r\n"))
+    framed, body = bytearray(), bytearray()
+
+    def keep(piece: bytes) -> None:
+        if len(body) + len(piece) > BODY_LIMIT_BYTES:
+            raise MalformedRequest("a body is over this server's limit; read it in parts")
+        body.extend(piece)
+
+    trailers = await read_body(source, head.fields, body=keep, framed=framed.extend)
+    return ReceivedRequest(
+        head=head.head,
+        method=head.method,
+        target=head.target,
+        version=head.version,
+        fields=head.fields,
+        framed_body=bytes(framed),
+        body=bytes(body),
+        trailers=trailers,
+    )
+
+
+async def read_body(
+    source: ByteSource, fields: Fields, *, body: Callable[[bytes], object], framed: Callable[[bytes], object] = lambda _: None
+) -> Fields:
+    """Read the body that these fields frame, telling `body` its bytes and `framed` every byte, piece by piece; the trailers."""
     lengths = [value for name, value in fields if name.lower() == b"content-length"]
     codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
     if lengths and codings:
         raise MalformedRequest("Content-Length and Transfer-Encoding together")
-    framed, body = b"", b""
-    trailers: Fields = ()
     if codings:
         if [coding.lower() for coding in codings] != [b"chunked"]:
             raise MalformedRequest(f"Transfer-Encoding {codings!r}")
-        framed, body, trailers = await _read_chunked(source)
-    elif lengths:
-        if len(lengths) != 1 or not lengths[0].isdigit():
+        return await _read_chunked(source, body, framed)
+    if lengths:
+        if len(lengths) != 1 or not lengths[0].isdigit() or len(lengths[0]) > 19:
             raise MalformedRequest(f"Content-Length {lengths!r}")
-        if int(lengths[0]) > BODY_LIMIT_BYTES:
-            raise MalformedRequest(f"a body of {int(lengths[0])} bytes is over this server's limit; read it in parts")
-        framed = body = await source.read_exactly(int(lengths[0]))
-    return ReceivedRequest(
-        head=head, framed_body=framed, method=method, target=target, version=version, fields=fields, body=body, trailers=trailers
-    )
+        await _read_pieces(source, int(lengths[0]), body, framed)
+    return ()
 
 
-async def _read_chunked(source: ByteSource) -> tuple[bytes, bytes, Fields]:
-    framed, body = bytearray(), bytearray()
+async def _read_pieces(source: ByteSource, size: int, *hearers: Callable[[bytes], object]) -> None:
+    while size:
+        piece = await source.read_exactly(min(size, PIECE_BYTES))
+        size -= len(piece)
+        for hear in hearers:
+            hear(piece)
+
+
+async def _read_chunked(source: ByteSource, body: Callable[[bytes], object], framed: Callable[[bytes], object]) -> Fields:
     while True:
         line = await source.read_until(b"\r\n", limit_bytes=4096)
-        framed += line
-        try:
-            size = int(line[:-2].partition(b";")[0], 16)
-        except ValueError:
-            raise MalformedRequest(f"chunk size line {line!r}") from None
-        if len(body) + size > BODY_LIMIT_BYTES:
-            raise MalformedRequest("a chunked body is over this server's limit; read it in parts")
-        if size == 0:
+        framed(line)
+        digits = line[:-2].partition(b";")[0]
+        if not 0 < len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
+            raise MalformedRequest(f"chunk size line {line!r}")
+        if (size := int(digits, 16)) == 0:
             break
-        chunk = await source.read_exactly(size + 2)
-        if chunk[-2:] != b"\r\n":
+        await _read_pieces(source, size, body, framed)
+        end = await source.read_exactly(2)
+        framed(end)
+        if end != b"\r\n":
             raise MalformedRequest("a chunk does not end with CRLF")
-        framed += chunk
-        body += chunk[:-2]
     lines: list[bytes] = []
     while (line := await source.read_until(b"\r\n")) != b"\r\n":
-        framed += line
+        framed(line)
         lines.append(line[:-2])
-    framed += b"\r\n"
-    return bytes(framed), bytes(body), parse_fields(lines)
+    framed(line)
+    return parse_fields(lines)

@@ -1,0 +1,110 @@
+"""A small loopback server: each accepted connection runs a script, is counted while it lives, and ends when its script ends."""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from robin.testing.connection import KEEP_BYTES, WINDOW_BYTES, PeerLeft, ScriptedConnection
+from robin.transport.tasks import TaskOwner
+
+Script = Callable[[ScriptedConnection], Awaitable[None]]
+FAILURES_KEPT = 100
+
+
+class ScriptedServer:
+    """Listens between `start` and `close`. The peer's leaving ends a script quietly; other errors are kept and raised by `close`."""
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        keep_bytes: int = KEEP_BYTES,
+        window_bytes: int = WINDOW_BYTES,
+        patience_s: float = 10.0,
+    ) -> None:
+        self.script = script
+        self.tls = tls
+        self.host = host
+        self.port = port
+        self.live: set[ScriptedConnection] = set()
+        self.failures: deque[BaseException] = deque(maxlen=FAILURES_KEPT)
+        self._keep_bytes = keep_bytes
+        self._window_bytes = window_bytes
+        self._patience_s = patience_s
+        self._tasks = TaskOwner(lambda _, error: self.failures.append(error))
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """`http://` or `https://` with the literal address."""
+        return self.url_as(f"[{self.host}]" if ":" in self.host else self.host)
+
+    def url_as(self, name: str) -> str:
+        """The URL by another name, such as `localhost`."""
+        return f"{'https' if self.tls else 'http'}://{name}:{self.port}"
+
+    async def start(self) -> Self:
+        """Listen; the second time on the same port as the first."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, self.host, self.port, ssl=self.tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def stop_listening(self) -> None:
+        """Refuse new connections; open ones go on. `start` listens again."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def close(self) -> None:
+        """Stop listening, end scripts, drop connections, then raise what went wrong in a script."""
+        await self.stop_listening()
+        await self._tasks.close()
+        for connection in list(self.live):
+            connection.transport.abort()
+        if self.failures:
+            raise BaseExceptionGroup("a script of the server failed", list(self.failures))
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self.close()
+        except BaseExceptionGroup as failures:
+            if error is None:
+                raise
+            error.add_note(f"a script of the server failed too: {failures.exceptions!r}")
+
+    def accepted(self, connection: ScriptedConnection) -> None:
+        """Hear of each connection before its script runs; it is in `live` until its script has ended."""
+
+    def _protocol(self) -> ScriptedConnection:
+        return ScriptedConnection(
+            self._accept,
+            tls=self.tls is not None,
+            keep_bytes=self._keep_bytes,
+            window_bytes=self._window_bytes,
+            patience_s=self._patience_s,
+        )
+
+    def _accept(self, connection: ScriptedConnection) -> None:
+        self.live.add(connection)
+        self.accepted(connection)
+        self._tasks.start(self._run(connection), f"script {connection.index}")
+
+    async def _run(self, connection: ScriptedConnection) -> None:
+        try:
+            await self.script(connection)
+        except PeerLeft:
+            pass
+        finally:
+            connection.ended = connection.ended or "closed"
+            connection.transport.close()
+            self.live.discard(connection)
