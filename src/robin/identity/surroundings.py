@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.transport.clock import Clock
@@ -13,15 +13,15 @@ from robin.transport.tasks import TaskOwner
 class Log(Protocol):
     """Where events go; `telemetry.logs.EventLog` is one. It limits repeats by event and code itself."""
 
-    def info(self, event: str, /, **fields: Any) -> None:
+    def info(self, event: str, *, code: str | None = None, **fields: object) -> None:
         """Something worth a line."""
         ...
 
-    def warning(self, event: str, /, **fields: Any) -> None:
+    def warning(self, event: str, *, code: str | None = None, **fields: object) -> None:
         """Something to look at."""
         ...
 
-    def error(self, event: str, /, **fields: Any) -> None:
+    def error(self, event: str, *, code: str | None = None, **fields: object) -> None:
         """Something to mend."""
         ...
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """One dialled place. `host` has no brackets; `authority` is host[:port] as it goes into Host (port left out where it is the default)."""
+    """One dialled place. `host` has no brackets; `authority` is host[:port] as written in Host (a default port left out)."""
 
     scheme: str
     host: str

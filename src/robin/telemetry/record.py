@@ -6,6 +6,7 @@ nothing here holds token bytes, a query string or a field value.
 
 from robin.model.caller import Caller
 from robin.model.identity import IdentityToken
+from robin.model.message import RequestHead
 
 
 class ExchangeRecord:
@@ -51,3 +52,10 @@ class ExchangeRecord:
         self.reused: bool | None = None
         self.identity: IdentityToken | None = None
         self.traceparent: bytes | None = None
+
+    def note_head(self, head: RequestHead) -> None:
+        """What the request said of itself."""
+        self.method = head.method
+        self.path = head.path
+        self.protocol = "HTTP/1.1" if head.minor else "HTTP/1.0"
+        self.traceparent = head.traceparent

@@ -1,0 +1,373 @@
+"""Wiring: the one place that builds everything, and knows the order of start and drain (sidecar spec section 9)."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Mapping
+
+import uvloop
+
+from robin import __version__
+from robin.admin.readiness import Readiness
+from robin.admin.server import AdminServer
+from robin.config.load import environment
+from robin.config.settings import Settings
+from robin.grants.catalog import GRANTS
+from robin.identity.catalog import build_identity
+from robin.identity.surroundings import Surroundings
+from robin.model.address import ActivatedAddress, Address
+from robin.planes.sidecar.admission import Admission
+from robin.planes.sidecar.build import build_policy, build_rewriting
+from robin.proxy.house import House
+from robin.proxy.pool import Pool
+from robin.telemetry.exposition import Exposition
+from robin.telemetry.identity_metrics import IdentityMetrics
+from robin.telemetry.logs import EventLog, stack_of
+from robin.telemetry.metrics import Metrics
+from robin.telemetry.recorder import Recorder
+from robin.telemetry.writer import LineWriter
+from robin.transport.clock import SystemClock
+from robin.transport.deadlines import Sweeper
+from robin.transport.dial import Dialer
+from robin.transport.entropy import SystemEntropy
+from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind
+from robin.transport.systemd import Notifier, activated_sockets
+from robin.transport.tasks import TaskOwner
+from robin.transport.tls import UpstreamTls
+
+EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_BIND, EXIT_CUT, EXIT_STARTUP = 0, 1, 2, 3, 4, 5
+_CA_POLL_S = 1.0
+
+
+def run_sidecar(settings: Settings) -> int:
+    """Run the sidecar until it has drained; the exit code of `robin sidecar`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(settings, environment()))
+
+
+async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
+    try:
+        sidecar = Sidecar(settings, environ)
+    except (OSError, ValueError, ssl.SSLError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable PEM bundle"
+        print(f"robin: ROBIN_UPSTREAM_CA_FILE: {why}; give a readable PEM bundle of CA certificates", file=sys.stderr)  # noqa: T201
+        return EXIT_SETTINGS
+    try:
+        return await sidecar.serve()
+    finally:
+        await sidecar.close()
+
+
+class Sidecar:
+    """One running sidecar: built, started, served and drained in the order of the spec."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Build every part; nothing is bound and nothing is contacted. Raises OSError or ValueError for a bad CA bundle."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._settings = settings
+        self._environ = environ
+        clock, entropy = SystemClock(), SystemEntropy()
+        self._wall = clock.wall
+        self._writer = LineWriter(1)
+        self._events = EventLog(
+            self._writer, level=settings.log_level, style=settings.log_format, wall=clock.wall, monotonic=clock.monotonic
+        )
+        self._tasks = TaskOwner(self._task_failed)
+        self._sweeper = Sweeper(loop)
+        unsafe = {name: name in settings.unsafe_switches for name in ("listen", "upstream_http", "any_host")}
+        self._metrics = Metrics(version=__version__, unsafe=unsafe)
+        identity_metrics = IdentityMetrics(settings.token_source)
+        self._exposition = Exposition((self._metrics, identity_metrics, self._writer), plane="sidecar")
+        self._tls = UpstreamTls(settings.upstream_ca_file, self._ca_reloaded) if settings.upstream.origin.tls else None
+        self._identity = build_identity(
+            settings,
+            Surroundings(
+                clock=clock,
+                entropy=entropy,
+                tasks=self._tasks,
+                log=self._events,
+                metrics=identity_metrics,
+                changed=self._identity_changed,
+            ),
+        )
+        self._own = OwnAddresses()
+        limits, deadlines = settings.limits, settings.deadlines
+        dialer = Dialer(loop, tls=self._tls, connect_s=deadlines.connect_s, own=self._own.has)
+        pseudonym = f"robin-{entropy.token_hex(4)}"
+        required = (settings.require_header.name, settings.require_header.value) if settings.require_header else None
+        self._house = House(
+            loop=loop,
+            policy=build_policy(
+                settings.upstream,
+                hosts=settings.allowed_hosts,
+                origins=settings.allowed_origins,
+                required=required,
+                pseudonym=pseudonym,
+                any_host=settings.unsafe_any_host,
+            ),
+            credentials=GRANTS["forward"](self._identity),
+            pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
+            rewriting=build_rewriting(strip=settings.strip_headers, required=required, pseudonym=pseudonym),
+            limits=limits,
+            deadlines=deadlines,
+            upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols),
+            metrics=self._metrics,
+            recorder=Recorder(
+                self._metrics,
+                self._writer,
+                mode=settings.access_log,
+                style=settings.log_format,
+                wall=clock.wall,
+                prefix=entropy.token_hex(8),
+                identity_source=settings.token_source,
+            ),
+            events=self._events,
+            sweeper=self._sweeper,
+            tasks=self._tasks,
+            entropy=entropy,
+        )
+        self._admission = Admission(
+            self._house, peercred=settings.peercred, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen
+        )
+        self._notifier = Notifier(environ, os.getpid())
+        self._admin: AdminServer | None = None
+        self._listeners: list[BoundSocket] = []
+        self._admin_sockets: list[BoundSocket] = []
+        self._acceptors: list[Acceptor] = []
+        self._started = False
+        self._draining = False
+        self._first_identity = asyncio.Event()
+        self._drain_wanted = asyncio.Event()
+        self._exit: int | None = None
+        self._ca_polled_at = 0.0
+
+    # start
+
+    async def serve(self) -> int:
+        """Start, serve, drain. The exit code."""
+        self._loop.set_exception_handler(self._loop_failed)
+        try:
+            activated = activated_sockets(self._environ, os.getpid())
+            self._check_activation(activated)
+        except ValueError as error:
+            self._complain(f"socket activation: {error}")
+            return EXIT_SETTINGS
+        try:
+            self._admin_sockets = self._bind(self._settings.admin, activated)
+            self._start_admin()
+            self._listeners = self._bind(self._settings.listen, activated)
+        except BindError as error:
+            self._complain(str(error))
+            return EXIT_BIND
+        self._own.learn([*self._listeners, *self._admin_sockets])
+        self._events.info("listening", listen=self._labels(self._listeners), admin=self._labels(self._admin_sockets))
+        self._warn()
+        self._sweeper.every_sweep(self._poll_ca)
+        self._sweeper.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._identity.start()
+        for bound in self._listeners:
+            acceptor = Acceptor(self._loop, bound, self._admission.take, self._accept_trouble, self._listener_died)
+            acceptor.start()
+            self._acceptors.append(acceptor)
+        self._watchdog()
+        gc.freeze()  # what is alive now lives as long as the process: collections need not look at it
+        self._tasks.start(self._await_identity(), "startup")
+        self._identity_changed()
+        await self._drain_wanted.wait()
+        return await self._drain()
+
+    def _bind(self, addresses: tuple[Address, ...], activated: dict[str, list[socket.socket]]) -> list[BoundSocket]:
+        bound: list[BoundSocket] = []
+        try:
+            for address in addresses:
+                bound += bind(address, activated, lambda event, text: self._events.warning(event, detail=text))
+        except BindError:
+            for one in bound:
+                one.close()
+            raise
+        return bound
+
+    def _check_activation(self, activated: dict[str, list[socket.socket]]) -> None:
+        wanted = {address.name for address in (*self._settings.listen, *self._settings.admin) if isinstance(address, ActivatedAddress)}
+        if missing := wanted - activated.keys():
+            raise ValueError(f"systemd:{min(missing)} was not passed; add FileDescriptorName={min(missing)} to the socket unit")
+        if unclaimed := activated.keys() - wanted:
+            raise ValueError(f"the passed socket {min(unclaimed)} is not claimed; set ROBIN_LISTEN_ADDR=systemd:{min(unclaimed)}")
+
+    def _start_admin(self) -> None:
+        if self._admin_sockets:
+            self._admin = AdminServer(
+                self._admin_sockets,
+                status=self._readiness,
+                scrape=self._exposition.scrape,
+                begin_drain=self.begin_drain if self._settings.admin_quit else None,
+                wall=self._wall,
+                events=self._events,
+                fatal=self._listener_died,
+            )
+            self._admin.start()
+
+    def _warn(self) -> None:
+        for switch in self._settings.unsafe_switches:
+            self._events.warning("unsafe", switch=switch, detail=f"ROBIN_UNSAFE_{switch.upper()} is on")
+        if self._settings.peercred and self._settings.peercred_allow_uids is None:
+            self._events.warning("any_local_peer", detail="any local user may spend this identity; set ROBIN_PEERCRED_ALLOW_UIDS")
+
+    async def _await_identity(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.startup_timeout_s or None):
+                await self._first_identity.wait()
+        except TimeoutError:
+            self._events.error("startup_timeout", reasons=list(self._identity.status().reasons))
+            self._end(EXIT_STARTUP)
+            return
+        self._started = True
+        listen = self._labels(self._listeners)
+        self._notifier.tell("READY=1", f"STATUS=serving on {', '.join(listen)}")
+        self._events.info(
+            "started",
+            version=__version__,
+            listen=listen,
+            admin=self._labels(self._admin_sockets),
+            upstream=str(self._settings.upstream),
+        )
+
+    @staticmethod
+    def _labels(bounds: list[BoundSocket]) -> list[str]:
+        return [bound.label for bound in bounds]
+
+    # while serving
+
+    def _identity_changed(self) -> None:
+        if self._identity.status().usable:
+            self._first_identity.set()
+
+    def _readiness(self) -> Readiness:
+        return Readiness(started=self._started, draining=self._draining, identity=self._identity.status())
+
+    def _poll_ca(self, now: float) -> None:
+        if self._tls is not None and now - self._ca_polled_at >= _CA_POLL_S:
+            self._ca_polled_at = now
+            self._tls.refresh()
+
+    def _ca_reloaded(self, result: str) -> None:
+        self._metrics.ca_reloads[result] += 1
+        if result == "loaded":
+            self._house.pool.retire_generation()
+            self._events.info("upstream_ca_reloaded")
+        else:
+            self._events.error("upstream_ca_failed", detail="ROBIN_UPSTREAM_CA_FILE cannot be used; the roots read before stay in force")
+
+    def _reload(self) -> None:
+        """SIGHUP."""
+        if self._draining:
+            return
+        self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={int(self._loop.time() * 1e6)}")
+        self._events.info("reload")
+        if self._tls is not None:
+            self._tls.reload()
+        self._identity.wake()
+        self._notifier.tell("READY=1")
+
+    def _watchdog(self) -> None:
+        if self._notifier.watchdog_s is not None:
+            self._notifier.tell("WATCHDOG=1")
+            self._loop.call_later(self._notifier.watchdog_s, self._watchdog)
+
+    def _accept_trouble(self, code: str, text: str) -> None:
+        self._events.error("accept_failed", code=code, detail=text)
+
+    def _listener_died(self, label: str, error: OSError) -> None:
+        self._events.error("listener_died", listener=label, error=error)
+        self._end(EXIT_FAILED)
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self._events.error("task_failed", task=name, stack=stack_of(error))
+
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError):  # a peer that reset, told by the loop: its exchange is recorded
+            self._events.debug("connection_error", error=error)
+        elif isinstance(error, BaseException):
+            self._events.error("loop_failed", code=type(error).__name__, stack=stack_of(error))
+
+    # drain
+
+    def _signalled(self, number: int) -> None:
+        if self._draining:
+            self._end(128 + number)
+        else:
+            self._events.info("signal", signal=signal.Signals(number).name)
+            self.begin_drain()
+
+    def begin_drain(self) -> None:
+        """Begin to drain; repeatable."""
+        if not self._draining:
+            self._draining = True
+            self._drain_wanted.set()
+
+    def _end(self, code: int) -> None:
+        """End now, with this code."""
+        if self._exit is None:
+            self._exit = code
+        self._draining = True
+        self._drain_wanted.set()
+        self._house.emptied.set()
+
+    async def _drain(self) -> int:
+        """Serve on until MIN, finish until MAX, cut the rest."""
+        if self._exit is not None:
+            return self._exit
+        began = self._loop.time()
+        self._notifier.tell("STOPPING=1", "STATUS=draining")
+        self._metrics.drain_state = 1
+        self._events.info("draining", in_flight=self._metrics.in_flight)
+        await self._until(self._house.emptied, began + self._settings.drain_min_s)
+        self._metrics.drain_state = 2
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        for bound in self._listeners:
+            bound.close()
+        self._house.retire()
+        emptied = await self._until(self._house.emptied, began + self._settings.drain_max_s)
+        if self._exit is not None:
+            return self._exit
+        in_flight = self._metrics.in_flight
+        self._events.info("drained", cut=0 if emptied else in_flight)
+        return EXIT_DRAINED if emptied or not in_flight else EXIT_CUT
+
+    async def _until(self, event: asyncio.Event, deadline_at: float) -> bool:
+        """Wait for `event`, at most until `deadline_at`; whether it came."""
+        try:
+            async with asyncio.timeout_at(deadline_at):
+                await event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Give everything back; the admin listener last, so that probes answer until the end."""
+        self._sweeper.close()
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        await self._identity.close()
+        await self._tasks.close()
+        for bound in self._listeners:
+            bound.close()
+        if self._admin is not None:
+            await self._admin.close()
+        for bound in self._admin_sockets:
+            bound.close()
+        self._notifier.close()
+        self._writer.close()
+
+    def _complain(self, text: str) -> None:
+        print(f"robin: {text}", file=sys.stderr)  # noqa: T201 - a start-up failure is told on stderr

@@ -1,0 +1,93 @@
+"""HTTP/1.1 heads as values: what was said, with the framing decided once and for all (RFC 9112)."""
+
+from enum import IntEnum
+
+Field = tuple[bytes, bytes, bytes]
+"""One field line: name as sent, name folded (lower case, `_` as `-`), value without outer SP and HTAB."""
+
+
+class Framing(IntEnum):
+    """How the body of one message is delimited on the wire."""
+
+    NONE = 0  # no body and no length said
+    LENGTH = 1  # Content-Length
+    CHUNKED = 2  # Transfer-Encoding: chunked
+    CLOSE = 3  # until the connection closes (responses only)
+
+
+class RequestHead:
+    """One request head, parsed and judged by `wire.http1`.
+
+    `target` is origin-form or `*`; `host` the valid Host value (the authority of an absolute-form target replaces it). `hop` holds the
+    folded names that Connection listed, b"" framing names excepted. `upgrade` is the one protocol asked for, folded, where the request
+    may be upgraded at all (GET, HTTP/1.1, Connection: upgrade, no body), else None.
+    """
+
+    __slots__ = (
+        "expects_continue",
+        "fetch_site",
+        "fields",
+        "framing",
+        "hop",
+        "host",
+        "keep_alive",
+        "length",
+        "max_forwards",
+        "method",
+        "minor",
+        "origin",
+        "target",
+        "te_trailers",
+        "traceparent",
+        "upgrade",
+        "via",
+        "websocket_key",
+    )
+
+    def __init__(self, method: str, target: bytes, minor: int, fields: list[Field]) -> None:
+        self.method = method
+        self.target = target
+        self.minor = minor
+        self.fields = fields
+        self.framing = Framing.NONE
+        self.length = 0
+        self.host = b""
+        self.keep_alive = minor == 1
+        self.hop: frozenset[bytes] = frozenset()
+        self.expects_continue = False
+        self.te_trailers = False
+        self.upgrade: bytes | None = None
+        self.origin: bytes | None = None
+        self.fetch_site: bytes | None = None
+        self.via: bytes | None = None
+        self.max_forwards: bytes | None = None
+        self.traceparent: bytes | None = None
+        self.websocket_key: bytes | None = None
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query: all that may be recorded of it."""
+        return self.target.partition(b"?")[0]
+
+
+class ResponseHead:
+    """One response head.
+
+    `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304) it is only carried. `idle_s` is the announced
+    `Keep-Alive: timeout=N` in seconds, None where it says nothing. `upgrade` is the protocol of a 101, folded.
+    """
+
+    __slots__ = ("fields", "framing", "hop", "idle_s", "keep_alive", "length", "minor", "reason", "status", "upgrade", "websocket_accept")
+
+    def __init__(self, status: int, reason: bytes, minor: int, fields: list[Field]) -> None:
+        self.status = status
+        self.reason = reason
+        self.minor = minor
+        self.fields = fields
+        self.framing = Framing.NONE
+        self.length = -1
+        self.keep_alive = minor == 1
+        self.hop: frozenset[bytes] = frozenset()
+        self.idle_s: int | None = None
+        self.upgrade: bytes | None = None
+        self.websocket_accept: bytes | None = None

@@ -1,0 +1,99 @@
+"""Who may open a connection: judged at accept, before a byte is read (SO_PEERCRED, loopback, the connection limit)."""
+
+import asyncio
+import ipaddress
+import socket
+from typing import Final
+
+from robin.model.caller import Caller, Evidence
+from robin.model.faults import Fault
+from robin.proxy.connection import serve_connection
+from robin.proxy.house import House
+from robin.telemetry.record import ExchangeRecord
+from robin.transport.listen import BoundSocket, peer_credentials
+from robin.wire.proxy_status import render_problem
+
+_REFUSALS_MAX: Final = 64
+_LINGER_S: Final = 1.0
+_LINGER_BYTES: Final = 65536
+
+
+class Admission:
+    """Takes each accepted socket: serves it, or answers a refusal without reading and closes."""
+
+    __slots__ = ("_allow_uids", "_house", "_open", "_peercred", "_refusals")
+
+    def __init__(self, house: House, *, peercred: bool, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> None:
+        """`peercred`: the listeners are Unix sockets; `allow_uids` None: any local peer."""
+        self._house = house
+        self._peercred = peercred
+        self._allow_uids = None if allow_uids is None else frozenset(allow_uids)
+        self._open = unsafe_listen
+        self._refusals = 0
+
+    def take(self, sock: socket.socket, bound: BoundSocket) -> None:
+        """Own `sock` from now on."""
+        house = self._house
+        sock.setblocking(False)
+        caller, denied = self._judge(sock, bound)
+        if denied is not None:
+            house.metrics.peer_denied[denied] += 1
+            self._refuse(sock, caller, Fault("peer_denied", f"{denied}: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS"))
+        elif len(house.connections) >= house.limits.connections:
+            self._refuse(sock, caller, Fault("limit_connections", "connections: ROBIN_MAX_CONNECTIONS is reached"))
+        else:
+            house.tasks.start(serve_connection(sock, caller, house), "connection")
+
+    def _judge(self, sock: socket.socket, bound: BoundSocket) -> tuple[Caller, str | None]:
+        """The caller, and why it is denied (None: it is not)."""
+        if bound.unix:
+            known = peer_credentials(sock)
+            if known is None:
+                return Caller(evidence=Evidence.UNIX_PEER, listener=bound.label), "no_credentials"
+            uid, pid = known
+            caller = Caller(evidence=Evidence.UNIX_PEER, listener=bound.label, uid=uid, pid=pid)
+            return caller, "uid" if self._allow_uids is not None and uid not in self._allow_uids else None
+        try:
+            loopback = _is_loopback(sock.getpeername()[0]) and _is_loopback(sock.getsockname()[0])
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # gone already
+            loopback = False
+        evidence = Evidence.LOOPBACK if loopback else Evidence.OPEN
+        return Caller(evidence=evidence, listener=bound.label), None if loopback or self._open else "not_loopback"
+
+    def _refuse(self, sock: socket.socket, caller: Caller, fault: Fault) -> None:
+        house = self._house
+        record = ExchangeRecord(caller, house.now())
+        record.outcome = fault.code
+        record.status = fault.kind.status
+        record.request_id = house.recorder.request_id()
+        answer = render_problem(
+            fault.kind, detail=fault.detail, request_id=record.request_id, retry_after_s=fault.retry_after_s, close=True, head_only=False
+        )
+        house.recorder.finish(record)
+        if self._refusals >= _REFUSALS_MAX:
+            sock.close()
+        else:
+            self._refusals += 1
+            house.tasks.start(self._part(sock, answer, unread=fault.code == "peer_denied"), "refusal")
+
+    async def _part(self, sock: socket.socket, answer: bytes, *, unread: bool) -> None:
+        """Write the refusal and close; a peer that is over the limit is read for a moment, so that no reset destroys the answer."""
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                await self._house.loop.sock_sendall(sock, answer)
+                sock.shutdown(socket.SHUT_WR)
+                left = 0 if unread else _LINGER_BYTES
+                while left > 0 and (octets := await self._house.loop.sock_recv(sock, left)):
+                    left -= len(octets)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self._refusals -= 1
+            sock.close()
+
+
+def _is_loopback(host: str) -> bool:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -1,0 +1,78 @@
+"""The sidecar's guards: may this request spend the workload's identity? A pure function of the head and the caller; silence denies.
+
+Whatever reaches the listener can spend the identity, so the guards keep out what a browser page (DNS rebinding, cross-site requests) or
+a forged URL (SSRF) can make a local program send (sidecar spec sections 1 and 2).
+"""
+
+import hmac
+from dataclasses import dataclass
+
+from robin.model.caller import Caller
+from robin.model.message import RequestHead
+from robin.model.origin import UpstreamUrl
+from robin.model.verdict import Denial, Permit, Verdict
+
+_FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequiredField:
+    """A field that must be present, with this value if one is given. `name` is folded."""
+
+    name: bytes
+    value: bytes | None
+
+
+class SidecarPolicy:
+    """Compiled once from Settings, immutable. `hosts` None: no Host guard (a Unix listener on which none was set)."""
+
+    __slots__ = ("_any_host", "_hosts", "_origins", "_permit", "_pseudonym", "_required")
+
+    def __init__(
+        self,
+        upstream: UpstreamUrl,
+        *,
+        hosts: frozenset[bytes] | None,
+        origins: frozenset[bytes],
+        required: RequiredField | None,
+        pseudonym: str,
+        any_host: bool,
+    ) -> None:
+        self._permit = Permit(origin=upstream.origin, base_path=upstream.base_path, grant="forward")
+        self._hosts = hosts
+        self._origins = origins
+        self._required = required
+        self._pseudonym = pseudonym.encode("ascii")
+        self._any_host = any_host
+
+    def decide(self, head: RequestHead, caller: Caller) -> Verdict:
+        """Permit or Denial, in the order Host, Origin, Sec-Fetch-Site, required header, loop."""
+        if not self._any_host:
+            hosts = self._hosts
+            if hosts is not None and head.host not in hosts and host_name(head.host) not in hosts:
+                return Denial(code="host_not_allowed", detail="host: the Host is not in ROBIN_ALLOWED_HOSTS; add it there if it is yours")
+            if head.origin is not None:
+                if head.origin not in self._origins:
+                    return Denial(code="origin_refused", detail="origin: browser pages need their Origin in ROBIN_ALLOWED_ORIGINS")
+            elif head.fetch_site is not None and head.fetch_site.lower() in _FOREIGN_SITES:
+                return Denial(code="origin_refused", detail="sec_fetch_site: a browser sent this across sites; see ROBIN_ALLOWED_ORIGINS")
+        if self._required is not None and not _is_present(head, self._required):
+            return Denial(code="required_header_missing", detail="required_header: send the field that ROBIN_REQUIRE_HEADER names")
+        if head.via is not None and self._pseudonym in head.via:
+            return Denial(code="loop", detail="own_via: ROBIN_UPSTREAM_URL leads back to this Robin")
+        return self._permit
+
+
+def host_name(authority: bytes) -> bytes:
+    """The name of a valid `host[:port]`, lower case, brackets kept."""
+    name = authority if authority.endswith(b"]") else authority.partition(b":")[0]
+    if authority[:1] == b"[":
+        name = authority.partition(b"]")[0] + b"]"
+    return name.lower()
+
+
+def _is_present(head: RequestHead, required: RequiredField) -> bool:
+    for _, folded, value in head.fields:
+        if folded == required.name and (required.value is None or hmac.compare_digest(value, required.value)):
+            return True
+    return False

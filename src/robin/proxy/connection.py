@@ -1,0 +1,135 @@
+"""One downstream connection: from accept to close, one exchange after the other, never more than one ahead."""
+
+import asyncio
+import math
+import socket
+from typing import Final
+
+from robin.model.caller import Caller
+from robin.model.faults import Fault
+from robin.proxy.exchange import serve_exchange
+from robin.proxy.house import House
+from robin.transport.stream import Ended, Stream
+from robin.wire.http1 import find_bad_byte
+
+_LEADING_CRLF_MAX: Final = 4
+_LINE_SLACK_BYTES: Final = 64  # method and version around the target
+_LINE_ENDS: Final = frozenset({b"\r", b"\n"})
+_LINGER_S: Final = 2.0
+_LINGER_BYTES: Final = 256 * 1024
+
+
+class Downstream(Stream):
+    """The caller's side. `idle` while no byte of a next request has come."""
+
+    __slots__ = ("caller", "house", "idle")
+
+    def __init__(self, house: House, caller: Caller) -> None:
+        super().__init__(house.loop, house.sweeper)
+        self.house = house
+        self.caller = caller
+        self.idle = False
+
+    def retire(self) -> None:
+        """Draining: an idle connection ends now."""
+        if self.idle:
+            self.close()
+
+    async def await_request(self) -> bool:
+        """Wait for the first byte of a next request; False when the connection ended or grew too old, which is no event to tell."""
+        if self.received:
+            return True
+        if self.house.closing:
+            return False
+        self.idle = True
+        self.deadline_at = self.house.now() + self.house.deadlines.keepalive_s
+        try:
+            while not self.received:
+                if not await self.fill():
+                    return False
+        except TimeoutError:
+            return False
+        finally:
+            self.idle = False
+        return True
+
+    async def receive_head(self) -> bytes:
+        """One raw head, up to and with its CRLF CRLF. Raises Fault, and Ended when the caller leaves in the middle of it."""
+        limits = self.house.limits
+        began = False
+        scanned = skipped = 0
+        while True:
+            received = self.received
+            if not scanned and received[:1] in _LINE_ENDS:
+                skipped = self._skip_leading(skipped)
+                received = self.received
+            end = received.find(b"\r\n\r\n", scanned)
+            if 0 <= end <= limits.head_bytes - 4:
+                self.deadline_at = math.inf
+                return self.take(end + 4)
+            line_bytes = limits.target_bytes + _LINE_SLACK_BYTES
+            if end >= 0 or len(received) > limits.head_bytes or (len(received) > line_bytes and received.find(b"\r\n", 0, line_bytes) < 0):
+                raise _oversize(received, limits.target_bytes)
+            if find_bad_byte(received, scanned):
+                raise Fault("bad_request", "bad_byte: a bare CR or LF or a control in the head")
+            if not began:
+                began = True
+                self.deadline_at = self.house.now() + self.house.deadlines.head_s
+            scanned = max(0, len(received) - 3)
+            try:
+                if not await self.fill():
+                    raise Ended
+            except TimeoutError:
+                raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
+
+    def _skip_leading(self, skipped: int) -> int:
+        """RFC 9112 2.2: empty lines before a request line; a few are skipped, a bare CR or LF is refused. How many were skipped so far."""
+        while self.received[:2] == b"\r\n":
+            self.take(2)
+            skipped += 1
+        if skipped > _LEADING_CRLF_MAX or self.received[:1] == b"\n" or (self.received[:1] == b"\r" and len(self.received) > 1):
+            raise Fault("bad_request", "leading_crlf: at most four CRLF may precede a request")
+        return skipped
+
+    async def linger(self) -> None:
+        """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
+        if self.lost:
+            return
+        self.transport.write_eof()
+        self.deadline_at = self.house.now() + _LINGER_S
+        left = _LINGER_BYTES
+        try:
+            while left > 0 and (self.received or await self.fill()):
+                left -= len(self.take(len(self.received)))
+        except TimeoutError:
+            pass
+
+
+def _oversize(received: bytes | bytearray, target_bytes: int) -> Fault:
+    """Which limit an oversized head broke: the target's first, so that one segment and single bytes are told the same."""
+    line = bytes(received).partition(b"\r\n")[0]
+    target = line.split(b" ")[1] if b" " in line else line
+    if len(target) > target_bytes:
+        return Fault("target_too_long", "target_too_long: the request target exceeds ROBIN_MAX_TARGET_SIZE")
+    return Fault("head_too_large", "head_too_large: the request head exceeds ROBIN_MAX_HEAD_SIZE")
+
+
+async def serve_connection(sock: socket.socket, caller: Caller, house: House) -> None:
+    """Serve one accepted connection to its end."""
+    downstream = Downstream(house, caller)
+    house.metrics.downstream_connections[caller.listener] += 1
+    house.connections.add(downstream)
+    try:
+        await house.loop.connect_accepted_socket(lambda: downstream, sock)
+        while await serve_exchange(downstream, house):
+            pass
+    except (Ended, OSError):
+        pass  # the caller left: its exchange, if there was one, is recorded
+    except asyncio.CancelledError:
+        downstream.abort()
+        raise
+    finally:
+        house.leave(downstream)
+        house.metrics.downstream_connections[caller.listener] -= 1
+        downstream.deadline_at = math.inf
+        downstream.close()

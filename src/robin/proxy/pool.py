@@ -1,0 +1,247 @@
+"""Upstream connections: kept while certainly alive, reused newest first, never beyond the limit, waited for in order.
+
+Rules a reader must keep: a connection goes back only after a whole, clean exchange; one that becomes readable or ends while idle is
+discarded with what it said; one of an older CA generation is never reused; no Permit, no connection.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+from robin.model.faults import Fault
+from robin.model.limits import Deadlines, Limits
+from robin.model.origin import Origin
+from robin.model.verdict import Permit
+from robin.telemetry.metrics import Metrics
+from robin.transport.deadlines import Sweeper
+from robin.transport.dial import Dialer
+from robin.transport.stream import Stream
+
+_IDLE_DEFAULT_S: Final = 4.0  # servers that close after 5 s are common
+_IDLE_MIN_S: Final = 1.0
+_IDLE_MAX_S: Final = 60.0
+
+
+class Generation(Protocol):
+    """Tells which roots a new connection would be verified with."""
+
+    generation: int
+
+    def refresh(self) -> None:
+        """Look whether they changed."""
+        ...
+
+
+class Upstream(Stream):
+    """One connection to an origin. `reusable` is set by the relay at the clean end of an exchange, and only there."""
+
+    __slots__ = ("_bucket", "generation", "idle", "idle_until", "reusable")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
+        super().__init__(loop, sweeper)
+        self._bucket = bucket
+        self.generation = generation
+        self.idle = False
+        self.idle_until = 0.0
+        self.reusable = False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes on an idle connection belong to no request: the connection is discarded with them."""
+        if self.idle:
+            self._bucket.discard_idle(self)
+        else:
+            super().data_received(data)
+
+    def eof_received(self) -> bool:
+        """An idle connection that ends is discarded."""
+        if self.idle:
+            self._bucket.discard_idle(self)
+        return super().eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """As above."""
+        if self.idle:
+            self._bucket.discard_idle(self)
+        super().connection_lost(error)
+
+    def expire(self) -> None:
+        """Idle for too long, or a wait ran out."""
+        if self.idle:
+            self._bucket.discard_idle(self)
+        else:
+            super().expire()
+
+
+class Bucket:
+    """The connections of one origin. `count` is all that exist or are being dialled."""
+
+    __slots__ = ("count", "idle", "metrics", "waiters")
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.idle: list[Upstream] = []
+        self.waiters: deque[asyncio.Future[Upstream | None]] = deque()
+        self.count = 0
+
+    def discard_idle(self, upstream: Upstream) -> None:
+        """An idle connection ended, spoke or grew old."""
+        self.idle.remove(upstream)
+        upstream.idle = False
+        self.metrics.upstream_idle -= 1
+        upstream.abort()
+        self.vacate()
+
+    def vacate(self) -> None:
+        """A place is free: the first waiter may dial."""
+        self.count -= 1
+        self._hand_over(None)
+
+    def _hand_over(self, upstream: Upstream | None) -> bool:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(upstream)
+                if upstream is None:
+                    self.count += 1  # the waiter's place is taken for it
+                return True
+        return False
+
+    def hand_over(self, upstream: Upstream) -> bool:
+        """Give a clean connection to the first waiter, if any."""
+        return self._hand_over(upstream)
+
+
+class Pool:
+    """All buckets. `tls` None where no origin is TLS."""
+
+    __slots__ = ("_buckets", "_closing", "_deadlines", "_dialer", "_limit", "_loop", "_metrics", "_sweeper", "_tls")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        dialer: Dialer,
+        tls: Generation | None,
+        sweeper: Sweeper,
+        limits: Limits,
+        deadlines: Deadlines,
+        metrics: Metrics,
+    ) -> None:
+        self._loop = loop
+        self._dialer = dialer
+        self._tls = tls
+        self._sweeper = sweeper
+        self._limit = limits.upstream_connections
+        self._deadlines = deadlines
+        self._metrics = metrics
+        self._buckets: dict[Origin, Bucket] = {}
+        self._closing = False
+
+    def take(self, permit: Permit) -> Upstream | None:
+        """An idle connection that is certainly not known dead, without awaiting; None when one must be acquired."""
+        bucket = self._buckets.get(permit.origin)
+        if bucket is None:
+            return None
+        idle = bucket.idle
+        while idle:
+            upstream = idle.pop()
+            upstream.idle = False
+            self._metrics.upstream_idle -= 1
+            if upstream.idle_until > self._loop.time() and (self._tls is None or upstream.generation == self._tls.generation):
+                self._metrics.upstream_active += 1
+                return upstream
+            upstream.abort()
+            bucket.vacate()
+        return None
+
+    async def acquire(self, permit: Permit, *, fresh: bool = False) -> Upstream:
+        """A connection for this Permit: idle (unless `fresh`), dialled, or waited for in order. Raises Fault."""
+        if not fresh and (upstream := self.take(permit)) is not None:
+            return upstream
+        bucket = self._buckets.setdefault(permit.origin, Bucket(self._metrics))
+        if bucket.count >= self._limit and bucket.idle:
+            bucket.discard_idle(bucket.idle[0])
+        if bucket.count < self._limit:
+            bucket.count += 1
+        elif (handed := await self._wait(bucket)) is not None:
+            self._metrics.upstream_active += 1
+            return handed
+        return await self._dial(permit, bucket)
+
+    async def _wait(self, bucket: Bucket) -> Upstream | None:
+        """Stand in line: a clean connection, or None for leave to dial (the place is counted already)."""
+        waiter: asyncio.Future[Upstream | None] = self._loop.create_future()
+        bucket.waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self._deadlines.queue_s):
+                return await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled():  # handed over in the very moment we left
+                if (late := waiter.result()) is None:
+                    bucket.vacate()
+                else:
+                    late.abort()
+                    bucket.vacate()
+            if isinstance(error, TimeoutError):
+                raise Fault("limit_connections", "queue: every upstream connection is busy; see ROBIN_UPSTREAM_MAX_CONNECTIONS") from None
+            raise
+
+    async def _dial(self, permit: Permit, bucket: Bucket) -> Upstream:
+        began = self._loop.time()
+        if self._tls is not None:
+            self._tls.refresh()
+        generation = 0 if self._tls is None else self._tls.generation
+        try:
+            upstream = await self._dialer.dial(permit, lambda: Upstream(self._loop, self._sweeper, bucket, generation))
+        except BaseException as error:
+            bucket.vacate()
+            if isinstance(error, Fault):
+                self._metrics.connected(error.code, self._loop.time() - began)
+            raise
+        self._metrics.connected("ok", self._loop.time() - began)
+        self._metrics.upstream_active += 1
+        return upstream
+
+    def release(self, permit: Permit, upstream: Upstream, announced_idle_s: int | None) -> None:
+        """Give a connection back. It is kept only if its exchange ended clean and nothing is left on it."""
+        self._metrics.upstream_active -= 1
+        bucket = self._buckets[permit.origin]
+        if (
+            not upstream.reusable
+            or upstream.ended
+            or upstream.received
+            or upstream.choked
+            or self._closing
+            or (self._tls is not None and upstream.generation != self._tls.generation)
+        ):
+            upstream.abort()
+            bucket.vacate()
+            return
+        upstream.reusable = False
+        if bucket.waiters and bucket.hand_over(upstream):
+            return
+        upstream.idle = True
+        upstream.idle_until = upstream.deadline_at = self._loop.time() + self._idle_s(announced_idle_s)
+        upstream.listen()
+        bucket.idle.append(upstream)
+        self._metrics.upstream_idle += 1
+
+    def _idle_s(self, announced_s: int | None) -> float:
+        if self._deadlines.upstream_idle_s is not None:
+            return self._deadlines.upstream_idle_s
+        if announced_s is None:
+            return _IDLE_DEFAULT_S
+        return max(_IDLE_MIN_S, min(_IDLE_MAX_S, announced_s - 1.0))
+
+    def close_idle(self) -> None:
+        """Close what is idle, and keep nothing from now on."""
+        self._closing = True
+        for bucket in self._buckets.values():
+            for upstream in list(bucket.idle):
+                bucket.discard_idle(upstream)
+
+    def retire_generation(self) -> None:
+        """The roots changed: close idle connections that were verified with older ones."""
+        for bucket in self._buckets.values():
+            for upstream in list(bucket.idle):
+                bucket.discard_idle(upstream)

@@ -1,0 +1,154 @@
+"""A permitted upgrade after its 101: bytes both ways until either side ends; a WebSocket is told when we drain (RFC 6455, RFC 9110 7.8)."""
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Final
+
+from robin.model.faults import Fault
+from robin.model.message import RequestHead, ResponseHead
+from robin.proxy.house import House
+from robin.proxy.pool import Upstream
+from robin.telemetry.record import ExchangeRecord
+from robin.transport.stream import Ended, Stream
+from robin.wire.forwarding import forward_switch
+from robin.wire.websocket import FrameTracker, accept_value, close_frame
+
+if TYPE_CHECKING:
+    from robin.proxy.connection import Downstream
+
+_FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
+
+
+def check_switch(head: RequestHead, response: ResponseHead) -> None:
+    """A 101 must be asked for, name the protocol asked for, and prove that it understood the key. Raises Fault `upgrade_failed`."""
+    if head.upgrade is None or response.upgrade != head.upgrade or b"upgrade" not in response.hop:
+        raise Fault("upgrade_failed", "upgrade: the upstream switched to a protocol that was not asked for")
+    if head.upgrade == b"websocket":
+        key = head.websocket_key
+        if key is None or response.websocket_accept != accept_value(key):
+            raise Fault("upgrade_failed", "upgrade: Sec-WebSocket-Accept does not match the key")
+
+
+class _Direction:
+    """One way of the tunnel. `muted`: our Close frame went out, nothing may follow it."""
+
+    __slots__ = ("going_away", "mask", "muted", "sink", "source", "tracker")
+
+    def __init__(self, source: Stream, sink: Stream, tracker: FrameTracker | None, mask: bytes | None) -> None:
+        self.source = source
+        self.sink = sink
+        self.tracker = tracker
+        self.mask = mask
+        self.going_away = False
+        self.muted = False
+
+    def pass_on(self, octets: bytes) -> None:
+        """Write on what came, and our Close frame at the first frame boundary once we are going away."""
+        if self.muted:
+            return
+        if self.tracker is None:
+            self.sink.write(octets)
+            return
+        if not self.going_away:
+            self.tracker.feed(octets)
+            self.sink.write(octets)
+            return
+        taken = self.tracker.feed(octets, stop_at_boundary=True)
+        self.sink.write(octets[:taken])
+        self.say_goodbye()
+
+    def say_goodbye(self) -> None:
+        """Put in a Close frame if this is a boundary; else at the next one."""
+        self.going_away = True
+        if self.tracker is not None and self.tracker.at_boundary and not self.muted:
+            self.muted = True
+            if not self.tracker.closed:
+                self.sink.write(close_frame(self.mask))
+
+
+class Tunnel:
+    """Both directions; `retire` is the drain's call."""
+
+    __slots__ = ("_down", "_house", "_idle_s", "_up")
+
+    def __init__(self, downstream: Stream, upstream: Stream, house: House, *, websocket: bool) -> None:
+        self._house = house
+        self._idle_s = house.deadlines.stream_idle_s or math.inf
+        mask = bytes.fromhex(house.entropy.token_hex(4)) if websocket else None
+        self._up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
+        self._down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
+
+    def retire(self) -> None:
+        """Tell a WebSocket that we go away, on both sides; other protocols go on until the drain's end."""
+        for way in (self._up, self._down):
+            way.say_goodbye()
+        self._touch()
+
+    def _touch(self) -> None:
+        """Some byte moved: the idle deadline of both ways begins again."""
+        gone = self._up.muted and self._down.muted
+        deadline_at = self._house.now() + (min(_FAREWELL_S, self._idle_s) if gone else self._idle_s)
+        self._up.source.deadline_at = self._down.source.deadline_at = deadline_at
+
+    async def pump(self, way: _Direction, record: ExchangeRecord) -> None:
+        """Move one way until either side ends."""
+        source, sink = way.source, way.sink
+        upwards = way is self._up
+        metrics = self._house.metrics
+        try:
+            while True:
+                if source.received:
+                    octets = source.take(len(source.received))
+                    if upwards:
+                        record.bytes_in += len(octets)
+                        metrics.body_bytes_in += len(octets)
+                    else:
+                        record.bytes_out += len(octets)
+                        metrics.body_bytes_out += len(octets)
+                    way.pass_on(octets)
+                    self._touch()
+                    while sink.choked and not sink.ended:
+                        await sink.drain()
+                elif sink.ended or not await source.fill():
+                    return
+        except (Ended, TimeoutError):
+            return
+
+    @property
+    def up(self) -> _Direction:
+        """Caller to origin."""
+        return self._up
+
+    @property
+    def down(self) -> _Direction:
+        """Origin to caller."""
+        return self._down
+
+
+async def tunnel(
+    downstream: "Downstream", upstream: Upstream, response: ResponseHead, record: ExchangeRecord, house: House, *, protocol: bytes
+) -> None:
+    """Answer 101 and pass bytes until either side ends; both are closed then."""
+    record.status = 101
+    record.ttfb_s = house.now() - record.started_at
+    record.outcome = "injected"
+    downstream.write(forward_switch(response))
+    both = Tunnel(downstream, upstream, house, websocket=protocol == b"websocket")
+    house.metrics.upgrades["switched"] += 1
+    house.metrics.upgrades_active += 1
+    house.tunnels.add(both)
+    upstream.partner = downstream
+    upwards = house.tasks.start(both.pump(both.up, record), "tunnel")
+    try:
+        if house.closing:
+            both.retire()
+        await both.pump(both.down, record)
+        if downstream.ended and not upstream.ended:  # what the caller said last still goes up
+            await asyncio.wait([upwards], timeout=1.0)
+    finally:
+        house.tunnels.discard(both)
+        house.metrics.upgrades_active -= 1
+        upwards.cancel()
+        upstream.partner = None
+        upstream.close()
+        downstream.close()

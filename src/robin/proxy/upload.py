@@ -1,0 +1,120 @@
+"""The request body on its way up: framing made anew, at most one read held, stopped by an early answer."""
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Final
+
+from robin.model.faults import Fault
+from robin.model.message import Framing, RequestHead
+from robin.proxy.house import House
+from robin.proxy.pool import Upstream
+from robin.telemetry.record import ExchangeRecord
+from robin.transport.stream import Ended
+from robin.wire.forwarding import forward_trailers
+from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
+
+if TYPE_CHECKING:
+    from robin.proxy.connection import Downstream
+
+_CONTINUE_S: Final = 1.0  # how long a body is withheld without a 100 (RFC 9110 10.1.1)
+
+
+class Upload:
+    """One request body. `done`: all of it is written. `fault`: why it can not be: the connection upstream is aborted then."""
+
+    __slots__ = ("_decoder", "_downstream", "_go", "_house", "_left", "_record", "_task", "_upstream", "done", "fault")
+
+    def __init__(self, downstream: "Downstream", upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
+        self._downstream = downstream
+        self._upstream = upstream
+        self._record = record
+        self._house = house
+        self._decoder = ChunkedDecoder() if head.framing is Framing.CHUNKED else None
+        self._left = head.length
+        self._go: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
+        self._task: asyncio.Task[None] | None = None
+        self.done = False
+        self.fault: Fault | None = None
+
+    def start(self) -> None:
+        """Send what is here; the rest goes on in a task of its own."""
+        if self._go is not None or not self._advance():
+            self._task = self._house.tasks.start(self._run(), "upload")
+
+    def proceed(self) -> None:
+        """The upstream said 100: the body may go."""
+        if self._go is not None:
+            self._go.set()
+
+    async def stop(self) -> None:
+        """End the task, wherever it is."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _advance(self) -> bool:
+        """Send on what has been received; whether the body is complete. Raises FramingError."""
+        downstream = self._downstream
+        if not downstream.received:
+            return self.done
+        if self._decoder is None:
+            payload = downstream.take(min(self._left, len(downstream.received)))
+            self._left -= len(payload)
+            octets = payload
+            self.done = not self._left
+        else:
+            pieces, used = self._decoder.decode(downstream.received)
+            if used:
+                downstream.take(used)
+            payload = b"".join(pieces)
+            octets = chunk(payload) if payload else b""
+            if self._decoder.done:
+                octets += last_chunk(forward_trailers(self._decoder.trailers, self._house.rewriting))
+                self.done = True
+        self._record.bytes_in += len(payload)
+        self._house.metrics.body_bytes_in += len(payload)
+        if octets:
+            self._upstream.write(octets)
+        if self.done:
+            response_s = self._house.deadlines.response_s
+            self._upstream.deadline_at = self._house.now() + response_s if response_s else math.inf
+        return self.done
+
+    async def _run(self) -> None:
+        try:
+            if self._go is not None:
+                await self._withhold()
+            await self._pump()
+        except FramingError as error:
+            self._fail(Fault("bad_request", str(error)))
+        except TimeoutError:
+            self._fail(Fault("request_timeout", "body: no byte of the request body within ROBIN_STREAM_IDLE_TIMEOUT"))
+        except Ended:
+            self._upstream.abort()  # the caller or the upstream left: the exchange finds out which
+        finally:
+            self._downstream.deadline_at = math.inf
+
+    async def _withhold(self) -> None:
+        assert self._go is not None
+        try:
+            async with asyncio.timeout(_CONTINUE_S):
+                await self._go.wait()
+        except TimeoutError:
+            pass  # silence: send the body anyway
+
+    async def _pump(self) -> None:
+        downstream, upstream, house = self._downstream, self._upstream, self._house
+        idle_s = house.deadlines.stream_idle_s or math.inf
+        while not self._advance():
+            while upstream.choked:
+                downstream.deadline_at = upstream.deadline_at = house.now() + idle_s
+                await upstream.drain()
+            downstream.deadline_at = house.now() + idle_s
+            if not await downstream.fill():
+                raise Ended
+        while upstream.choked:
+            await upstream.drain()
+
+    def _fail(self, fault: Fault) -> None:
+        self.fault = fault
+        self._upstream.abort()

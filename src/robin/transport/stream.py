@@ -1,0 +1,199 @@
+"""One connection as bytes: a bounded receive buffer, reads that can be awaited, honest back-pressure, one deadline.
+
+Rules a reader must keep: `received` is consumed by its one reader, directly; `fill` waits for more of it. At most one reader and one
+writer wait at a time. Reading stops by itself above `_PAUSE_BYTES` and starts again in `fill`, so at most that and one read of the loop
+are held. `deadline_at` is swept by `Deadlines`, not by a timer per wait: setting it costs one store.
+"""
+
+import asyncio
+import math
+import socket
+import struct
+from typing import Any, Final
+
+from robin.transport.deadlines import Sweeper
+
+_PAUSE_BYTES: Final = 65536
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+
+
+class Ended(Exception):
+    """The peer is gone: nothing more can be written to it."""
+
+
+class Stream(asyncio.Protocol):
+    """One TCP, Unix or TLS connection.
+
+    `ended`: the peer will send no more (FIN, or lost). `lost`: the connection is gone. `partner`: the stream that must hear of our end.
+    """
+
+    __slots__ = (
+        "_drained",
+        "_loop",
+        "_paused",
+        "_reader",
+        "_sweeper",
+        "broken",
+        "choked",
+        "deadline_at",
+        "ended",
+        "lost",
+        "partner",
+        "received",
+        "transport",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper) -> None:
+        self._loop = loop
+        self._sweeper = sweeper
+        self.transport: Any = None
+        self.received: bytes | bytearray = b""
+        self.ended = False
+        self.lost = False
+        self.broken = False  # the connection did not end by a clean FIN
+        self.choked = False  # the transport holds bytes that the peer does not take
+        self.partner: Stream | None = None
+        self.deadline_at = math.inf
+        self._paused = False
+        self._reader: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    # what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there; every write goes out at once, and `choked` is said as soon as the kernel takes no more."""
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=0)
+        self._sweeper.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes arrived: keep them, wake the reader, stop reading when enough is held."""
+        received = self.received
+        if not received:
+            self.received = data
+        elif type(received) is bytearray:
+            received += data
+        else:
+            self.received = bytearray(received) + data
+        if len(self.received) >= _PAUSE_BYTES:
+            self._paused = True
+            self.transport.pause_reading()
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. A plain connection stays open for our answer; TLS has no half-close and ends."""
+        self._end()
+        return self.transport.get_extra_info("ssl_object") is None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self.lost = True
+        self.broken = self.broken or error is not None
+        self._sweeper.discard(self)
+        self._end()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _end(self) -> None:
+        self.ended = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        if self.partner is not None:
+            self.partner.interrupt()
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more for now."""
+        self.choked = True
+
+    def resume_writing(self) -> None:
+        """All that was held is written."""
+        self.choked = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def interrupt(self) -> None:
+        """Wake whoever waits on this stream, so that it looks at its partner."""
+        for waiter in (self._reader, self._drained):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def expire(self) -> None:
+        """The deadline passed: whoever waits gets TimeoutError. Called by the sweeper."""
+        self.deadline_at = math.inf
+        for waiter in (self._reader, self._drained):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(TimeoutError())
+
+    # what the engine calls
+
+    def listen(self) -> None:
+        """Read on although nobody waits: an end or a stray byte must be noticed."""
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    async def fill(self) -> bool:
+        """Wait for more bytes in `received`; False when the peer has ended. Also returns (True) when the partner's end interrupts.
+
+        Raises TimeoutError at `deadline_at`.
+        """
+        if self.ended:
+            return False
+        self.listen()
+        reader = self._reader = self._loop.create_future()
+        try:
+            await reader
+        finally:
+            self._reader = None
+        return not self.ended or len(self.received) > 0
+
+    async def drain(self) -> None:
+        """Wait until the kernel took what was written. Returns early when the partner's end interrupts. Raises TimeoutError, Ended."""
+        if self.lost:
+            raise Ended
+        if self.choked:
+            drained = self._drained = self._loop.create_future()
+            try:
+                await drained
+            finally:
+                self._drained = None
+            if self.lost:
+                raise Ended
+
+    def take(self, count: int) -> bytes:
+        """Consume exactly `count` bytes that are in `received`."""
+        received = self.received
+        if count == len(received):
+            self.received = b""
+            return bytes(received)
+        taken = bytes(received[:count])
+        if type(received) is bytearray:
+            del received[:count]
+        else:
+            self.received = received[count:]
+        return taken
+
+    def write(self, octets: bytes) -> None:
+        """Hand bytes to the kernel; what it does not take is held and `choked` is set: drain before the next large write."""
+        if not self.lost:
+            self.transport.write(octets)
+
+    def close(self) -> None:
+        """Flush what is held, then close."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what is held is not written."""
+        if self.transport is not None and not self.lost:
+            self.transport.abort()
+
+    def reset(self) -> None:
+        """Close so that the peer sees a reset: what it got can not be taken for a whole message."""
+        if self.transport is not None and not self.lost:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+            self.transport.abort()

@@ -1,0 +1,87 @@
+"""TLS towards the upstream: TLS 1.2 or newer, the name verified, roots from one PEM file or the system; re-read when the file changes.
+
+Each successful load is a new generation; the pool reuses a connection only within its own generation, so a CA reload retires old ones.
+"""
+
+import os
+import ssl
+from collections.abc import Callable
+
+from robin.model.faults import Fault
+
+_BUNDLE_BYTES = 8 * 1024 * 1024
+
+
+def client_context(ca_file: str | None) -> ssl.SSLContext:
+    """A context that verifies chain and name. Raises OSError, ssl.SSLError or ValueError when the bundle cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    with open(ca_file, "rb") as bundle:
+        pem = bundle.read(_BUNDLE_BYTES + 1)
+    if len(pem) > _BUNDLE_BYTES:
+        raise ValueError("the bundle exceeds 8 MiB")
+    context.load_verify_locations(cadata=pem.decode("ascii", "replace"))
+    if not context.cert_store_stats()["x509"]:
+        raise ValueError("the bundle holds no certificate")
+    return context
+
+
+def tls_fault(error: ssl.SSLError | ssl.CertificateError) -> Fault:
+    """The Fault for a failed handshake: why, in one word, and never the peer's own text."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        code = error.verify_code
+        if code in {9, 10}:
+            word = "not_yet_valid" if code == 9 else "expired"
+        elif code in {62, 63, 64}:
+            word = "name_mismatch"
+        else:
+            word = "unknown_ca"
+        fix = "check the name in ROBIN_UPSTREAM_URL" if word == "name_mismatch" else "check ROBIN_UPSTREAM_CA_FILE"
+        return Fault("upstream_certificate", f"{word}: {fix}")
+    return Fault("upstream_tls", "alert: the TLS handshake with the upstream failed (TLS 1.2 or newer is required)")
+
+
+class UpstreamTls:
+    """The current context and its generation. `on_reload(result)` hears `loaded` or `failed`."""
+
+    __slots__ = ("_key", "_on_reload", "ca_file", "context", "generation")
+
+    def __init__(self, ca_file: str | None, on_reload: Callable[[str], None]) -> None:
+        """Load the first context. Raises like `client_context`."""
+        self.ca_file = ca_file
+        self._on_reload = on_reload
+        self._key = self._stat()
+        self.context = client_context(ca_file)
+        self.generation = 0
+
+    def _stat(self) -> tuple[int, ...] | None:
+        if self.ca_file is None:
+            return None
+        try:
+            status = os.stat(self.ca_file)
+        except OSError:
+            return ()
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def refresh(self) -> None:
+        """Reload if the file changed since it was last read."""
+        key = self._stat()
+        if key != self._key:
+            self._key = key
+            self.reload()
+
+    def reload(self) -> bool:
+        """Read the roots again; a broken bundle keeps the old ones. Whether it was loaded."""
+        try:
+            context = client_context(self.ca_file)
+        except (OSError, ValueError):  # ssl.SSLError is an OSError
+            self._on_reload("failed")
+            return False
+        self.context = context
+        self.generation += 1
+        self._on_reload("loaded")
+        return True

@@ -1,0 +1,133 @@
+"""Where a body ends: chunked coding taken apart and put together again, sans-I/O (RFC 9112 section 7.1).
+
+Rules a reader must keep: what a chunk line costs beyond its data is bounded over the whole message (64 bytes a chunk and 16 KiB), so
+endless zeros, extensions or one-byte chunks cannot hold memory; extensions are dropped; trailers are kept apart, never merged.
+"""
+
+import re
+from typing import Final
+
+from robin.model.message import Field
+from robin.wire.http1 import FOLD, trailer_is_valid
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_EXTENSION = rb"(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*'
+_CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})" + _EXTENSION + rb"\r\n")
+_UNFINISHED_LINE = re.compile(rb"[0-9A-Fa-f]*(?:;[^\r\n\x00-\x08\x0b-\x1f\x7f]*)?\r?\Z")
+_SIZE_MAX: Final = 2**63 - 1
+_OVERHEAD_BYTES: Final = 16384
+_OVERHEAD_PER_CHUNK: Final = 64
+_TRAILER_BYTES: Final = 8192
+_TRAILER_FIELDS: Final = 32
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class FramingError(Exception):
+    """The chunked coding is broken. The message starts with a reason word and holds no body bytes."""
+
+
+class ChunkedDecoder:
+    """Takes a chunked body apart. After `done`, `trailers` holds the trailer fields and what follows in the buffer is not ours."""
+
+    __slots__ = ("_chunks", "_need", "_overhead", "_phase", "done", "trailers")
+
+    _LINE, _BODY, _END, _TRAILERS = range(4)
+
+    def __init__(self) -> None:
+        self.done = False
+        self.trailers: list[Field] = []
+        self._phase = self._LINE
+        self._need = 0  # bytes of the present chunk still to come
+        self._chunks = 0
+        self._overhead = 0
+
+    def decode(self, buffer: bytes | bytearray) -> tuple[list[bytes], int]:
+        """Decode what `buffer` holds: the payload pieces, and how many bytes of it were used (the rest must be shown again, with more).
+
+        Raises FramingError.
+        """
+        pieces: list[bytes] = []
+        at, end = 0, len(buffer)
+        while at < end:
+            if self._phase == self._BODY:
+                stop = min(end, at + self._need)
+                pieces.append(bytes(buffer[at:stop]))
+                self._need -= stop - at
+                at = stop
+                if self._need:
+                    break
+                self._phase = self._END
+            elif self._phase == self._END:
+                if buffer[at : at + 2] != b"\r\n":
+                    if end - at == 1 and buffer[at] == 0x0D:
+                        break
+                    raise FramingError("bad_chunk: chunk data must end in CRLF")
+                at += 2
+                self._phase = self._LINE
+            elif self._phase == self._LINE:
+                used = self._read_line(buffer, at)
+                if not used:
+                    break
+                at += used
+            else:
+                at += self._read_trailers(buffer, at)
+                break
+        return pieces, at
+
+    def _read_line(self, buffer: bytes | bytearray, at: int) -> int:
+        """The chunk line at `at`: how many bytes it took, 0 when it is not whole yet."""
+        line = _CHUNK_LINE.match(buffer, at)
+        used = (line.end() if line else len(buffer)) - at
+        if self._overhead + used > _OVERHEAD_PER_CHUNK * self._chunks + _OVERHEAD_BYTES:
+            raise FramingError("chunk_overhead: chunk sizes, extensions and padding outweigh the data")
+        if line is None:
+            if _UNFINISHED_LINE.match(buffer, at) is None:
+                raise FramingError("bad_chunk: the chunk line is not valid")
+            return 0
+        size = int(line[1], 16)
+        if size > _SIZE_MAX:
+            raise FramingError("bad_chunk: the chunk size exceeds 2^63-1")
+        self._overhead += used
+        self._chunks += 1
+        self._need = size
+        self._phase = self._BODY if size else self._TRAILERS
+        return used
+
+    def _read_trailers(self, buffer: bytes | bytearray, at: int) -> int:
+        """The trailer section at `at`, once it is whole."""
+        if buffer[at : at + 2] == b"\r\n":
+            self.done = True
+            return 2
+        end = buffer.find(b"\r\n\r\n", at)
+        used = (end + 4 if end >= 0 else len(buffer)) - at
+        if used > _TRAILER_BYTES:
+            raise FramingError("bad_trailer: the trailer section is too large")
+        if end < 0:
+            if re.compile(rb"(?<!\r)\n|\r(?=[^\n])").search(buffer, at):
+                raise FramingError("bad_trailer: a bare CR or LF in the trailer section")
+            return 0
+        lines = bytes(buffer[at:end]).split(b"\r\n")
+        if len(lines) > _TRAILER_FIELDS:
+            raise FramingError("bad_trailer: too many trailer fields")
+        for line in lines:
+            name, colon, raw = line.partition(b":")
+            value = raw.strip(b" \t")
+            folded = name.translate(FOLD)
+            if not colon or not trailer_is_valid(name, value) or folded in {b"content-length", b"transfer-encoding"}:
+                raise FramingError("bad_trailer: a trailer line is not valid")
+            self.trailers.append((name, folded, value))
+        self.done = True
+        return used
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload` (not empty) as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def last_chunk(trailers: list[Field]) -> bytes:
+    """The last chunk and the trailer fields that may travel."""
+    if not trailers:
+        return LAST_CHUNK
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % (name, value) for name, _, value in trailers)
