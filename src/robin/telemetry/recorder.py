@@ -146,7 +146,7 @@ class Recorder:
         path = "-" if record.path is None else quote(_path(record.path))[1:-1]
         parts = [
             self._stamp.text(self._wall())[11:],
-            f"{record.method or '-':<7}",
+            f"{quote(record.method or '-')[1:-1]:<7}",
             path,
             f"-> {record.status or '-'}",
             f"{record.duration_s * 1000:.1f} ms",

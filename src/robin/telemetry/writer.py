@@ -18,7 +18,21 @@ _BATCH = 512  # lines joined at once: the join holds the interpreter for some te
 class LineWriter:
     """Writes whole lines to a descriptor that it does not own, holding at most `limit_bytes` (characters) of them."""
 
-    __slots__ = ("_closing", "_fd", "_flush_s", "_limit", "_lines", "_lost", "_put", "_refused", "_taken", "_thread", "_waiting", "_wake")
+    __slots__ = (
+        "_closing",
+        "_fd",
+        "_flush_s",
+        "_given_up",
+        "_limit",
+        "_lines",
+        "_lost",
+        "_put",
+        "_refused",
+        "_taken",
+        "_thread",
+        "_waiting",
+        "_wake",
+    )
 
     def __init__(self, fd: int, *, limit_bytes: int = 4 * 1024 * 1024, flush_s: float = 0.05) -> None:
         self._fd = fd
@@ -26,6 +40,7 @@ class LineWriter:
         self._flush_s = flush_s
         self._lines: list[str] = []
         self._put = self._taken = self._refused = self._lost = 0
+        self._given_up = False
         self._waiting = True  # the thread sleeps on _wake: the next put must set it
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -50,11 +65,12 @@ class LineWriter:
             self._wake.set()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Write what waits, for at most `timeout_s`; lines put later are dropped."""
+        """Write what waits, for at most `timeout_s`; the rest, and lines put later, are dropped."""
         self._limit = -1
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout_s)
+        self._given_up = True  # a thread still blocked writes nothing more when it wakes
 
     def readings(self) -> Iterator[Reading]:
         """The one counter of the log."""
@@ -79,9 +95,9 @@ class LineWriter:
         self._taken += len(text)
 
     def _write(self, text: bytes) -> bool:
-        """All of `text`, waiting as long as the descriptor wants; False when it fails (closed pipe, full disk)."""
+        """All of `text`, waiting as long as the descriptor wants; False when it fails (closed pipe, full disk) or is given up."""
         rest = memoryview(text)
-        while rest:
+        while rest and not self._given_up:
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:  # somebody made the shared descriptor non-blocking
@@ -90,4 +106,4 @@ class LineWriter:
                 poll.poll(1000)
             except OSError:
                 return False
-        return True
+        return not rest

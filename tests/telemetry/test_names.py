@@ -1,0 +1,40 @@
+"""The table of metrics is the specification's list, and the reference page is the table."""
+
+import re
+from pathlib import Path
+
+from robin.telemetry.names import METRICS, PROCESS_METRICS
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+
+SPECIFIED = """
+robin_requests_total{outcome,method,code_class} robin_request_duration_seconds{outcome} robin_time_to_first_byte_seconds
+robin_requests_in_flight robin_body_bytes_total{direction} robin_downstream_connections{listener} robin_upstream_connections{state}
+robin_upstream_responses_total{code} robin_identity_ready robin_identity_expiry_timestamp_seconds{source}
+robin_identity_fetch_duration_seconds{source,result} robin_identity_refresh_total{source,result,code}
+robin_identity_cache_total{source,result} robin_identity_served_stale_total{source} robin_identity_rejected_total{source,reason}
+robin_identity_torn_reads_total robin_upstream_retries_total{reason} robin_upstream_connect_duration_seconds{result}
+robin_upgrades_active robin_upgrades_total{result} robin_drain_state robin_peer_denied_total{reason}
+robin_upstream_ca_reloads_total{result} robin_access_records_dropped_total robin_unsafe{switch} robin_build_info{version,python}
+"""
+
+
+def test_the_table_is_what_section_8_of_the_specification_lists():
+    assert [f"{name.name}{{{','.join(name.labels)}}}" if name.labels else name.name for name in METRICS] == SPECIFIED.split()
+
+
+def test_names_are_prometheus_names_with_bounded_labels():
+    for name in METRICS:
+        assert re.fullmatch(r"robin_[a-z_]+[a-z]", name.name)
+        assert (name.kind == "counter") == name.name.endswith("_total")
+        assert not {"path", "subject", "audience", "le", "plane"} & set(name.labels)
+
+
+def test_the_reference_page_lists_every_metric_with_its_kind_and_labels():
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \|([^|]*)\| ([^|]+) \|$", PAGE.read_text(), re.MULTILINE)
+    told = {name: (kind, labels.replace("`", "").replace(",", " ").split()) for name, kind, labels, _ in rows}
+    assert {name: told[name] for name in told if name.startswith("robin_")} == {
+        name.name: (name.kind, list(name.labels)) for name in METRICS
+    }
+    assert {name for name in told if name.startswith("process_")} == set(PROCESS_METRICS)
+    assert len(rows) == len(METRICS) + len(PROCESS_METRICS)
