@@ -7,6 +7,7 @@ from typing import Final
 
 from robin.identity.surroundings import Surroundings
 from robin.model.identity import IdentityToken
+from robin.telemetry.logs import stack_of
 
 _REPEAT_S: Final = 60.0
 _MISCONFIGURED: Final = frozenset({"audience_mismatch", "identity_refused"})
@@ -49,6 +50,10 @@ class Bulletin:
                 room.log.error("identity_misconfigured", source=room.metrics.source, fault=fault, label=label, detail=detail)
             return
         room.log.warning("identity_refresh_failed", code=label, source=room.metrics.source, fault=fault, detail=detail)
+
+    def crashed(self, where: str, error: Exception) -> None:
+        """A bug: told by type and stack, since its text may quote a token."""
+        self._room.log.error("identity_crashed", code=type(error).__name__, where=where, stack=stack_of(error))
 
     def standing(self, *, usable: bool, fault: str) -> None:
         """How it stands now; told when it differs from what was told last."""

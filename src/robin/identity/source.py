@@ -12,17 +12,21 @@ from robin.model.secret import Secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawIdentity:
-    """What the platform gave, unchecked and untrimmed. `issued_to` is the SPIFFE ID that its reply names, None where it names none."""
+    """What the platform gave, unchecked and untrimmed.
+
+    `issued_to` is the SPIFFE ID that its reply names, None where it names none. `warning` deserves one log line per process.
+    """
 
     text: Secret
     issued_to: str | None = None
+    warning: str = ""
 
 
 class IdentitySource(Protocol):
     """Where tokens come from. It keeps no token, waits for no retry and logs nothing; its caller bounds it in time and may cancel it."""
 
     async def fetch(self, audience: str | None) -> RawIdentity:
-        """The token as the platform has it now. Raises SourceFailure."""
+        """The token as the platform has it now. Raises SourceFailure; or TokenRefused, where the platform's reply is to be discarded."""
         ...
 
 

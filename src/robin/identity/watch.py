@@ -134,7 +134,10 @@ class FileWatch:
     async def _poll_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception as error:  # noqa: BLE001 - the poll must go on
+                self._bulletin.crashed("the poll of the token file", error)
 
     def _is_current(self) -> bool:
         """Whether the cached bytes are the file's, by its `stat` alone."""

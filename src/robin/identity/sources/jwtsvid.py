@@ -1,0 +1,92 @@
+"""A JWT-SVID from the SPIFFE Workload API: one unary `FetchJWTSVID`, one audience, one identity chosen from the reply.
+
+The reply is discarded whole if any identity in it lacks its SPIFFE ID or its token, or if none fits the selectors; the checks of the token
+itself (`wire.jose`, with SVID_ALGORITHMS and SVID_TYPES) follow. Which failures are worth a further try is decided here, by gRPC code.
+"""
+
+import re
+from typing import Final, Protocol
+
+from robin.identity.source import Outlook, RawIdentity, SourceFailure
+from robin.wire.grpc import GrpcAnswer
+from robin.wire.jose import TokenRefused
+from robin.wire.workload_api import (
+    FETCH_JWT_SVID,
+    SECURITY_METADATA,
+    BadMessage,
+    JwtSvid,
+    JwtSvidRequest,
+    parse_reply,
+    render_request,
+)
+
+_FIXES: Final = {
+    "PermissionDenied": "create a registration entry that selects this workload",
+    "InvalidArgument": "check ROBIN_AUDIENCE, ROBIN_SPIFFE_ID and the agent's version, then send SIGHUP",
+    "Unimplemented": "check that ROBIN_SPIFFE_SOCKET is a Workload API that issues JWT-SVIDs, then send SIGHUP",
+    "DeadlineExceeded": "check the agent and its server, or raise ROBIN_SVID_FETCH_TIMEOUT",
+}
+_FIX: Final = "start the agent, or correct ROBIN_SPIFFE_SOCKET"
+_OUTLOOKS: Final = {"PermissionDenied": Outlook.DENIED, "InvalidArgument": Outlook.REFUSED, "Unimplemented": Outlook.REFUSED}
+
+
+class Channel(Protocol):
+    """What carries a call; `transport.control.ControlChannel` is one."""
+
+    async def call(self, path: str, metadata: tuple[tuple[bytes, bytes], ...], message: bytes, *, timeout_s: float) -> GrpcAnswer:
+        """One unary call, within `timeout_s`; how it ended."""
+        ...
+
+
+class JwtSvidSource:
+    """Asks one Workload API. `spiffe_id` and `hint` choose among several identities; both set: both must match."""
+
+    __slots__ = ("_channel", "_hint", "_spiffe_id", "_timeout_s")
+
+    def __init__(self, channel: Channel, *, spiffe_id: str | None, hint: str | None, timeout_s: float) -> None:
+        self._channel = channel
+        self._spiffe_id = spiffe_id
+        self._hint = hint
+        self._timeout_s = timeout_s
+
+    async def fetch(self, audience: str | None) -> RawIdentity:
+        """The token for `audience`. Raises SourceFailure, labelled by gRPC code; TokenRefused for a reply that is discarded."""
+        assert audience is not None
+        request = JwtSvidRequest(audiences=(audience,), spiffe_id=self._spiffe_id or "")
+        answer = await self._channel.call(FETCH_JWT_SVID, (SECURITY_METADATA,), render_request(request), timeout_s=self._timeout_s)
+        if answer.code != "OK":
+            raise _failure(answer)
+        try:
+            svids = parse_reply(answer.body)
+        except BadMessage:
+            raise _discarded("identity_malformed", "bad_reply", "the reply of the Workload API cannot be read") from None
+        return self._choose(svids)
+
+    def _choose(self, svids: tuple[JwtSvid, ...]) -> RawIdentity:
+        """The first identity that fits; of several with one hint, the first (SPIFFE Workload API section 6.2)."""
+        if not svids:
+            raise _discarded("identity_unavailable", "empty_reply", "the reply of the Workload API holds no identity")
+        if any(not svid.spiffe_id or not len(svid.svid) for svid in svids):
+            raise _discarded("identity_malformed", "empty_field", "the reply of the Workload API holds an empty field")
+        for svid in svids:
+            if self._spiffe_id in (None, svid.spiffe_id) and self._hint in (None, svid.hint):
+                several = len(svids) > 1 and self._spiffe_id is None and self._hint is None
+                warning = "several identities came and the first was taken; choose with ROBIN_SPIFFE_ID or ROBIN_SVID_HINT"
+                return RawIdentity(text=svid.svid, issued_to=svid.spiffe_id, warning=warning if several else "")
+        raise _discarded("identity_unavailable", "no_match", "no identity of the reply fits", "correct ROBIN_SPIFFE_ID and ROBIN_SVID_HINT")
+
+
+def _failure(answer: GrpcAnswer) -> SourceFailure:
+    word = re.sub(r"(?<!^)(?=[A-Z])", "_", answer.code).lower()
+    said = f" ({answer.text})" if answer.text else ""
+    outlook = _OUTLOOKS.get(answer.code, Outlook.RETRY)
+    return SourceFailure(
+        answer.code,
+        f"{word}: the Workload API gave no identity{said}; {_FIXES.get(answer.code, _FIX)}",
+        fault="identity_refused" if outlook is Outlook.REFUSED else "identity_unavailable",
+        outlook=outlook,
+    )
+
+
+def _discarded(code: str, reason: str, text: str, fix: str = "check the agent that serves ROBIN_SPIFFE_SOCKET") -> TokenRefused:
+    return TokenRefused(code, reason, text, fix)
