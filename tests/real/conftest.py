@@ -1,0 +1,47 @@
+"""Real parts as fixtures. A part that is missing skips the test loudly; under ROBIN_REAL=1 (make real, CI) it fails it instead."""
+
+import os
+from collections.abc import Generator, Iterator
+
+import pluggy
+import pytest
+from tests.real.parts.kube import Cluster, kube_cluster
+from tests.real.parts.missing import MissingPart
+from tests.real.parts.spiffe import SpiffeDomain, spiffe_domain
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, pluggy.Result[None], None]:
+    """Judge a MissingPart that a fixture raised."""
+    outcome = yield
+    _judge(outcome)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, pluggy.Result[None], None]:
+    """Judge a MissingPart that the test raised."""
+    outcome = yield
+    _judge(outcome)
+
+
+def _judge(outcome: pluggy.Result[None]) -> None:
+    if outcome.excinfo is None or not isinstance(outcome.excinfo[1], MissingPart):
+        return
+    if os.environ.get("ROBIN_REAL") == "1":
+        outcome.force_exception(pytest.fail.Exception(f"real part missing: {outcome.excinfo[1]}", pytrace=False))
+    else:
+        outcome.force_exception(pytest.skip.Exception(f"real part missing: {outcome.excinfo[1]}"))
+
+
+@pytest.fixture
+def spiffe() -> Iterator[SpiffeDomain]:
+    """A trust domain of the test's own, authority and agent running."""
+    with spiffe_domain() as domain:
+        yield domain
+
+
+@pytest.fixture(scope="session")
+def kube() -> Iterator[Cluster]:
+    """One control plane for the whole run: make your own namespace in it."""
+    with kube_cluster() as cluster:
+        yield cluster

@@ -1,0 +1,10 @@
+"""A real part that is not here: the error says which one, and the one thing to do about it."""
+
+
+class MissingPart(Exception):
+    """`name` cannot be used on this machine; `remedy` is a full sentence naming what to install or run."""
+
+    def __init__(self, *, name: str, remedy: str) -> None:
+        super().__init__(f"{name}: {remedy}")
+        self.name = name
+        self.remedy = remedy
