@@ -107,6 +107,16 @@ def test_without_its_authority_the_agent_gives_the_old_token_until_it_expires_an
     assert spiffe.bundle()["keys"], "a restarted authority keeps its keys"
 
 
+def test_a_call_that_needs_an_authority_which_does_not_answer_hangs_until_the_callers_deadline(spiffe: SpiffeDomain) -> None:
+    registered(spiffe)
+    spiffe.authority.pause()
+    with pytest.raises(WorkloadApiRefused) as refused:
+        spiffe.fetch_svids(AUDIENCE, timeout_s=0.5)
+    assert refused.value.code == "DeadlineExceeded"
+    spiffe.authority.resume()
+    assert spiffe.fetch_svids(AUDIENCE)[0].spiffe_id == "spiffe://robin.test/app"
+
+
 def test_a_killed_agent_comes_back_on_the_same_socket(spiffe: SpiffeDomain) -> None:
     registered(spiffe)
     spiffe.agent.kill()

@@ -127,10 +127,13 @@ class SpiffeDomain:
     def spiffe_id(self, path: str) -> str:
         return f"spiffe://{self.trust_domain}{path}"
 
-    def fetch_svids(self, audience: str, *, spiffe_id: str = "", endpoint: str | None = None) -> list[Svid]:
-        """What the official Go client gets from the Workload API for this user; WorkloadApiRefused with the agent's code."""
+    def fetch_svids(
+        self, audience: str, *, spiffe_id: str = "", endpoint: str | None = None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> list[Svid]:
+        """What the official Go client gets from the Workload API for this user; WorkloadApiRefused with the agent's code, or with
+        DeadlineExceeded after `timeout_s`."""
         more = ["-spiffe-id", spiffe_id] if spiffe_id else []
-        found = self._ask_client("fetch", "-socket", endpoint or self.endpoint, "-audience", audience, *more)
+        found = self._ask_client("fetch", "-socket", endpoint or self.endpoint, "-audience", audience, "-timeout", f"{timeout_s}s", *more)
         return [_svid(one) for one in found]
 
     def fetch_bundle(self) -> dict[str, Any]:
