@@ -10,7 +10,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from robin.config.parse import Refusal
+from robin.config.parse import CONTROLS, Refusal
 from robin.config.table import PREFIX
 
 LIMIT_BYTES = 65536
@@ -72,7 +72,7 @@ def parse_settings_file(content: bytes) -> FileText:
             if line is None:
                 continue
             if (earlier := seen.setdefault(line.key, number)) != number:
-                raise Refusal(f"{line.key} is set again, first on line {earlier}", "keep one of them")  # noqa: TRY301 - one place adds the number
+                raise Refusal(f"{line.key} is set again, first on line {earlier}", "keep one of them")
         except Refusal as refusal:
             refusals.append(Refusal(f"line {number}: {refusal.what}", refusal.fix))
         else:
@@ -86,7 +86,7 @@ def _parse_line(number: int, raw: bytes) -> FileLine | None:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise Refusal("not UTF-8", "save the file as UTF-8") from None
-    if any((character < " " and character != "\t") or character == "\x7f" for character in text):
+    if CONTROLS.search(text) is not None:
         raise Refusal("has a control character", "remove it; lines end in LF or CRLF")
     if not text.strip(_BLANKS) or text.startswith("#"):
         return None

@@ -13,7 +13,7 @@ from typing import Any
 from robin.config.check import Draft, check
 from robin.config.file import FileText, load_settings_file
 from robin.config.layers import Layer, SettingError, Sourced
-from robin.config.parse import Refusal
+from robin.config.parse import CONTROLS, Refusal
 from robin.config.settings import Settings
 from robin.config.table import PREFIX, SETTINGS
 from robin.model.address import UnixAddress
@@ -27,8 +27,6 @@ SERVICE_LINK = re.compile(
     r"ROBIN_(?:[A-Z0-9_]+_)?"
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
-
-_UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # HTAB may stand in lists; surrogates are undecodable bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +117,7 @@ def _value(source: Sourced) -> Any:
         if setting.required:
             raise Refusal("required, but not set", f"set {setting.key}={setting.kind.bounds}, or {setting.flag}")
         return None
-    if len(source.text) > LIMIT_CHARACTERS or _UNPRINTABLE.search(source.text) is not None:
+    if len(source.text) > LIMIT_CHARACTERS or CONTROLS.search(source.text) is not None:
         raise Refusal("holds a control character or is not UTF-8", "write it as plain text on one line")
     return setting.kind.parse(source.text)
 
@@ -142,7 +140,7 @@ def _unknown_key(key: str, layer: Layer, where: str) -> SettingError:
 
     wanted = key[:80] if key.startswith(PREFIX) else PREFIX + key[:80]
     nearest = difflib.get_close_matches(wanted, SETTINGS, n=1, cutoff=0.0)[0]
-    return SettingError(key=key, layer=layer, what=f"{where}unknown setting", fix=f"the nearest is {nearest}; robin --help lists them all")
+    return SettingError(key=key, layer=layer, what=f"{where}unknown setting", fix=f"write {nearest} (the nearest), or remove it")
 
 
 def _settings(draft: Draft) -> Settings:

@@ -20,6 +20,9 @@ _UNIT_BYTES = {None: 1, "KiB": 1024, "MiB": 1024 * 1024}
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,11}")
 _MODE = re.compile(r"0?[0-7]{3}")
 
+# What no value may hold, lest it end a line or drive a terminal: C0 and C1 controls but HTAB, and undecodable bytes (surrogates).
+CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+
 # No wait, lifetime or grace is longer than a week: every time has a limit.
 LONGEST = "168h"
 

@@ -1,0 +1,124 @@
+"""One question to the admin plane of a running sidecar: direct, never through a proxy, bounded in time and size."""
+
+import argparse
+import errno
+import http.client
+import json
+import socket
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from robin.cli.flags import given, refuse
+from robin.config.load import environment, load_value
+from robin.config.parse import Refusal
+from robin.config.place import parse_admin
+from robin.model.address import Address, TcpAddress, UnixAddress
+
+ANSWER_BYTES = 65536
+CALL_S = 2.0
+
+# No listener, no socket file, or no such address family on this machine.
+_NOBODY_THERE = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+
+Place = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the admin plane said."""
+
+    status: int
+    body: bytes
+
+    @property
+    def reasons(self) -> str:
+        """The status and reasons of a probe's body, for people; empty when it is not one."""
+        try:
+            said = json.loads(self.body)
+            return ascii(f"{said['status']} ({', '.join(said['reasons'])})").strip("'")[:300]
+        except (ValueError, TypeError, KeyError):
+            return ""
+
+
+class Unanswered(Exception):
+    """Nobody answered. `gone`: nothing listens there at all."""
+
+    def __init__(self, place: str, why: str, *, gone: bool) -> None:
+        super().__init__(f"no answer from {place}: {why}")
+        self.gone = gone
+
+
+class _Call(http.client.HTTPConnection):
+    """HTTP over TCP or a Unix socket."""
+
+    def __init__(self, place: Place, timeout_s: float) -> None:
+        host = place.host if isinstance(place, TcpAddress) else "localhost"
+        super().__init__(host, timeout=timeout_s)
+        self._place = place
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        if isinstance(self._place, TcpAddress):
+            self.sock = socket.create_connection((self._place.host, self._place.port), self._timeout_s)
+            return
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(self._timeout_s)
+        self.sock.connect(self._place.path)
+
+
+def add_admin(parser: argparse.ArgumentParser) -> None:
+    """`--admin ADDR`, and `--config` where the address may be."""
+    parser.add_argument("--admin", metavar="ADDR", help="admin address of the sidecar [ROBIN_ADMIN_ADDR, else :4001]")
+    parser.add_argument("--config", dest="ROBIN_CONFIG", metavar="PATH", default=None, help="settings file to take ROBIN_ADMIN_ADDR from")
+
+
+def admin_places(args: argparse.Namespace) -> tuple[Place, ...]:
+    """Where to ask; `every interface` is asked on loopback. Exits 2 when there is no such place."""
+    if args.admin is not None:
+        try:
+            addresses = parse_admin(args.admin)
+        except Refusal as refusal:
+            _refuse_usage(f"--admin: {refusal.what}; {refusal.fix}")
+    else:
+        addresses, errors = load_value("ROBIN_ADMIN_ADDR", given(args), environment())
+        if errors:
+            refuse(errors)
+    places = tuple(place for address in addresses for place in _dialled(address))
+    if not places:
+        _refuse_usage("there is no admin address to ask; name it, such as --admin 127.0.0.1:4001")
+    return places
+
+
+def _dialled(address: Address) -> tuple[Place, ...]:
+    if isinstance(address, UnixAddress):
+        return (address,)
+    if not isinstance(address, TcpAddress):
+        return ()
+    if address.host == "":
+        return (TcpAddress(host="127.0.0.1", port=address.port), TcpAddress(host="::1", port=address.port))
+    return (address,)
+
+
+def ask(places: tuple[Place, ...], method: str, path: str, *, timeout_s: float = CALL_S) -> Answer:
+    """The answer of the first place that gives one. Raises Unanswered."""
+    unanswered: list[Unanswered] = []
+    for place in places:
+        call = _Call(place, max(0.05, min(timeout_s, CALL_S)))
+        try:
+            call.request(method, path, headers={"Connection": "close"})
+            response = call.getresponse()
+            return Answer(status=response.status, body=response.read(ANSWER_BYTES))
+        except (OSError, http.client.HTTPException) as error:
+            gone = isinstance(error, OSError) and error.errno in _NOBODY_THERE
+            why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+            unanswered.append(Unanswered(str(place), why, gone=gone))
+        finally:
+            call.close()
+    unanswered.sort(key=lambda one: one.gone)  # a place that is there but silent says more than one that is gone
+    raise unanswered[0]
+
+
+def _refuse_usage(message: str) -> NoReturn:
+    print(f"robin: {message}", file=sys.stderr)
+    raise SystemExit(2)

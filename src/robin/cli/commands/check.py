@@ -1,0 +1,49 @@
+"""Show every setting with its value and origin, or everything that is wrong with them. Nothing is opened but the settings file."""
+
+import argparse
+import json
+
+from robin.cli.flags import add_settings, given, refuse
+from robin.config.check import warnings
+from robin.config.layers import SettingError
+from robin.config.load import Loaded, environment, load
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Every setting is a flag, so that a command line can be checked as it will run."""
+    parser.add_argument("--json", action="store_true", help="write JSON to standard output")
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 the settings are right, 2 they are not."""
+    outcome = load(given(args), environment())
+    if args.json:
+        print(json.dumps(_errors(outcome) if isinstance(outcome, tuple) else _values(outcome), indent=2))
+    elif isinstance(outcome, Loaded):
+        print(_table(outcome))
+    if isinstance(outcome, tuple):
+        refuse(outcome)
+    return 0
+
+
+def _values(loaded: Loaded) -> dict[str, object]:
+    settings = {source.key: {"value": source.text, "origin": str(source.layer), "note": source.note or None} for source in loaded.sources}
+    return {"ok": True, "settings": settings, "warnings": [text for _code, text in warnings(loaded.settings)]}
+
+
+def _errors(errors: tuple[SettingError, ...]) -> dict[str, object]:
+    return {
+        "ok": False,
+        "errors": [{"key": error.key, "origin": str(error.layer), "what": error.what, "fix": error.fix} for error in errors],
+    }
+
+
+def _table(loaded: Loaded) -> str:
+    width = max(len(source.key) for source in loaded.sources)
+    lines = []
+    for source in loaded.sources:
+        origin = f"{source.layer} line {source.line}" if source.line else str(source.layer)
+        note = f"  ({source.note})" if source.note else ""
+        lines.append(f"{source.key:<{width}}  {origin:<12}  {'unset' if source.text is None else source.text}{note}")
+    return "\n".join([*lines, *(f"warning: {text}" for _code, text in warnings(loaded.settings))])

@@ -1,0 +1,60 @@
+"""The flags of the settings, made from the table, and Settings or exit 2 from what was given."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+from robin.config.layers import SettingError
+from robin.config.load import Loaded, environment, load
+from robin.config.parse import Refusal, duration
+from robin.config.table import SECTIONS, SETTINGS, Setting
+
+_WAIT = duration("0s")
+
+
+def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
+    """A flag for each setting, in the sections of the table; only for `keys` when some are named."""
+    for title, settings in SECTIONS:
+        wanted = [setting for setting in settings if not keys or setting.key in keys]
+        if wanted:
+            group = parser.add_argument_group(title)
+            for setting in wanted:
+                _add(group, setting)
+
+
+def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
+    text = f"{setting.help} [{setting.default_text}]".replace("%", "%%")
+    if setting.kind.name == "boolean":
+        group.add_argument(setting.flag, dest=setting.key, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        group.add_argument(setting.flag, dest=setting.key, metavar=setting.kind.name.upper().replace(" ", "-"), default=None, help=text)
+
+
+def given(args: argparse.Namespace) -> dict[str, str]:
+    """The settings that were given as flags, as text by key."""
+    chosen = {key: getattr(args, key) for key in SETTINGS if getattr(args, key, None) is not None}
+    return {key: str(value).lower() if isinstance(value, bool) else value for key, value in chosen.items()}
+
+
+def seconds(text: str) -> float:
+    """A duration in the settings' own grammar, for flags that are no settings."""
+    try:
+        return _WAIT.parse(text)
+    except Refusal as refusal:
+        raise argparse.ArgumentTypeError(f"{refusal.what}: {refusal.fix}") from None
+
+
+def load_or_exit(args: argparse.Namespace) -> Loaded:
+    """The settings; when anything is wrong with them, every error on its own line of standard error, and exit 2."""
+    outcome = load(given(args), environment())
+    if isinstance(outcome, tuple):
+        refuse(outcome)
+    return outcome
+
+
+def refuse(errors: Iterable[SettingError]) -> NoReturn:
+    """Say what is wrong with the settings, and exit 2."""
+    for error in errors:
+        print(error, file=sys.stderr)
+    raise SystemExit(2)
