@@ -82,7 +82,7 @@ class Pages:
         return Answer(status=200 if readiness.ready else 503, content_type=_JSON, body=readiness.render())
 
     async def _metrics(self, head: RequestHead) -> Answer:
-        accept = b",".join(value for _, name, value in head.fields if name == b"accept")
+        accept = b",".join(field.value for field in head.fields if field.folded == b"accept")
         content_type, body = await self._scrape(accept.decode("latin-1"))
         return Answer(status=200, content_type=content_type, body=body)
 

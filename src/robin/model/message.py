@@ -1,18 +1,38 @@
 """HTTP/1.1 heads as values: what was said, with the framing decided once and for all (RFC 9112)."""
 
-from enum import IntEnum
-
-Field = tuple[bytes, bytes, bytes]
-"""One field line: name as sent, name folded (lower case, `_` as `-`), value without outer SP and HTAB."""
+from typing import Any, Final
 
 
-class Framing(IntEnum):
-    """How the body of one message is delimited on the wire."""
+class Field:
+    """One field line.
 
-    NONE = 0  # no body and no length said
-    LENGTH = 1  # Content-Length
-    CHUNKED = 2  # Transfer-Encoding: chunked
-    CLOSE = 3  # until the connection closes (responses only)
+    `name` as sent; `folded` in lower case with `_` as `-`, the form in which names are compared; `value` without outer SP and HTAB;
+    `line` as it goes on, with its CRLF; `role` and `meaning` are what `wire.fields` makes of name and value; `goes_up`, `goes_down`:
+    whether it may travel to the origin, to the caller, as far as its name alone decides.
+    """
+
+    __slots__ = ("folded", "goes_down", "goes_up", "line", "meaning", "name", "role", "value")
+
+    def __init__(
+        self, *, name: bytes, folded: bytes, value: bytes, line: bytes, role: int, meaning: Any, goes_up: bool, goes_down: bool
+    ) -> None:
+        self.name = name
+        self.folded = folded
+        self.value = value
+        self.line = line
+        self.role = role
+        self.meaning = meaning
+        self.goes_up = goes_up
+        self.goes_down = goes_down
+
+
+class Framing:
+    """How the body of one message is delimited on the wire. Plain numbers: an enum costs 150 ns a look on CPython 3.11."""
+
+    NONE: Final = 0  # no body and no length said
+    LENGTH: Final = 1  # Content-Length
+    CHUNKED: Final = 2  # Transfer-Encoding: chunked
+    CLOSE: Final = 3  # until the connection closes (responses only)
 
 
 class RequestHead:
@@ -49,7 +69,7 @@ class RequestHead:
         self.target = target
         self.minor = minor
         self.fields = fields
-        self.framing = Framing.NONE
+        self.framing: int = Framing.NONE
         self.length = 0
         self.host = b""
         self.keep_alive = minor == 1
@@ -84,7 +104,7 @@ class ResponseHead:
         self.reason = reason
         self.minor = minor
         self.fields = fields
-        self.framing = Framing.NONE
+        self.framing: int = Framing.NONE
         self.length = -1
         self.keep_alive = minor == 1
         self.hop: frozenset[bytes] = frozenset()

@@ -17,6 +17,9 @@ class Origin:
         """Whether the connection is TLS."""
         return self.scheme == "https"
 
+    def __hash__(self) -> int:
+        return hash(self.authority)  # bytes remember their hash; equality still compares everything
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority.decode('ascii')}"
 

@@ -72,7 +72,7 @@ def host_name(authority: bytes) -> bytes:
 
 
 def _is_present(head: RequestHead, required: RequiredField) -> bool:
-    for _, folded, value in head.fields:
-        if folded == required.name and (required.value is None or hmac.compare_digest(value, required.value)):
-            return True
-    return False
+    return any(
+        field.folded == required.name and (required.value is None or hmac.compare_digest(field.value, required.value))
+        for field in head.fields
+    )

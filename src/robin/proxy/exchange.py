@@ -36,7 +36,7 @@ async def serve_exchange(downstream: "Downstream", house: House) -> bool:
         verdict = house.policy.decide(head, downstream.caller)
         if isinstance(verdict, Denial):
             raise Fault(verdict.code, verdict.detail)
-        if head.method == "OPTIONS" and (head.target == b"*" or head.max_forwards == b"0"):
+        if head.method == "OPTIONS" and (head.target == b"*" or (head.max_forwards or b"1").strip(b"0") == b""):
             return await answer_options(downstream, head, record)
         return await _carry(downstream, house, head, verdict, record)
     except Fault as fault:
@@ -88,4 +88,4 @@ async def _carry(downstream: "Downstream", house: House, head: RequestHead, perm
             record.retries += 1
             house.metrics.retries[stale.reason] += 1
         finally:
-            house.pool.release(permit, upstream, announced_idle_s)
+            house.pool.release(upstream, announced_idle_s)

@@ -35,11 +35,11 @@ class Generation(Protocol):
 class Upstream(Stream):
     """One connection to an origin. `reusable` is set by the relay at the clean end of an exchange, and only there."""
 
-    __slots__ = ("_bucket", "generation", "idle", "idle_until", "reusable")
+    __slots__ = ("bucket", "generation", "idle", "idle_until", "reusable")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
-        self._bucket = bucket
+        self.bucket = bucket
         self.generation = generation
         self.idle = False
         self.idle_until = 0.0
@@ -48,26 +48,26 @@ class Upstream(Stream):
     def data_received(self, data: bytes) -> None:
         """Bytes on an idle connection belong to no request: the connection is discarded with them."""
         if self.idle:
-            self._bucket.discard_idle(self)
+            self.bucket.discard_idle(self)
         else:
             super().data_received(data)
 
     def eof_received(self) -> bool:
         """An idle connection that ends is discarded."""
         if self.idle:
-            self._bucket.discard_idle(self)
+            self.bucket.discard_idle(self)
         return super().eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """As above."""
         if self.idle:
-            self._bucket.discard_idle(self)
+            self.bucket.discard_idle(self)
         super().connection_lost(error)
 
     def expire(self) -> None:
         """Idle for too long, or a wait ran out."""
         if self.idle:
-            self._bucket.discard_idle(self)
+            self.bucket.discard_idle(self)
         else:
             super().expire()
 
@@ -202,10 +202,10 @@ class Pool:
         self._metrics.upstream_active += 1
         return upstream
 
-    def release(self, permit: Permit, upstream: Upstream, announced_idle_s: int | None) -> None:
+    def release(self, upstream: Upstream, announced_idle_s: int | None) -> None:
         """Give a connection back. It is kept only if its exchange ended clean and nothing is left on it."""
+        bucket = upstream.bucket
         self._metrics.upstream_active -= 1
-        bucket = self._buckets[permit.origin]
         if (
             not upstream.reusable
             or upstream.ended

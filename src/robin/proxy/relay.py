@@ -70,9 +70,10 @@ class Relay:
                 check_switch(head, response)
                 await tunnel(downstream, upstream, response, self.record, self.house, protocol=head.upgrade or b"")
                 return response, False
-            early = self._upload is not None and not self._upload.done
-            if early:
-                await self._stop_upload()
+            early = False
+            if self._upload is not None and not self._upload.done:
+                early = True
+                await self._upload.stop()
             goes_on = await self._bring(response, goes_on=head.keep_alive and not early and not self.house.closing)
             upstream.reusable = response.keep_alive and not early and not upstream.received
             self.record.outcome = "injected"
@@ -84,17 +85,14 @@ class Relay:
         finally:
             downstream.partner = None
             upstream.deadline_at = math.inf
-            await self._stop_upload()
-
-    async def _stop_upload(self) -> None:
-        if self._upload is not None:
-            await self._upload.stop()
+            if self._upload is not None:
+                await self._upload.stop()
 
     def _send(self, outbound: bytes) -> None:
         """Send head and body: at once where all of it is here, else what is here and the rest by an Upload. Raises Fault."""
         head, upstream, downstream = self.head, self.upstream, self.downstream
         length = head.length
-        whole = head.framing is not Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
+        whole = head.framing != Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
         if not whole:
             upstream.write(outbound)
             self._upload = Upload(downstream, upstream, head, self.record, self.house)
@@ -167,17 +165,21 @@ class Relay:
     async def _bring(self, response: ResponseHead, *, goes_on: bool) -> bool:
         """Bring the final answer down. Whether the downstream connection can go on after it."""
         framing, minor = response.framing, self.head.minor
-        unframed = framing is Framing.CHUNKED or framing is Framing.CLOSE
+        unframed = framing >= Framing.CHUNKED
         chunked = unframed and minor == 1
         goes_on = goes_on and chunked is unframed
         first = forward_response(response, minor=minor, keep_alive=goes_on, chunked=chunked)
         self.record.status = response.status
         self.record.ttfb_s = self.house.now() - self.record.started_at
-        if framing is Framing.NONE:
+        if framing == Framing.NONE:
             self.downstream.write(first)
-        elif framing is Framing.LENGTH:
-            await self._bring_length(response.length, first)
-        elif framing is Framing.CHUNKED:
+        elif framing == Framing.LENGTH:
+            if 0 < response.length <= len(self.upstream.received):  # all of it is here: one write
+                self._count(response.length)
+                self.downstream.write(first + self.upstream.take(response.length))
+            else:
+                await self._bring_length(response.length, first)
+        elif framing == Framing.CHUNKED:
             await self._bring_chunked(first, chunked=chunked)
         else:
             await self._bring_rest(first, chunked=chunked)

@@ -40,9 +40,9 @@ async def rescue(downstream: "Downstream", house: House, head: RequestHead | Non
 
 def _body_is_here(downstream: "Downstream", head: RequestHead, record: ExchangeRecord) -> bool:
     """Drop the unread body if all of it has come, so that the connection can go on; anything else closes it."""
-    if head.framing is Framing.NONE:
+    if head.framing == Framing.NONE:
         return True
-    if head.framing is not Framing.LENGTH or head.expects_continue or len(downstream.received) < head.length - record.bytes_in:
+    if head.framing != Framing.LENGTH or head.expects_continue or len(downstream.received) < head.length - record.bytes_in:
         return False
     downstream.take(head.length - record.bytes_in)
     return True

@@ -29,7 +29,7 @@ class Upload:
         self._upstream = upstream
         self._record = record
         self._house = house
-        self._decoder = ChunkedDecoder() if head.framing is Framing.CHUNKED else None
+        self._decoder = ChunkedDecoder() if head.framing == Framing.CHUNKED else None
         self._left = head.length
         self._go: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
         self._task: asyncio.Task[None] | None = None

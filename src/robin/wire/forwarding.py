@@ -8,6 +8,7 @@ from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import Field, Framing, RequestHead, ResponseHead
 from robin.model.verdict import Permit
+from robin.wire.fields import FOLD
 
 DEFAULT_STRIP: Final = (
     "x-api-key",
@@ -19,18 +20,13 @@ DEFAULT_STRIP: Final = (
     "x-warden-agent-token",
 )
 
-_HOP: Final = frozenset(
-    b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade proxy-authenticate http2-settings".split()
-)
-_REMADE: Final = frozenset(b"host content-length via expect".split())
-_NEVER_FORWARDED: Final = frozenset(b"authorization proxy-authorization forwarded x-real-ip".split())
 _NEVER_IN_TRAILERS: Final = frozenset(b"cookie set-cookie max-forwards cache-control range te age expires date location".split())
 _DOT_SEGMENT = re.compile(rb"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewriting:
-    """What is removed from every request, and how this instance signs itself in Via. Names are folded."""
+    """What is removed from every request besides `wire.fields`'s own list, and how this instance signs itself in Via. Names are folded."""
 
     drops: frozenset[bytes]
     via: bytes
@@ -38,8 +34,8 @@ class Rewriting:
     @classmethod
     def build(cls, *, strip: tuple[str, ...], required_header: str | None, pseudonym: str) -> "Rewriting":
         """`strip` and `required_header` are field names; `pseudonym` is this instance's `robin-<8 hex>`."""
-        names = {name.encode("ascii").lower().replace(b"_", b"-") for name in (*strip, *([required_header] if required_header else ()))}
-        return cls(drops=_HOP | _REMADE | _NEVER_FORWARDED | names, via=b"1.1 " + pseudonym.encode("ascii"))
+        names = (*strip, required_header) if required_header else strip
+        return cls(drops=frozenset(name.encode("ascii").translate(FOLD) for name in names), via=b"1.1 " + pseudonym.encode("ascii"))
 
 
 def forward_request(head: RequestHead, permit: Permit, credential: Credential, rules: Rewriting) -> bytes:
@@ -51,18 +47,19 @@ def forward_request(head: RequestHead, permit: Permit, credential: Credential, r
             raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
         target = permit.base_path + target
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method.encode("ascii"), target, permit.origin.authority)]
-    for name, folded, value in head.fields:
-        if folded not in drops and folded[:12] != b"x-forwarded-":
-            lines.append(b"%b: %b\r\n" % (name, value))
+    lines += [field.line for field in head.fields if field.goes_up and field.folded not in drops]
     lines.append(credential.field.reveal())
     lines.append(b"Via: %b, %b\r\n" % (head.via, rules.via) if head.via else b"Via: %b\r\n" % rules.via)
     framing = head.framing
-    if framing is Framing.LENGTH:
+    if framing == Framing.LENGTH:
         lines.append(b"Content-Length: %d\r\n" % head.length)
-    elif framing is Framing.CHUNKED:
+    elif framing == Framing.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     if head.te_trailers:
         lines.append(b"TE: trailers\r\n")
+    if head.max_forwards is not None and head.method == "OPTIONS" and head.max_forwards.isdigit():
+        lines = [line for line in lines if not line.lower().startswith(b"max-forwards:")]
+        lines.append(b"Max-Forwards: %d\r\n" % (int(head.max_forwards[-9:]) - 1))
     if head.expects_continue:
         lines.append(b"Expect: 100-continue\r\n")
     if head.upgrade is not None:
@@ -76,14 +73,12 @@ def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
 
     `minor` is the caller's HTTP/1 minor version; `chunked`: the body goes on in chunks; `keep_alive`: the connection goes on after it.
     """
-    drops = _RESPONSE_DROPS | response.hop if response.hop else _RESPONSE_DROPS
+    hop = response.hop
     lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
-    for name, folded, value in response.fields:
-        if folded not in drops:
-            lines.append(b"%b: %b\r\n" % (name, value))
+    lines += [field.line for field in response.fields if field.goes_down and field.folded not in hop]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif response.length >= 0 and response.framing is not Framing.CHUNKED and response.status >= 200 and response.status != 204:
+    elif response.length >= 0 and response.framing != Framing.CHUNKED and response.status >= 200 and response.status != 204:
         lines.append(b"Content-Length: %d\r\n" % response.length)
     if response.status >= 200:
         if not keep_alive:
@@ -92,9 +87,6 @@ def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
             lines.append(b"Connection: keep-alive\r\n")
     lines.append(b"\r\n")
     return b"".join(lines)
-
-
-_RESPONSE_DROPS: Final = _HOP | {b"content-length"}
 
 
 def forward_switch(response: ResponseHead) -> bytes:
@@ -108,7 +100,8 @@ def forward_trailers(trailers: list[Field], rules: Rewriting) -> list[Field]:
     return [
         field
         for field in trailers
-        if field[1] not in rules.drops
-        and field[1] not in _NEVER_IN_TRAILERS
-        and not field[1].startswith((b"content-", b"proxy-", b"x-forwarded-"))
+        if field.goes_up
+        and field.folded not in rules.drops
+        and field.folded not in _NEVER_IN_TRAILERS
+        and not field.folded.startswith((b"content-", b"proxy-"))
     ]

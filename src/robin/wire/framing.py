@@ -8,7 +8,8 @@ import re
 from typing import Final
 
 from robin.model.message import Field
-from robin.wire.http1 import FOLD, trailer_is_valid
+from robin.wire.fields import read_line
+from robin.wire.http1 import trailer_is_valid
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _EXTENSION = rb"(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*'
@@ -20,6 +21,7 @@ _OVERHEAD_PER_CHUNK: Final = 64
 _TRAILER_BYTES: Final = 8192
 _TRAILER_FIELDS: Final = 32
 
+_NEVER_TRAILING: Final = frozenset({b"content-length", b"transfer-encoding"})  # they frame: refused, not dropped
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -111,12 +113,10 @@ class ChunkedDecoder:
         if len(lines) > _TRAILER_FIELDS:
             raise FramingError("bad_trailer: too many trailer fields")
         for line in lines:
-            name, colon, raw = line.partition(b":")
-            value = raw.strip(b" \t")
-            folded = name.translate(FOLD)
-            if not colon or not trailer_is_valid(name, value) or folded in {b"content-length", b"transfer-encoding"}:
+            field = read_line(line)
+            if b":" not in line or not trailer_is_valid(field.name, field.value) or field.folded in _NEVER_TRAILING:
                 raise FramingError("bad_trailer: a trailer line is not valid")
-            self.trailers.append((name, folded, value))
+            self.trailers.append(field)
         self.done = True
         return used
 
@@ -130,4 +130,4 @@ def last_chunk(trailers: list[Field]) -> bytes:
     """The last chunk and the trailer fields that may travel."""
     if not trailers:
         return LAST_CHUNK
-    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % (name, value) for name, _, value in trailers)
+    return b"0\r\n%b\r\n" % b"".join(field.line for field in trailers)

@@ -12,9 +12,7 @@ import httptools
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead, ResponseHead
-
-FOLD: Final = bytes(byte + 32 if 65 <= byte <= 90 else (0x2D if byte == 0x5F else byte) for byte in range(256))
-"""`name.translate(FOLD)`: lower case, `_` as `-`: the form in which names are compared."""
+from robin.wire.fields import FOLD, Role, host_is_valid, read_lines
 
 METHODS: Final = {
     name.encode(): name
@@ -24,64 +22,26 @@ METHODS: Final = {
     ).split()
 }
 REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
-LENGTH_MAX: Final = 2**63 - 1
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f-\xff]+) HTTP/1\.([01])\r\n")
 _REQUEST_LINE_ANY = re.compile(rb"(" + _TOKEN + rb") ([^ ]+) ([A-Z]+)/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?\r\n")
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?]*)([^\x00]*)\Z")
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~\-]{1,255})(?::([0-9]{1,5}))?\Z")
 _BAD_BYTES = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;])[ \t]*timeout[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
-
-_FRAMING_NAMES: Final = frozenset({b"host", b"content-length"})
-_HOP_NOTHING: Final = frozenset({b"keep-alive"})
-_HOP_CLOSE: Final = frozenset({b"close"})
-
-# What the walk over the fields must look at; any other field is only carried.
-_CONNECTION, _HOST_FIELD, _LENGTH, _CODING, _UPGRADE = range(5)
-_EXPECT, _ORIGIN, _FETCH_SITE, _VIA, _TE, _FORWARDS, _TRACE, _KEY, _KEEP, _ACCEPT = range(5, 15)
-_REQUEST_FIELDS: Final = {
-    b"connection": _CONNECTION,
-    b"host": _HOST_FIELD,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"upgrade": _UPGRADE,
-    b"expect": _EXPECT,
-    b"origin": _ORIGIN,
-    b"sec-fetch-site": _FETCH_SITE,
-    b"via": _VIA,
-    b"te": _TE,
-    b"max-forwards": _FORWARDS,
-    b"traceparent": _TRACE,
-    b"sec-websocket-key": _KEY,
-}
-_RESPONSE_FIELDS: Final = {
-    b"connection": _CONNECTION,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"upgrade": _UPGRADE,
-    b"keep-alive": _KEEP,
-    b"sec-websocket-accept": _ACCEPT,
-}
 
 
-class _Collector:
-    """What llhttp calls: it gathers field lines and notes that the head ended."""
+class _Judge:
+    """What llhttp calls when it accepts a head. The fields are read by `wire.fields` then, from lines that cannot be anything else."""
 
-    __slots__ = ("complete", "fields")
+    __slots__ = ("accepted",)
 
     def __init__(self) -> None:
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.complete = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        self.accepted = False
 
     def on_headers_complete(self) -> None:
-        self.complete = True
+        self.accepted = True
 
 
 def find_bad_byte(partial: bytes | bytearray, start: int) -> bool:
@@ -108,19 +68,20 @@ def parse_request(head: bytes, *, target_bytes: int, fields_max: int) -> Request
         raise _refuse_method(name)
     if len(target) > target_bytes:
         raise Fault("target_too_long", "target_too_long: the request target exceeds ROBIN_MAX_TARGET_SIZE")
-    collector = _Collector()
+    judge = _Judge()
     try:
-        httptools.HttpRequestParser(collector).feed_data(head)
+        httptools.HttpRequestParser(judge).feed_data(head)
     except httptools.HttpParserUpgrade:
         pass  # Connection: upgrade; whether it is taken is judged below, by Connection only
     except httptools.HttpParserError:
         raise _refuse_head(head) from None
-    if not collector.complete:
+    if not judge.accepted:
         raise _bad("bad_head", "the head does not end where it should")
-    if len(collector.fields) > fields_max:
+    fields = read_lines(head[line.end() : -4])
+    if len(fields) > fields_max:
         raise Fault("head_too_large", "too_many_fields: the head has more field lines than ROBIN_MAX_FIELDS")
-    request = RequestHead(method, target, 1 if minor == b"1" else 0, [])
-    _read_request_fields(request, collector.fields)
+    request = RequestHead(method, target, 1 if minor == b"1" else 0, fields)
+    _read_request_fields(request)
     if target[0] != 0x2F or b"#" in target:
         _read_target(request)
     return request
@@ -157,99 +118,76 @@ def _refuse_head(head: bytes) -> Fault:
     return _bad("bad_field", "the head is not valid HTTP/1.1 (RFC 9112)")
 
 
-def _read_request_fields(request: RequestHead, lines: list[tuple[bytes, bytes]]) -> None:
-    """Fold, trim and keep every field; then take from the few that frame, route or guard what they say."""
-    fields = request.fields
-    special = []
-    for name, raw in lines:
-        folded = name.translate(FOLD)
-        value = raw.strip(b" \t")
-        fields.append((name, folded, value))
-        known = _REQUEST_FIELDS.get(folded)
-        if known is not None:
-            special.append((known, name, value))
+def _read_request_fields(request: RequestHead) -> None:
+    """Take from the few fields that frame, route or guard what they say."""
     hosts = lengths = codings = upgrades = 0
-    for known, name, value in special:
-        if known == _HOST_FIELD:
-            hosts += 1
-            request.host = value
-        elif known == _CONNECTION:
-            _read_connection(request, value)
-        elif known == _LENGTH:
+    for field in request.fields:
+        role = field.role
+        if not role:
+            continue
+        if role == Role.HOST:
+            hosts += 1 if field.meaning else 2
+            request.host = field.value
+        elif role == Role.CONNECTION:
+            _read_connection(request, field.meaning)
+        elif role == Role.LENGTH:
             lengths += 1
-            _read_length(request, name, value)
-        elif known == _CODING:
+            _read_length(request, field.meaning)
+        elif role == Role.CODING:
             codings += 1
-            _read_coding(request, name, value)
-        elif known == _UPGRADE:
+            _read_coding(request, field.meaning)
+        elif role == Role.UPGRADE:
             upgrades += 1
-            request.upgrade = value.lower()
+            request.upgrade = field.value.lower()
         else:
-            _read_rare(request, known, value)
-    if hosts != 1 or _port_is_bad(_HOST.match(request.host)):
+            _read_rare(request, role, field.value)
+    if hosts != 1:
         raise _bad("bad_host", "exactly one valid Host is required")
     if lengths > 1 or codings > 1 or (lengths and codings):
         raise _bad("bad_framing", "at most one of Content-Length and Transfer-Encoding, and once")
-    if request.expects_continue and not request.length and request.framing is not Framing.CHUNKED:
+    if request.expects_continue and not request.length and request.framing != Framing.CHUNKED:
         request.expects_continue = False  # there is no body to hold back
     if upgrades:
         _read_upgrade(request, upgrades)
 
 
-def _read_rare(request: RequestHead, known: int, value: bytes) -> None:
+def _read_rare(request: RequestHead, role: int, value: bytes) -> None:
     """The fields that guard or are only noted; a repeated Origin or Sec-Fetch-Site counts as foreign."""
-    if known == _ORIGIN:
+    if role == Role.ORIGIN:
         request.origin = value if request.origin is None else b"null"
-    elif known == _FETCH_SITE:
+    elif role == Role.FETCH_SITE:
         request.fetch_site = value if request.fetch_site is None else b"cross-site"
-    elif known == _VIA:
+    elif role == Role.VIA:
         request.via = value if request.via is None else request.via + b", " + value
-    elif known == _EXPECT:
+    elif role == Role.EXPECT:
         _read_expect(request, value)
-    elif known == _TE:
+    elif role == Role.TE:
         request.te_trailers = request.te_trailers or any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b","))
-    elif known == _FORWARDS:
+    elif role == Role.MAX_FORWARDS:
         request.max_forwards = value
-    elif known == _TRACE:
+    elif role == Role.TRACEPARENT:
         request.traceparent = value
-    elif known == _KEY:
+    elif role == Role.WEBSOCKET_KEY:
         request.websocket_key = value
 
 
-def _port_is_bad(host: re.Match[bytes] | None) -> bool:
-    return host is None or (host[1] is not None and int(host[1]) > 65535)
-
-
-def _read_connection(head: RequestHead | ResponseHead, value: bytes) -> None:
-    """Connection lists the fields that end here (RFC 9110 7.6.1); it can never name Host or Content-Length away."""
-    folded = value.translate(FOLD)
-    if folded == b"keep-alive":
-        options = _HOP_NOTHING
-    elif folded == b"close":
-        options = _HOP_CLOSE
-    else:
-        options = frozenset(part.strip(b" \t") for part in folded.split(b","))
+def _read_connection(head: RequestHead | ResponseHead, options: frozenset[bytes]) -> None:
+    """Connection lists the fields that end here, and whether the connection goes on (RFC 9110 7.6.1, RFC 9112 9.3)."""
     head.hop = head.hop | options if head.hop else options
     if b"close" in head.hop:
         head.keep_alive = False
-    elif b"keep-alive" in options and head.minor == 0:
+    elif head.minor == 0 and b"keep-alive" in options:
         head.keep_alive = True
-    if not _FRAMING_NAMES.isdisjoint(head.hop):
-        head.hop -= _FRAMING_NAMES
 
 
-def _read_length(head: RequestHead | ResponseHead, name: bytes, value: bytes) -> None:
-    """Content-Length as llhttp let it through: digits, perhaps with leading zeros, perhaps beyond 2^63-1, perhaps a `_` twin."""
-    if b"_" in name or not value.isdigit() or len(value) > 4096:
-        raise _bad("bad_length", "Content-Length must be one decimal number")
-    digits = value.lstrip(b"0")
-    if len(digits) > 19 or (length := int(digits or b"0")) > LENGTH_MAX:
-        raise _bad("bad_length", "Content-Length exceeds 2^63-1")
+def _read_length(head: RequestHead | ResponseHead, length: int | None) -> None:
+    if length is None:
+        raise _bad("bad_length", "Content-Length must be one decimal number up to 2^63-1")
     head.framing, head.length = Framing.LENGTH, length
 
 
-def _read_coding(head: RequestHead | ResponseHead, name: bytes, value: bytes) -> None:
-    if b"_" in name or value.lower() != b"chunked" or head.minor == 0:
+def _read_coding(head: RequestHead | ResponseHead, chunked: bool) -> None:
+    if not chunked or head.minor == 0:
         raise _bad("bad_te", "Transfer-Encoding must be exactly one `chunked`, on HTTP/1.1 only")
     head.framing = Framing.CHUNKED
 
@@ -265,7 +203,7 @@ def _read_expect(request: RequestHead, value: bytes) -> None:
 def _read_upgrade(request: RequestHead, count: int) -> None:
     """Keep `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly (G1)."""
     asked = b"upgrade" in request.hop
-    if asked and (request.framing is Framing.CHUNKED or request.length):
+    if asked and (request.framing == Framing.CHUNKED or request.length):
         raise _bad("bad_upgrade", "an upgrade request cannot have a body")
     if not asked or count > 1 or request.method != "GET" or request.minor == 0 or b"," in (request.upgrade or b""):
         request.upgrade = None
@@ -282,7 +220,7 @@ def _read_target(request: RequestHead) -> None:
     if absolute is None:
         raise _bad("bad_target", "the target must start with `/` or `http://`")
     authority, rest = absolute.groups()
-    if _port_is_bad(_HOST.match(authority)):
+    if not host_is_valid(authority):
         raise _bad("bad_host", "the authority of the target is not valid")
     request.host = authority
     if not rest and request.method == "OPTIONS":
@@ -297,20 +235,21 @@ def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead
     if line is None:
         raise _broken("the status line is not valid")
     minor, digits, reason = line.groups()
-    collector = _Collector()
+    judge = _Judge()
     try:
-        httptools.HttpResponseParser(collector).feed_data(head)
+        httptools.HttpResponseParser(judge).feed_data(head)
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError:
         raise _broken("the head is not valid HTTP/1.1") from None
-    if not collector.complete or len(collector.fields) > fields_max:
+    fields = read_lines(head[line.end() : -4])
+    if not judge.accepted or len(fields) > fields_max:
         raise _broken("the head is unfinished or has too many fields")
-    response = ResponseHead(int(digits), reason or b"", 1 if minor == b"1" else 0, [])
-    _read_response_fields(response, collector.fields)
+    response = ResponseHead(int(digits), reason or b"", 1 if minor == b"1" else 0, fields)
+    _read_response_fields(response)
     if method == "HEAD" or response.status < 200 or response.status in {204, 304}:
         response.framing = Framing.NONE
-    elif response.framing is Framing.NONE:
+    elif response.framing == Framing.NONE:
         response.framing, response.keep_alive = Framing.CLOSE, False
     return response
 
@@ -319,34 +258,27 @@ def _broken(text: str) -> Fault:
     return Fault("upstream_protocol", f"bad_response: {text}")
 
 
-def _read_response_fields(response: ResponseHead, lines: list[tuple[bytes, bytes]]) -> None:
-    fields = response.fields
-    special = []
-    for name, raw in lines:
-        folded = name.translate(FOLD)
-        value = raw.strip(b" \t")
-        fields.append((name, folded, value))
-        known = _RESPONSE_FIELDS.get(folded)
-        if known is not None:
-            special.append((known, name, value))
+def _read_response_fields(response: ResponseHead) -> None:
     lengths = codings = 0
     try:
-        for known, name, value in special:
-            if known == _LENGTH:
+        for field in response.fields:
+            role = field.role
+            if not role:
+                continue
+            if role == Role.LENGTH:
                 lengths += 1
-                _read_length(response, name, value)
-            elif known == _CONNECTION:
-                _read_connection(response, value)
-            elif known == _CODING:
+                _read_length(response, field.meaning)
+            elif role == Role.CONNECTION:
+                _read_connection(response, field.meaning)
+            elif role == Role.CODING:
                 codings += 1
-                _read_coding(response, name, value)
-            elif known == _UPGRADE:
-                response.upgrade = value.lower() if response.upgrade is None else b","
-            elif known == _KEEP:
-                timeout = _KEEP_ALIVE_TIMEOUT.search(value)
-                response.idle_s = int(timeout[1]) if timeout else None
-            else:
-                response.websocket_accept = value
+                _read_coding(response, field.meaning)
+            elif role == Role.UPGRADE:
+                response.upgrade = field.value.lower() if response.upgrade is None else b","
+            elif role == Role.KEEP_ALIVE:
+                response.idle_s = field.meaning
+            elif role == Role.WEBSOCKET_ACCEPT:
+                response.websocket_accept = field.value
     except Fault as fault:
         raise _broken(fault.detail) from None
     if lengths > 1 or codings > 1 or (lengths and codings):

@@ -1,0 +1,156 @@
+"""Field lines: what one line says, whether it travels, and a memo of lines seen lately (RFC 9110 section 5; sidecar spec section 4).
+
+Rules a reader must keep: a line gets here only after llhttp accepted its whole head, so a line is `token:value` without CR, LF or NUL.
+Reading a line is pure, so the memo changes only speed: callers repeat most of their lines from request to request. Lines that may carry
+a secret, and long ones, are never remembered; when the memo is full it starts anew.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from robin.model.message import Field
+
+FOLD: Final = bytes(byte + 32 if 65 <= byte <= 90 else (0x2D if byte == 0x5F else byte) for byte in range(256))
+"""`name.translate(FOLD)`: lower case, `_` as `-`: the form in which names are compared."""
+
+
+class Role:
+    """What the walk over a head must look at; NONE is carried only. Plain numbers: an enum costs 150 ns a look on CPython 3.11."""
+
+    NONE: Final = 0
+    HOST: Final = 1
+    CONNECTION: Final = 2
+    LENGTH: Final = 3
+    CODING: Final = 4
+    UPGRADE: Final = 5
+    EXPECT: Final = 6
+    ORIGIN: Final = 7
+    FETCH_SITE: Final = 8
+    VIA: Final = 9
+    TE: Final = 10
+    MAX_FORWARDS: Final = 11
+    TRACEPARENT: Final = 12
+    WEBSOCKET_KEY: Final = 13
+    KEEP_ALIVE: Final = 14
+    WEBSOCKET_ACCEPT: Final = 15
+
+
+_ROLES: Final[dict[bytes, int]] = {
+    b"host": Role.HOST,
+    b"connection": Role.CONNECTION,
+    b"content-length": Role.LENGTH,
+    b"transfer-encoding": Role.CODING,
+    b"upgrade": Role.UPGRADE,
+    b"expect": Role.EXPECT,
+    b"origin": Role.ORIGIN,
+    b"sec-fetch-site": Role.FETCH_SITE,
+    b"via": Role.VIA,
+    b"te": Role.TE,
+    b"max-forwards": Role.MAX_FORWARDS,
+    b"traceparent": Role.TRACEPARENT,
+    b"sec-websocket-key": Role.WEBSOCKET_KEY,
+    b"keep-alive": Role.KEEP_ALIVE,
+    b"sec-websocket-accept": Role.WEBSOCKET_ACCEPT,
+}
+
+# Hop-by-hop, both ways (RFC 9110 7.6.1); Content-Length is made anew.
+HOP: Final = frozenset(
+    b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade proxy-authenticate http2-settings content-length".split()
+)
+# Never go up as they came: made anew, injected, or a claim about the way that only a proxy may make.
+_NEVER_UP: Final = HOP | frozenset(b"host via expect authorization proxy-authorization forwarded x-real-ip".split())
+
+LENGTH_MAX: Final = 2**63 - 1
+_FRAMING_NAMES: Final = frozenset({b"host", b"content-length"})
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~\-]{1,255})(?::([0-9]{1,5}))?\Z")
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;])[ \t]*timeout[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
+
+_MEMO_LINES: Final = 1024
+_MEMO_LINE_BYTES: Final = 192
+_SECRET_NAME = re.compile(rb"auth|cookie|key|token|secret|password|credential|session|signature")
+
+
+def read_line(line: bytes) -> Field:
+    """One field line without its CRLF; outer SP and HTAB of the value are trimmed."""
+    name, _, raw = line.partition(b":")
+    folded = name.translate(FOLD)
+    value = raw.strip(b" \t")
+    role = _ROLES.get(folded, Role.NONE)
+    read = _MEANINGS.get(role)
+    return Field(
+        name=name,
+        folded=folded,
+        value=value,
+        line=b"%b: %b\r\n" % (name, value),
+        role=role,
+        meaning=None if read is None else read(name, value),
+        goes_up=folded not in _NEVER_UP and not folded.startswith(b"x-forwarded-"),
+        goes_down=folded not in HOP,
+    )
+
+
+def _read_host(_: bytes, value: bytes) -> bool:
+    """Whether it is a valid host[:port]."""
+    return host_is_valid(value)
+
+
+def _read_connection(_: bytes, value: bytes) -> frozenset[bytes]:
+    """The options, folded; it can never name Host or Content-Length away."""
+    return frozenset(part.strip(b" \t") for part in value.translate(FOLD).split(b",")) - _FRAMING_NAMES
+
+
+def _read_length(name: bytes, value: bytes) -> int | None:
+    """Content-Length as llhttp let it through: digits, perhaps with leading zeros, perhaps beyond 2^63-1, perhaps a `_` twin; None: bad."""
+    if b"_" in name or not value.isdigit():
+        return None
+    digits = value.lstrip(b"0")
+    if len(digits) > 19 or (length := int(digits or b"0")) > LENGTH_MAX:
+        return None
+    return length
+
+
+def _read_coding(name: bytes, value: bytes) -> bool:
+    """Whether Transfer-Encoding is exactly `chunked`."""
+    return b"_" not in name and value.lower() == b"chunked"
+
+
+def _read_keep_alive(_: bytes, value: bytes) -> int | None:
+    """The announced timeout in seconds."""
+    timeout = _KEEP_ALIVE_TIMEOUT.search(value)
+    return int(timeout[1]) if timeout else None
+
+
+def host_is_valid(value: bytes) -> bool:
+    """Whether `value` is host[:port] (RFC 9110 7.2), of the characters that names and addresses really have."""
+    host = _HOST.match(value)
+    return host is not None and (host[1] is None or int(host[1]) <= 65535)
+
+
+_MEANINGS: Final[dict[int, Callable[[bytes, bytes], object]]] = {
+    Role.HOST: _read_host,
+    Role.CONNECTION: _read_connection,
+    Role.LENGTH: _read_length,
+    Role.CODING: _read_coding,
+    Role.KEEP_ALIVE: _read_keep_alive,
+}
+
+
+class _Memo(dict[bytes, Field]):
+    """`memo[line]`: the Field, read at most once while it is remembered."""
+
+    def __missing__(self, line: bytes) -> Field:
+        field = read_line(line)
+        if len(line) <= _MEMO_LINE_BYTES and _SECRET_NAME.search(field.folded) is None:
+            if len(self) >= _MEMO_LINES:
+                self.clear()
+            self[line] = field
+        return field
+
+
+_memo: Final = _Memo()
+
+
+def read_lines(block: bytes) -> list[Field]:
+    """The fields of a head: its lines joined by CRLF, without the last CRLF."""
+    return list(map(_memo.__getitem__, block.split(b"\r\n"))) if block else []
