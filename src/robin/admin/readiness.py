@@ -1,6 +1,7 @@
 """What the probes say: a snapshot of the start, the drain and the identity, told without subject, audience, URL or token."""
 
 import json
+import math
 from dataclasses import dataclass
 
 from robin.model.identity import IdentityStatus
@@ -38,5 +39,9 @@ class Readiness:
         if not self.identity.usable:
             reasons.extend(self.identity.reasons)
         left_s = self.identity.expires_in_s
-        identity = {"source": self.identity.source, "state": self.identity.state, "expires_in_s": None if left_s is None else int(left_s)}
+        identity = {
+            "source": self.identity.source,
+            "state": self.identity.state,
+            "expires_in_s": int(left_s) if left_s is not None and math.isfinite(left_s) else None,
+        }
         return json.dumps({"status": self.status, "reasons": reasons, "identity": identity}, separators=(",", ":")).encode() + b"\n"

@@ -114,7 +114,7 @@ class AdminServer:
         try:
             async with asyncio.timeout(self._wait_s):
                 head = parse_request(await reader.readuntil(b"\r\n\r\n"), target_bytes=HEAD_BYTES, fields_max=_FIELDS_MAX)
-                if head.framing is Framing.LENGTH and head.length <= HEAD_BYTES:
+                if head.framing == Framing.LENGTH and head.length <= HEAD_BYTES:
                     await reader.readexactly(head.length)  # nobody asked for it; the next head is behind it
         except asyncio.LimitOverrunError:
             answer = OVERSIZED
@@ -122,7 +122,7 @@ class AdminServer:
             answer = refuse(fault)
         else:
             answer = await self._answer(head, local=local)
-        again = head is not None and head.keep_alive and head.framing is not Framing.CHUNKED and head.length <= HEAD_BYTES
+        again = head is not None and head.keep_alive and head.framing != Framing.CHUNKED and head.length <= HEAD_BYTES
         async with asyncio.timeout(self._wait_s):
             writer.write(_render(answer, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
             await writer.drain()
