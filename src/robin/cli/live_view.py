@@ -29,7 +29,7 @@ class LiveView:
         self._width = width
         self._on_gone = on_gone
         self._gone = False
-        self._status_shown = False
+        self._status: str | None = None  # what the status line shows now; None when there is none
         self._second = 0
         self._shown = 0
         self._unshown = 0
@@ -40,8 +40,8 @@ class LiveView:
 
     def say(self, text: str = "") -> None:
         """One line as it is."""
-        self._write((_CLEAR if self._status_shown else "") + text + "\n")
-        self._status_shown = False
+        self._write(("" if self._status is None else _CLEAR) + text + "\n")
+        self._status = None
 
     def begin(self) -> None:
         """Show what was heard so far, and from now on each happening as it comes."""
@@ -68,16 +68,17 @@ class LiveView:
         if self._live and self._newest is not None:
             left_s = max(0.0, self._newest.expires_at - self._clock.wall())
             text = f"token {self._newest.fingerprint} expires in {left_s:.0f} s | {self._injected} injected | {self._refused} refused"
-            self._write(_CLEAR + self.style("dim", text[: self._width - 1]))
-            self._status_shown = True
+            if text != self._status:
+                self._write(_CLEAR + self.style("dim", text[: self._width - 1]))
+                self._status = text
 
     def close(self) -> None:
         """Tell what was held back or left out, and take the status line away."""
         self.begin()
         self._tell_unshown(now=True)
-        if self._status_shown:
+        if self._status is not None:
             self._write(_CLEAR)
-            self._status_shown = False
+            self._status = None
 
     def style(self, name: str, text: str) -> str:
         """`text` in a style, where styles are wanted."""

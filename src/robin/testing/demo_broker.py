@@ -89,7 +89,7 @@ class DemoBroker(ScriptedServer):
             await self._stream(connection, sighting, query)
             return persistent
         seen = self._echo(request, sighting)
-        seen["request"]["trailers"] = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in trailers]
+        seen["request"]["trailers"] = [_shown(name, value, sighting) for name, value in trailers]
         seen["request"]["body"] = {"bytes": sizes[0], "sha256": digest.hexdigest()}
         reply = _reply(200, seen, persistent=persistent)
         await connection.send(reply[: reply.index(b"\r\n\r\n") + 4] if request.method == b"HEAD" else reply)
@@ -130,7 +130,7 @@ class DemoBroker(ScriptedServer):
             "request": {
                 "method": sighting.method,
                 "target": sighting.target,
-                "fields": [[name.decode("latin-1"), _shown(name, value, sighting)] for name, value in request.fields],
+                "fields": [_shown(name, value, sighting) for name, value in request.fields],
             },
         }
 
@@ -165,7 +165,10 @@ async def _dismiss(connection: ScriptedConnection, reply: bytes) -> None:
 
 
 def _shown(name: bytes, value: bytes, sighting: Sighting) -> str:
-    return f"Bearer (hidden, sha256 {sighting.fingerprint})" if name.lower() == b"authorization" else value.decode("latin-1")
+    """A field line as it came, but for the token."""
+    if name.lower() == b"authorization":
+        value = f"Bearer (hidden, sha256 {sighting.fingerprint})".encode()
+    return (name + b": " + value).decode("latin-1")
 
 
 def _reply(status: int, document: Mapping[str, Any], *, persistent: bool) -> bytes:

@@ -119,19 +119,19 @@ class RobinProcess:
         await self._until(seen, f"a line with {part!r}", timeout_s)
         return found[0]
 
-    async def returned(self, *, timeout_s: float = 30.0) -> int:
+    async def returned(self, *, timeout_s: float | None = 30.0) -> int:
         """Wait until it has ended and its output is read to the end; its return code."""
         assert self._ended is not None, "not started"
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(self._ended)
         except TimeoutError:
-            raise ChildFailed(f"{self._name} did not end in {timeout_s:g} s{self._tail()}") from None
+            raise ChildFailed(f"{self._name} did not end in {timeout_s or 0:g} s{self._tail()}") from None
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to this one process."""
-        if self._running.returncode is None:
-            self._running.send_signal(number)
+        """Send a signal to this one process; nothing when it does not run."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def stop(self, *, timeout_s: float = 30.0) -> int:
         """SIGTERM, wait, SIGKILL at the deadline; the return code."""
@@ -201,12 +201,17 @@ class SidecarProcess(RobinProcess):
     """`robin sidecar` on ports that the kernel picks; `url` and `admin_url` are known once `listening()` has returned."""
 
     def __init__(
-        self, *, upstream_url: str, settings: Mapping[str, str] | None = None, on_line: Callable[[str, str], None] | None = None
+        self,
+        *,
+        upstream_url: str,
+        settings: Mapping[str, str] | None = None,
+        on_line: Callable[[str, str], None] | None = None,
+        keep_lines: int = KEEP_LINES,
     ) -> None:
         chosen = {"ROBIN_UPSTREAM_URL": upstream_url, "ROBIN_ADMIN_ADDR": "127.0.0.1:0", **(settings or {})}
         if "ROBIN_LISTEN_UDS" not in chosen:
             chosen.setdefault("ROBIN_LISTEN_ADDR", "127.0.0.1:0")
-        super().__init__("sidecar", settings=chosen, on_line=on_line)
+        super().__init__("sidecar", settings=chosen, on_line=on_line, keep_lines=keep_lines)
         self.listen: tuple[str, ...] = ()
         self.admin: tuple[str, ...] = ()
 

@@ -1,0 +1,62 @@
+"""`robin up`, its flags and its refusals; what it does when it runs is in tests/journeys/test_up.py."""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+
+import pytest
+
+from robin.cli.commands import up
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    up.configure(parser)
+    return parser.parse_args(words)
+
+
+def test_the_defaults_are_what_the_tutorial_says():
+    assert vars(parse()) == {"source": "file", "port": 4000, "rotate": 20.0}
+
+
+def test_each_flag_is_taken():
+    assert vars(parse("--source", "jwtsvid", "--port", "0", "--rotate", "1s")) == {"source": "jwtsvid", "port": 0, "rotate": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--port", "65535"), "from 1 to 65534"),
+        (("--port", "-1"), "from 1 to 65534"),
+        (("--port", "http"), "from 1 to 65534"),
+        (("--rotate", "20"), "no unit"),
+        (("--rotate", "999ms"), "from 1s to 1h"),
+        (("--rotate", "61m"), "from 1s to 1h"),
+        (("--source", "vault"), "invalid choice"),
+    ],
+)
+def test_a_bad_flag_is_refused_with_the_reason(words, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(*words)
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["port", "admin port"])
+def test_a_taken_port_is_named_with_the_way_out(which, capsys):
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        asked = port if which == "port" else port - 1
+        assert up.run(parse("--port", str(asked))) == up.EXIT_BIND
+    said = capsys.readouterr()
+    assert said.out.startswith("robin up: starting")
+    assert f"port {port} on 127.0.0.1 is not free (Address already in use)" in said.err
+    assert "robin up --port " in said.err
+
+
+def test_it_leaves_no_event_loop_behind():
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        up.run(parse("--port", str(taken.getsockname()[1])))
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
