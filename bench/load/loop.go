@@ -18,6 +18,7 @@ type loop struct {
 	epoll  int
 	owners []endpoint // by file descriptor
 	events [256]syscall.EpollEvent
+	woken  int // owners called by the last turn
 }
 
 var errAgain = errors.New("would block")
@@ -46,6 +47,7 @@ func (l *loop) remove(fd int) {
 // turn waits at most timeoutMs (0 = only look) and lets every ready owner act.
 func (l *loop) turn(timeoutMs int) error {
 	n, err := syscall.EpollWait(l.epoll, l.events[:], timeoutMs)
+	l.woken = max(n, 0)
 	if err == syscall.EINTR {
 		return nil
 	}
@@ -63,13 +65,24 @@ func (l *loop) turn(timeoutMs int) error {
 	return nil
 }
 
+// spin looks once and never sleeps: to wake a sleeping core costs whoever writes to it many microseconds (in a virtual
+// machine above all), and a slow proxy would pay that on each write while a fast one, which keeps us busy, would not.
+// It gives the core away when there was nothing, so that the TLS upstream can have it.
+func (l *loop) spin() error {
+	if err := l.turn(0); err != nil || l.woken > 0 {
+		return err
+	}
+	syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+	return nil
+}
+
 // until turns the loop till done says so; it gives up after limit without the end in sight.
 func (l *loop) until(done func() bool, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); !done(); {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no end within %s", limit)
 		}
-		if err := l.turn(100); err != nil {
+		if err := l.spin(); err != nil {
 			return err
 		}
 	}

@@ -63,7 +63,7 @@ func (r *rig) closed(o order) (map[string]any, error) {
 		}
 	}
 	for now() < end {
-		if err := r.loop.turn(100); err != nil {
+		if err := r.loop.spin(); err != nil {
 			return nil, err
 		}
 	}
@@ -114,7 +114,7 @@ func (r *rig) open(o order) (map[string]any, error) {
 				return nil, err
 			}
 		}
-		if err := r.loop.turn(0); err != nil {
+		if err := r.loop.spin(); err != nil {
 			return nil, err
 		}
 	}

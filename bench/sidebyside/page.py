@@ -7,6 +7,7 @@ from sidebyside.ledger import DIRECT, ROWS, Ledger
 from sidebyside.tools import BENCH
 
 PAGE = BENCH.parent / "docs" / "reference" / "benchmarks.md"
+FULL_PERCENT = 90
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -64,22 +65,42 @@ def ratios(ledger: Ledger, names: Sequence[str]) -> str:
 
 def verdicts(ledger: Ledger) -> str:
     """Each target with what was measured; what was not measured says so."""
-    lines = [["target", "wanted", "measured", "verdict"]]
+    lines = [["target", "wanted", "measured", "by processor time", "verdict"]]
     for target in TARGETS:
         row = TITLES[target.row]
         measured = ledger.median(target.row, "Robin") if target.over is None else ledger.ratio(target.row, "Robin", target.over)
+        by_time = None if target.over is None else ledger.ratio(f"{target.row}_cpu", target.over, "Robin")
         what = row.title if target.over is None else f"{row.title}, Robin/{target.over}"
         unit = f" {row.unit}" if target.over is None else "x"
         wanted = f"{'>=' if target.at_least else '<='} {target.bound:g}{unit}" + (f" (aim {target.aim:g}x)" if target.aim else "")
-        lines.append([what, wanted, "-" if measured is None else f"{measured:.2f}{unit}", _verdict(target, measured)])
+        cells = ["-" if value is None else f"{value:.2f}{unit}" for value in (measured, by_time)]
+        lines.append([what, wanted, *cells, _verdict(target, measured)])
     return _grid(lines)
+
+
+def disturbances(ledger: Ledger, names: Sequence[str]) -> str:
+    """Where the proxy did not get its core: there, only processor time may be quoted."""
+    found = []
+    for case in ("small", "tls"):
+        shares = {name: ledger.median(f"{case}_busy", name) for name in names}
+        found += [
+            f"{name} had {share:.0f} % of its core in `{case}`"
+            for name, share in shares.items()
+            if share is not None and share < FULL_PERCENT
+        ]
+    if not found:
+        return "The proxy's core was full in every case that should fill it."
+    return (
+        f"DISTURBED: {'; '.join(found)}. Something else ran on these cores, and it takes more from the quick than from the slow. "
+        "Quote the ratios by processor time, or run again on a quiet machine."
+    )
 
 
 def whole(ledger: Ledger, names: Sequence[str], versions: Mapping[str, str], facts: Mapping[str, str]) -> str:
     """The page's measured part."""
     parts = ["\n".join(f"- {name}: {fact}" for name, fact in facts.items())]
     parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
-    parts += [table(ledger, names), ratios(ledger, names), verdicts(ledger)]
+    parts += [table(ledger, names), disturbances(ledger, names), ratios(ledger, names), verdicts(ledger)]
     if ledger.failures:
         parts.append("Failed:\n\n" + "\n".join(f"- {failure.splitlines()[0]}" for failure in ledger.failures))
     return "\n\n".join(parts) + "\n"

@@ -3,7 +3,7 @@
 import argparse
 import pstats
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
     parser.add_argument("--tls", action="store_true", help="TLS upstream")
+    parser.add_argument("--set", action="append", default=[], metavar="ROBIN_X=VALUE", help="a setting to try, repeatable")
     parser.add_argument(
         "--calls", action="store_true", help="run under cProfile: calls per request and the dearest functions (slows Robin)"
     )
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         robin.find()
     except tools.Missing as missing:
         raise SystemExit(f"bench: {missing}") from missing
+    robin = _adjusted(robin, dict(setting.split("=", 1) for setting in asked.set))
     with raised(program, [robin], Ledger(), FULL) as stage:
         if not asked.calls:
             _measure(stage, robin, asked.seconds, tls=asked.tls)
@@ -54,6 +56,16 @@ def _measure(stage: Stage, robin: Contender, seconds: float, *, tls: bool) -> fl
     print(f"{speed:,.0f} req/s on {CONNECTIONS} connections, p50 {answer['p50_us']:.0f} p99 {answer['p99_us']:.0f} µs")
     print(f"processor time per request: {user + system:.1f} µs = {user:.1f} user + {system:.1f} system")
     return warm["requests"] + answer["requests"]
+
+
+def _adjusted(robin: Contender, settings: Mapping[str, str]) -> Contender:
+    """The same Robin with other settings."""
+
+    def launch(program: Path, post: Post) -> Launch:
+        plain = robin.launch(program, post)
+        return replace(plain, environment={**plain.environment, **settings})
+
+    return replace(robin, launch=launch)
 
 
 def _profiled(robin: Contender, raw: Path) -> Contender:
