@@ -84,13 +84,14 @@ def admin_places(args: argparse.Namespace) -> tuple[Place, ...]:
         addresses, errors = load_value("ROBIN_ADMIN_ADDR", given(args), environment())
         if errors:
             refuse(errors)
-    places = tuple(place for address in addresses for place in _dialled(address))
+    places = tuple(place for address in addresses for place in dialled(address))
     if not places:
         _refuse_usage("there is no admin address to ask; name it, such as --admin 127.0.0.1:4001")
     return places
 
 
-def _dialled(address: Address) -> tuple[Place, ...]:
+def dialled(address: Address) -> tuple[Place, ...]:
+    """Where to connect to reach a listener at `address`; nowhere for a socket that systemd holds."""
     if isinstance(address, UnixAddress):
         return (address,)
     if not isinstance(address, TcpAddress):

@@ -40,9 +40,10 @@ def given(args: argparse.Namespace) -> dict[str, str]:
 def seconds(text: str) -> float:
     """A duration in the settings' own grammar, for flags that are no settings."""
     try:
-        return _WAIT.parse(text)
+        wait_s: float = _WAIT.parse(text)
     except Refusal as refusal:
         raise argparse.ArgumentTypeError(f"{refusal.what}: {refusal.fix}") from None
+    return wait_s
 
 
 def load_or_exit(args: argparse.Namespace) -> Loaded:

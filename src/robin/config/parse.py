@@ -7,7 +7,7 @@ put there by mistake. Digits are ASCII digits.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 N = TypeVar("N", int, float)
 
@@ -41,7 +41,7 @@ class Kind:
     """One kind of value: its name and bounds as the reference page says them, and its parser."""
 
     name: str
-    parse: Callable[[str], object]
+    parse: Callable[[str], Any]
     bounds: str = ""
 
 

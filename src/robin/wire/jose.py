@@ -145,6 +145,11 @@ def same_token(token: IdentityToken, text: Secret) -> bool:
     return token.value.reveal() == text.reveal().rstrip(b"\r\n \t")
 
 
+def unsafe_text(text: Secret) -> str:
+    """The token itself, for `robin token --unsafe-print-token` and nothing else."""
+    return text.reveal().rstrip(b"\r\n \t").decode("ascii", "backslashreplace")
+
+
 def fingerprint(text: Secret) -> bytes:
     """A digest by which two tokens can be told apart without holding either."""
     return hashlib.sha256(text.reveal()).digest()

@@ -1,0 +1,1 @@
+"""What `robin doctor` looks at; each module returns findings and changes nothing."""

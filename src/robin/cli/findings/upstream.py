@@ -1,0 +1,100 @@
+"""The upstream: name, route, TLS. It is dialled as the engine dials it, and then nothing is sent."""
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+
+from robin.cli.findings.finding import Finding, fail, ok, warn
+from robin.config.place import reaches
+from robin.config.settings import Settings
+from robin.model.faults import Fault
+from robin.model.origin import Origin
+from robin.model.verdict import Permit
+from robin.transport.clock import Clock
+from robin.transport.deadlines import Sweeper
+from robin.transport.dial import Dialer
+from robin.transport.stream import Stream
+from robin.transport.tls import UpstreamTls
+
+SOON_S = 7 * 86400.0
+
+
+def look(settings: Settings, clock: Clock) -> Iterator[Finding]:
+    """Roots, name, connection, certificate."""
+    tls = None
+    if settings.upstream.origin.tls:
+        try:
+            tls = UpstreamTls(settings.upstream_ca_file, lambda _result: None)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+            fix = "name a readable PEM bundle in ROBIN_UPSTREAM_CA_FILE"
+            yield fail("upstream roots", f"{settings.upstream_ca_file or 'the system roots'}: {why}", fix)
+            return
+        roots = tls.context.cert_store_stats()["x509_ca"]
+        if roots or settings.upstream_ca_file:
+            yield ok("upstream roots", f"{roots} CA certificates from {settings.upstream_ca_file or 'the system'}")
+        else:
+            yield warn("upstream roots", "the system has no CA certificates in one file", "set ROBIN_UPSTREAM_CA_FILE, or install them")
+    yield from asyncio.run(_dial(settings, tls, clock))
+
+
+async def _dial(settings: Settings, tls: UpstreamTls | None, clock: Clock) -> list[Finding]:
+    loop = asyncio.get_running_loop()
+    origin = settings.upstream.origin
+
+    def own(host: str, port: int) -> bool:
+        reached = Origin(scheme=origin.scheme, host=host, port=port, authority=b"")
+        return any(reaches(reached, address) for address in (*settings.listen, *settings.admin))
+
+    dialer = Dialer(loop, tls=tls, connect_s=settings.upstream_connect_timeout_s, own=own)
+    permit = Permit(origin=origin, base_path=settings.upstream.base_path, grant="forward")
+    try:
+        stream = await dialer.dial(permit, lambda: Stream(loop, Sweeper(loop)))
+    except Fault as fault:
+        return [_refused(fault, settings)]
+    try:
+        peer = stream.transport.get_extra_info("peername")
+        certificate = stream.transport.get_extra_info("ssl_object")
+        return [ok("upstream", f"{origin} accepts connections at {peer[0]} port {peer[1]}"), *_certificate(certificate, clock)]
+    finally:
+        stream.transport.abort()
+
+
+_CERTIFICATES = {
+    "expired": "its certificate has expired",
+    "not_yet_valid": "its certificate is not valid yet, or this machine's clock is wrong",
+    "name_mismatch": "its certificate is for another name",
+    "unknown_ca": "its certificate is signed by a CA that is not trusted here",
+}
+_CONNECTIONS = {
+    "connect_refused": "nothing listens there",
+    "connect_timeout": "no connection within ROBIN_UPSTREAM_CONNECT_TIMEOUT",
+    "unroutable": "there is no route to it",
+    "dns_failed": "the name does not resolve",
+    "dns_timeout": "the resolver did not answer within ROBIN_UPSTREAM_CONNECT_TIMEOUT",
+}
+
+
+def _refused(fault: Fault, settings: Settings) -> Finding:
+    place = f"{settings.upstream.origin.host} port {settings.upstream.origin.port}"
+    word, _, fix = fault.detail.partition(": ")
+    if fault.code == "upstream_certificate":
+        return fail("upstream tls", f"{word}: {place}: {_CERTIFICATES.get(word, 'its certificate is not trusted')}", fix)
+    if fault.code == "upstream_tls":
+        return fail(
+            "upstream tls", f"{word}: {place}: {fix}", "check that the port speaks TLS 1.2 or newer, or use http in ROBIN_UPSTREAM_URL"
+        )
+    if fault.code in _CONNECTIONS:
+        return fail(
+            "upstream", f"{fault.code}: {place}: {_CONNECTIONS[fault.code]}", "check ROBIN_UPSTREAM_URL, the resolver and firewalls"
+        )
+    return fail("upstream", f"{fault.code}: {place}: {fix or fault.detail}", "name the broker in ROBIN_UPSTREAM_URL")
+
+
+def _certificate(connection: ssl.SSLObject | None, clock: Clock) -> Iterator[Finding]:
+    if connection is None:
+        return
+    certificate = connection.getpeercert() or {}
+    left_s = ssl.cert_time_to_seconds(str(certificate["notAfter"])) - clock.wall()
+    what = f"{connection.version()}, certificate valid for {left_s / 86400:.1f} more days"
+    yield ok("upstream tls", what) if left_s > SOON_S else warn("upstream tls", what, "renew the upstream's certificate soon")

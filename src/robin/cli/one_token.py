@@ -1,0 +1,70 @@
+"""One token, fetched once and laid open: for `robin token` and `robin doctor`. Its bytes stay in their Secret."""
+
+import asyncio
+from dataclasses import dataclass
+
+from robin.config.settings import Settings
+from robin.identity.catalog import token_rules
+from robin.identity.source import RawIdentity, SourceFailure
+from robin.identity.sources.file import FileSource
+from robin.model.faults import Fault
+from robin.telemetry.identity_metrics import IdentityMetrics
+from robin.transport.clock import Clock
+from robin.wire.jose import Unverified, parse_unverified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneToken:
+    """What the platform gave and what it says."""
+
+    raw: RawIdentity
+    laid_open: Unverified
+    fetched_at: float  # wall seconds
+
+    @property
+    def expires_in_s(self) -> float | None:
+        """Seconds to `exp`, negative when past; None when it does not say."""
+        expires_at = (self.laid_open.claims or {}).get("exp")
+        return expires_at - self.fetched_at if isinstance(expires_at, int | float) else None
+
+
+class NoToken(Exception):
+    """None could be had; the message names the variable and the fix."""
+
+
+def fetch_one(settings: Settings, clock: Clock) -> OneToken:
+    """Read or fetch one token, within the source's own deadline. Raises NoToken."""
+    return asyncio.run(_fetch_one(settings, clock))
+
+
+async def _fetch_one(settings: Settings, clock: Clock) -> OneToken:
+    try:
+        async with asyncio.timeout(settings.svid_fetch_timeout_s + 1):
+            raw = await _fetch(settings)
+    except SourceFailure as failure:
+        raise NoToken(failure.detail) from None
+    except Fault as fault:
+        raise NoToken(fault.detail) from None
+    except TimeoutError:
+        raise NoToken("deadline_exceeded: no token came within ROBIN_SVID_FETCH_TIMEOUT; check the platform") from None
+    now = clock.wall()
+    return OneToken(raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to), fetched_at=now)
+
+
+async def _fetch(settings: Settings) -> RawIdentity:
+    if settings.token_source == "file":  # noqa: S105 - a word, not a token
+        return await FileSource(settings.token_file, IdentityMetrics("file")).fetch(None)
+    return await _from_workload_api(settings)
+
+
+async def _from_workload_api(settings: Settings) -> RawIdentity:
+    from robin.identity.sources.jwtsvid import JwtSvidSource  # noqa: PLC0415 - HTTP/2 is loaded only for this source
+    from robin.transport.control import ControlChannel  # noqa: PLC0415 - as above
+
+    assert settings.spiffe_socket is not None
+    channel = ControlChannel(settings.spiffe_socket)
+    try:
+        source = JwtSvidSource(channel, spiffe_id=settings.spiffe_id, hint=settings.svid_hint, timeout_s=settings.svid_fetch_timeout_s)
+        return await source.fetch(settings.audience)
+    finally:
+        channel.close()
