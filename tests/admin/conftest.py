@@ -102,7 +102,7 @@ class Stand:
         self.server.start()
         return self.server
 
-    async def _scrape(self, accept: str) -> tuple[str, bytes]:
+    def _scrape(self, accept: str) -> tuple[str, bytes]:
         self.scraped.append(accept)
         if self.broken is not None:
             raise self.broken

@@ -23,14 +23,14 @@ class Sidecar:
     def begin_drain(self) -> None:
         self.quits += 1
 
-    async def scrape(self, accept: str) -> tuple[str, bytes]:
+    def scrape(self, accept: str) -> tuple[str, bytes]:
         self.accepts.append(accept)
         return "text/x", b"numbers\n"
 
-    async def ask(self, start: str, *fields: str, local: bool = True, may_quit: bool = True) -> Answer:
+    def ask(self, start: str, *fields: str, local: bool = True, may_quit: bool = True) -> Answer:
         pages = Pages(status=lambda: self.readiness, scrape=self.scrape, begin_drain=self.begin_drain if may_quit else None)
         raw = "\r\n".join([f"{start} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
-        return await pages.answer(parse_request(raw, target_bytes=8192, fields_max=100), local=local)
+        return pages.answer(parse_request(raw, target_bytes=8192, fields_max=100), local=local)
 
 
 @pytest.fixture
@@ -38,61 +38,61 @@ def sidecar() -> Sidecar:
     return Sidecar()
 
 
-async def test_health_is_ok_whatever_the_identity_is(sidecar):
+def test_health_is_ok_whatever_the_identity_is(sidecar):
     sidecar.readiness = Readiness(started=False, draining=True, identity=REFUSED)
     for path in ("/healthz", "/livez", "/healthz?verbose"):
-        assert await sidecar.ask(f"GET {path}") == Answer(status=200, content_type="text/plain; charset=utf-8", body=b"ok\n")
+        assert sidecar.ask(f"GET {path}") == Answer(status=200, content_type="text/plain; charset=utf-8", body=b"ok\n")
 
 
-async def test_startup_is_a_matter_of_having_started_once(sidecar):
+def test_startup_is_a_matter_of_having_started_once(sidecar):
     sidecar.readiness = Readiness(started=False, draining=False, identity=FRESH)
-    assert (await sidecar.ask("GET /startupz")).status == 503
+    assert (sidecar.ask("GET /startupz")).status == 503
     sidecar.readiness = Readiness(started=True, draining=True, identity=REFUSED)
-    answer = await sidecar.ask("GET /startupz")
+    answer = sidecar.ask("GET /startupz")
     assert (answer.status, answer.content_type, answer.body) == (200, "application/json", sidecar.readiness.render())
 
 
-async def test_ready_is_a_matter_of_now(sidecar):
+def test_ready_is_a_matter_of_now(sidecar):
     for readiness, status in (
         (Readiness(started=True, draining=False, identity=FRESH), 200),
         (Readiness(started=True, draining=False, identity=REFUSED), 503),
         (Readiness(started=True, draining=True, identity=FRESH), 503),
     ):
         sidecar.readiness = readiness
-        answer = await sidecar.ask("GET /readyz")
+        answer = sidecar.ask("GET /readyz")
         assert (answer.status, answer.body) == (status, readiness.render())
 
 
-async def test_metrics_are_scraped_with_all_of_accept(sidecar):
-    answer = await sidecar.ask("GET /metrics", "Accept: a/b;q=0.5", "accept: c/d")
+def test_metrics_are_scraped_with_all_of_accept(sidecar):
+    answer = sidecar.ask("GET /metrics", "Accept: a/b;q=0.5", "accept: c/d")
     assert (answer.status, answer.content_type, answer.body) == (200, "text/x", b"numbers\n")
-    await sidecar.ask("GET /metrics")
+    sidecar.ask("GET /metrics")
     assert sidecar.accepts == ["a/b;q=0.5,c/d", ""]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/healthz/", "//healthz", "/HEALTHZ", "/%68ealthz", "/metrics/../healthz", "*"])
-async def test_anything_else_is_unknown(sidecar, path):
-    answer = await sidecar.ask(f"{'OPTIONS' if path == '*' else 'GET'} {path}")
+def test_anything_else_is_unknown(sidecar, path):
+    answer = sidecar.ask(f"{'OPTIONS' if path == '*' else 'GET'} {path}")
     assert (answer.status, answer.body) == (404, b"not found\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/healthz", "/startupz", "/readyz", "/metrics"])
-async def test_probes_are_read_only(sidecar, method, path):
-    answer = await sidecar.ask(f"{method} {path}")
+def test_probes_are_read_only(sidecar, method, path):
+    answer = sidecar.ask(f"{method} {path}")
     assert (answer.status, answer.allow) == (405, "GET, HEAD")
     assert sidecar.accepts == []
 
 
-async def test_quit_does_not_exist_unless_it_is_enabled(sidecar):
+def test_quit_does_not_exist_unless_it_is_enabled(sidecar):
     for method in ("POST", "GET"):
-        assert (await sidecar.ask(f"{method} /quitquitquit", may_quit=False)).status == 404
+        assert (sidecar.ask(f"{method} /quitquitquit", may_quit=False)).status == 404
     assert sidecar.quits == 0
 
 
-async def test_quit_drains_and_says_so_each_time(sidecar):
+def test_quit_drains_and_says_so_each_time(sidecar):
     for _ in range(2):
-        answer = await sidecar.ask("POST /quitquitquit", "Content-Length: 0")
+        answer = sidecar.ask("POST /quitquitquit", "Content-Length: 0")
         assert (answer.status, answer.content_type, answer.body) == (200, "application/json", b'{"status":"draining"}\n')
     assert sidecar.quits == 2
 
@@ -107,14 +107,14 @@ async def test_quit_drains_and_says_so_each_time(sidecar):
         (("Sec-Fetch-Site: none",), True),
     ],
 )
-async def test_quit_is_not_for_strangers_and_browsers(sidecar, fields, local):
-    assert (await sidecar.ask("POST /quitquitquit", *fields, local=local)).status == 403
+def test_quit_is_not_for_strangers_and_browsers(sidecar, fields, local):
+    assert (sidecar.ask("POST /quitquitquit", *fields, local=local)).status == 403
     assert sidecar.quits == 0
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
-async def test_quit_takes_post_only(sidecar, method):
-    answer = await sidecar.ask(f"{method} /quitquitquit")
+def test_quit_takes_post_only(sidecar, method):
+    answer = sidecar.ask(f"{method} /quitquitquit")
     assert (answer.status, answer.allow) == (405, "POST")
     assert sidecar.quits == 0
 

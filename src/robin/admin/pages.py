@@ -1,6 +1,6 @@
 """What the admin plane answers to one request head: a table of pages, from state that is already there; nothing here waits for a fetch."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,13 +47,13 @@ class Pages:
         self,
         *,
         status: Callable[[], Readiness],
-        scrape: Callable[[str], Awaitable[tuple[str, bytes]]],
+        scrape: Callable[[str], tuple[str, bytes]],
         begin_drain: Callable[[], None] | None,
     ) -> None:
         self._status = status
         self._scrape = scrape
         self._begin_drain = begin_drain
-        self._pages: dict[bytes, Callable[[RequestHead], Awaitable[Answer]]] = {
+        self._pages: dict[bytes, Callable[[RequestHead], Answer]] = {
             b"/healthz": _healthz,
             b"/livez": _healthz,
             b"/startupz": self._startupz,
@@ -61,7 +61,7 @@ class Pages:
             b"/metrics": self._metrics,
         }
 
-    async def answer(self, head: RequestHead, *, local: bool) -> Answer:
+    def answer(self, head: RequestHead, *, local: bool) -> Answer:
         """The answer to `head`; `local`: the peer is on this machine (loopback or a Unix socket)."""
         path = head.path
         if path == QUIT and self._begin_drain is not None:
@@ -71,23 +71,23 @@ class Pages:
             return _UNKNOWN
         if head.method not in {"GET", "HEAD"}:
             return Answer(status=405, body=b"method_refused\n", allow=READ)
-        return await page(head)
+        return page(head)
 
-    async def _startupz(self, _: RequestHead) -> Answer:
+    def _startupz(self, _: RequestHead) -> Answer:
         readiness = self._status()
         return Answer(status=200 if readiness.started else 503, content_type=_JSON, body=readiness.render())
 
-    async def _readyz(self, _: RequestHead) -> Answer:
+    def _readyz(self, _: RequestHead) -> Answer:
         readiness = self._status()
         return Answer(status=200 if readiness.ready else 503, content_type=_JSON, body=readiness.render())
 
-    async def _metrics(self, head: RequestHead) -> Answer:
+    def _metrics(self, head: RequestHead) -> Answer:
         accept = b",".join(field.value for field in head.fields if field.folded == b"accept")
-        content_type, body = await self._scrape(accept.decode("latin-1"))
+        content_type, body = self._scrape(accept.decode("latin-1"))
         return Answer(status=200, content_type=content_type, body=body)
 
 
-async def _healthz(_: RequestHead) -> Answer:
+def _healthz(_: RequestHead) -> Answer:
     return _OK
 
 

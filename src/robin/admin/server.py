@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -40,7 +40,7 @@ class AdminServer:
         bounds: Sequence[BoundSocket],
         *,
         status: Callable[[], Readiness],
-        scrape: Callable[[str], Awaitable[tuple[str, bytes]]],
+        scrape: Callable[[str], tuple[str, bytes]],
         begin_drain: Callable[[], None] | None,
         wall: Callable[[], float],
         events: EventLog,
@@ -121,7 +121,7 @@ class AdminServer:
         except Fault as fault:
             answer = refuse(fault)
         else:
-            answer = await self._answer(head, local=local)
+            answer = self._answer(head, local=local)
         again = head is not None and head.keep_alive and head.framing != Framing.CHUNKED and head.length <= HEAD_BYTES
         async with asyncio.timeout(self._wait_s):
             writer.write(_render(answer, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
@@ -137,9 +137,9 @@ class AdminServer:
                 if not await reader.read(HEAD_BYTES):
                     return
 
-    async def _answer(self, head: RequestHead, *, local: bool) -> Answer:
+    def _answer(self, head: RequestHead, *, local: bool) -> Answer:
         try:
-            return await self._pages.answer(head, local=local)
+            return self._pages.answer(head, local=local)
         except Exception as error:  # noqa: BLE001 - a page that fails must not end the listener; the log says where
             self._failed("", error)
             return BROKEN

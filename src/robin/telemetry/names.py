@@ -79,15 +79,12 @@ ACCESS_RECORDS_DROPPED: Final = _counter("robin_access_records_dropped_total", "
 UNSAFE: Final = _gauge("robin_unsafe", "1 where an unsafe switch is in force.", "switch")
 BUILD: Final = _gauge("robin_build_info", "Always 1; the labels say what runs.", "version", "python")
 
+PROCESS_CPU: Final = _counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
+PROCESS_OPEN_FDS: Final = _gauge("process_open_fds", "Number of open file descriptors.")
+PROCESS_MAX_FDS: Final = _gauge("process_max_fds", "Maximum number of open file descriptors.")
+PROCESS_VIRTUAL: Final = _gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.")
+PROCESS_RESIDENT: Final = _gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
+PROCESS_START: Final = _gauge("process_start_time_seconds", "Start time of the process since the Unix epoch in seconds.")
+
 METRICS: Final[tuple[MetricName, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, MetricName))
 """Every family, in the order of the reference page."""
-
-PROCESS_METRICS: Final = (
-    "process_cpu_seconds_total",
-    "process_open_fds",
-    "process_max_fds",
-    "process_virtual_memory_bytes",
-    "process_resident_memory_bytes",
-    "process_start_time_seconds",
-)
-"""What prometheus_client's process collector adds on Linux."""
