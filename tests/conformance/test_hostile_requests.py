@@ -1,50 +1,35 @@
 """Every raw request of the corpus gets its verdict from the real process (Q1): answer, close, what the upstream saw, and the record."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-
 from tests.corpus.cases import Cut, Either, Forwarded, Refused, RequestCase
 from tests.corpus.judge import judge
 from tests.corpus.load import REQUESTS
-from tests.corpus.rig import Rig, running
+from tests.corpus.rig import Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with running(tmp_path_factory.mktemp("plain")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def based(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with running(tmp_path_factory.mktemp("based"), base="/b") as rig:
-        yield rig
-
-
 @pytest.mark.parametrize("case", REQUESTS, ids=lambda case: f"{case.item}-{case.id}")
-async def test_each_hostile_request_gets_its_verdict(plain: Rig, based: Rig, case: RequestCase) -> None:
-    await judge(based if case.base else plain, case)
+async def test_each_hostile_request_gets_its_verdict(rig: Rig, based: Rig, case: RequestCase) -> None:
+    await judge(based if case.base else rig, case)
 
 
-async def test_each_exchange_of_the_corpus_leaves_one_record_with_its_outcome(plain: Rig) -> None:
-    before = len([entry for entry in plain.robin.events if entry.get("event") == "exchange"])
+async def test_each_exchange_of_the_corpus_leaves_one_record_with_its_outcome(rig: Rig) -> None:
+    before = len([entry for entry in rig.robin.events if entry.get("event") == "exchange"])
     expected: Counter[str] = Counter()
     for case in REQUESTS:
         single = case.verdicts[0]
         if case.base or len(case.verdicts) != 1 or isinstance(single, (Cut, Either)):
             continue
-        await judge(plain, case)
+        await judge(rig, case)
         if isinstance(single, Refused):
             expected[single.code] += 1
         elif isinstance(single, Forwarded):
             expected["injected"] += 1
-    await plain.robin.event("exchange", after=before + expected.total() - 1)
-    records = [entry for entry in plain.robin.events if entry.get("event") == "exchange"][before:]
+    await rig.robin.event("exchange", after=before + expected.total() - 1)
+    records = [entry for entry in rig.robin.events if entry.get("event") == "exchange"][before:]
     found = Counter(entry["outcome"] for entry in records if entry["path"] != "/sentinel")
     refused = {code: count for code, count in expected.items() if code != "injected"}
     assert {code: found[code] for code in refused} == refused

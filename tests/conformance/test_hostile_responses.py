@@ -1,22 +1,12 @@
 """Every raw upstream response of the corpus gets its verdict from the real process: relayed, refused as 502, or aborted; never mixed up."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
-
 from tests.corpus.cases import ResponseCase
 from tests.corpus.judge_responses import judge_response
 from tests.corpus.load import RESPONSES
-from tests.corpus.rig import Rig, running
+from tests.corpus.rig import Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with running(tmp_path_factory.mktemp("responses")) as rig:
-        yield rig
 
 
 @pytest.mark.parametrize("case", RESPONSES, ids=lambda case: f"{case.item}-{case.id}")

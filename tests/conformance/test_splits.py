@@ -1,16 +1,13 @@
 """Byte-at-a-time and random cuts give the same result as one segment (Q3), for requests and for upstream responses."""
 
 import random
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-
 from tests.corpus.cases import RequestCase, ResponseCase
 from tests.corpus.judge import judge
 from tests.corpus.judge_responses import judge_response
 from tests.corpus.load import REQUESTS, RESPONSES
-from tests.corpus.rig import Rig, running
+from tests.corpus.rig import Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,38 +36,26 @@ def at_line_ends(raw: bytes) -> list[bytes]:
     return [piece for piece in glued if piece]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with running(tmp_path_factory.mktemp("plain")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def based(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with running(tmp_path_factory.mktemp("based"), base="/b") as rig:
-        yield rig
-
-
 @pytest.mark.parametrize("case", [case for case in REQUESTS if len(case.raw) <= SMALL], ids=lambda case: case.id)
-async def test_a_request_byte_by_byte_gets_the_verdict_of_one_segment(plain: Rig, based: Rig, case: RequestCase) -> None:
-    rig = based if case.base else plain
-    assert await judge(rig, case, single_bytes(case.raw)) == await judge(rig, case)
+async def test_a_request_byte_by_byte_gets_the_verdict_of_one_segment(rig: Rig, based: Rig, case: RequestCase) -> None:
+    robin = based if case.base else rig
+    assert await judge(robin, case, single_bytes(case.raw)) == await judge(robin, case)
 
 
 @pytest.mark.parametrize("case", [case for case in REQUESTS if len(case.raw) <= MEDIUM], ids=lambda case: case.id)
-async def test_a_request_in_random_pieces_gets_the_verdict_of_one_segment(plain: Rig, based: Rig, case: RequestCase) -> None:
-    rig = based if case.base else plain
-    whole = await judge(rig, case)
-    assert await judge(rig, case, random_pieces(case.raw, case.id)) == whole
-    assert await judge(rig, case, at_line_ends(case.raw)) == whole
+async def test_a_request_in_random_pieces_gets_the_verdict_of_one_segment(rig: Rig, based: Rig, case: RequestCase) -> None:
+    robin = based if case.base else rig
+    whole = await judge(robin, case)
+    assert await judge(robin, case, random_pieces(case.raw, case.id)) == whole
+    assert await judge(robin, case, at_line_ends(case.raw)) == whole
 
 
 @pytest.mark.parametrize("case", [case for case in RESPONSES if 0 < len(case.raw) <= SMALL], ids=lambda case: case.id)
-async def test_a_response_byte_by_byte_gets_its_verdict(plain: Rig, case: ResponseCase) -> None:
-    await judge_response(plain, case, single_bytes(case.raw))
+async def test_a_response_byte_by_byte_gets_its_verdict(rig: Rig, case: ResponseCase) -> None:
+    await judge_response(rig, case, single_bytes(case.raw))
 
 
 @pytest.mark.parametrize("case", [case for case in RESPONSES if 0 < len(case.raw) <= MEDIUM], ids=lambda case: case.id)
-async def test_a_response_in_random_pieces_gets_its_verdict(plain: Rig, case: ResponseCase) -> None:
-    await judge_response(plain, case, random_pieces(case.raw, case.id))
-    await judge_response(plain, case, at_line_ends(case.raw))
+async def test_a_response_in_random_pieces_gets_its_verdict(rig: Rig, case: ResponseCase) -> None:
+    await judge_response(rig, case, random_pieces(case.raw, case.id))
+    await judge_response(rig, case, at_line_ends(case.raw))

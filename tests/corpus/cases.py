@@ -148,7 +148,8 @@ ResponseVerdict = Relayed | Faulty | Aborted
 class ResponseCase:
     """`raw` is what U sends once it has read the request; then `then`: `keep` the connection, `close` it or `reset` it.
 
-    `reusable`: whether Robin puts its next request on the same upstream connection (None: the spec leaves it open). Several verdicts: each is safe.
+    `reusable`: whether Robin puts its next request on the same upstream connection (None: either way).
+    Several verdicts: each is safe.
     """
 
     id: str

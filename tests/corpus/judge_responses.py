@@ -1,10 +1,11 @@
 """Lets the upstream answer with raw bytes and checks what the caller gets, and that nothing of it poisons the next exchange."""
 
-from robin.testing.connection import ScriptedConnection
-from robin.testing.message import ReceivedRequest
-from tests.corpus.cases import FAULT_TABLE, Aborted, Faulty, Relayed, ResponseCase, ResponseVerdict
+from tests.corpus.cases import FAULT_TABLE, Aborted, Faulty, ResponseCase, ResponseVerdict
 from tests.corpus.judge import check_problem
 from tests.corpus.rig import Answer, Rig, pong
+
+from robin.testing.connection import ScriptedConnection
+from robin.testing.message import ReceivedRequest
 
 HOP = {b"connection", b"transfer-encoding", b"content-length"}
 
@@ -112,4 +113,4 @@ def framing_of(answer: Answer) -> str:
         return "chunked"
     if answer.values(b"Content-Length"):
         return "length"
-    return "none" if answer.status in {204, 304} or not answer.body and b"close" not in (answer.value(b"Connection") or b"") else "close"
+    return "none" if answer.status in {204, 304} or (not answer.body and b"close" not in (answer.value(b"Connection") or b"")) else "close"

@@ -1,5 +1,7 @@
 """Field lines, Host, what is stripped and what is kept: A1, A2, A6, C1-C9, L4 of the sidecar spec."""
 
+
+
 from tests.corpus.cases import Either, Fields, Forwarded, Refused, RequestCase
 from tests.corpus.short import HOST, served, wrong
 
@@ -239,7 +241,12 @@ def plain(id: str, raw: bytes, item: str = "G1", **seen: object) -> RequestCase:
 
 
 UPGRADES = (
-    served("upgrade-h2c", "G2", GET + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", Forwarded()),
+    served(
+        "upgrade-h2c",
+        "G2",
+        GET + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+        Forwarded(),
+    ),
     served("upgrade-unlisted", "G1", GET + HOST + b"Connection: upgrade\r\nUpgrade: TLS/1.3\r\n\r\n", Forwarded()),
     served("upgrade-two-protocols", "G1", GET + HOST + b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n", Forwarded()),
     served("upgrade-two-lines", "G1", GET + HOST + b"Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n", Forwarded()),
@@ -251,12 +258,20 @@ UPGRADES = (
     plain("upgrade-head", b"HEAD / HTTP/1.1\r\n" + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"\r\n", method=b"HEAD"),
     plain("upgrade-post-without-body", b"POST / HTTP/1.1\r\n" + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"\r\n", method=b"POST"),
     wrong("upgrade-with-length", "G1", GET + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"Content-Length: 5\r\n\r\nhello"),
-    wrong("upgrade-with-chunks", "G1", GET + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    wrong("upgrade-post-with-length", "G1", b"POST / HTTP/1.1\r\n" + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"Content-Length: 5\r\n\r\nhello"),
+    wrong(
+        "upgrade-with-chunks", "G1", GET + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    wrong(
+        "upgrade-post-with-length",
+        "G1",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Connection: upgrade\r\n" + WEBSOCKET + b"Content-Length: 5\r\n\r\nhello",
+    ),
     RequestCase(
         id="upgrade-h2c-with-body",
         item="G2",
-        raw=b"POST / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nContent-Length: 2\r\n\r\nhi",
+        raw=b"POST / HTTP/1.1\r\n"
+        + HOST
+        + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nContent-Length: 2\r\n\r\nhi",
         verdicts=(Either(verdicts=(Refused(code="bad_request"), Forwarded(method=b"POST", length=b"2", body=b"hi"))),),
     ),
     RequestCase(

@@ -1,5 +1,7 @@
 """Request lines, methods, versions and targets: A1, A3, A4, A5, A7, A8, A9 of the sidecar spec."""
 
+
+
 from tests.corpus.cases import Answered, Either, Forwarded, Refused, RequestCase
 from tests.corpus.short import HOST, served, wrong
 
@@ -167,7 +169,9 @@ ABSOLUTE = (
         Forwarded(target=b"/b/x"),
         base=b"/b",
     ),
-    served("absolute-url-in-path", "A9", b"GET /http://evil.example/ HTTP/1.1\r\n" + HOST + b"\r\n", Forwarded(target=b"/http://evil.example/")),
+    served(
+        "absolute-url-in-path", "A9", b"GET /http://evil.example/ HTTP/1.1\r\n" + HOST + b"\r\n", Forwarded(target=b"/http://evil.example/")
+    ),
     line("absolute-foreign", "A7", b"GET http://evil.example/x HTTP/1.1", "host_not_allowed"),
     line("absolute-foreign-port-80", "A7", b"GET http://169.254.169.254:80/latest HTTP/1.1", "host_not_allowed"),
     line("absolute-https", "A7", b"GET https://127.0.0.1:4000/x HTTP/1.1"),

@@ -1,5 +1,7 @@
 """Raw upstream responses: D4, E1-E3, E8, E9, F3, G3 of the sidecar spec, each to one request on a fresh upstream connection."""
 
+# ruff: noqa: E501 - one case is one line: raw bytes broken over lines are harder to judge
+
 from tests.corpus.cases import Aborted, Faulty, Relayed, ResponseCase, ResponseVerdict
 
 OK = b"HTTP/1.1 200 OK\r\n"

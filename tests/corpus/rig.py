@@ -213,7 +213,7 @@ class Rig:
     async def caller(self) -> Caller:
         """A fresh connection to Robin."""
         loop = asyncio.get_running_loop()
-        _, peer = await loop.create_connection(lambda: ScriptedConnection(lambda _: None, patience_s=DEADLINE_S, window_bytes=1 << 26), *self.address)
+        _, peer = await loop.create_connection(_unscripted, *self.address)
         return Caller(peer)
 
     async def ask(self, raw: bytes, method: bytes = b"GET") -> Answer:
@@ -246,6 +246,10 @@ class Rig:
             await self.reply(connection, request)
             if connection.transport.is_closing():
                 return
+
+
+def _unscripted() -> ScriptedConnection:
+    return ScriptedConnection(lambda _: None, patience_s=DEADLINE_S, window_bytes=1 << 26)
 
 
 async def pong(connection: ScriptedConnection, request: ReceivedRequest) -> None:

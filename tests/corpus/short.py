@@ -5,7 +5,9 @@ from tests.corpus.cases import Cut, Refused, RequestCase, Verdict
 HOST = b"Host: localhost\r\n"
 
 
-def wrong(id: str, item: str, raw: bytes, code: str = "bad_request", word: str = "", *, begun: bool = False, base: bytes = b"") -> RequestCase:
+def wrong(
+    id: str, item: str, raw: bytes, code: str = "bad_request", word: str = "", *, begun: bool = False, base: bytes = b""
+) -> RequestCase:
     """One request that Robin refuses with `code`."""
     return RequestCase(id=id, item=item, raw=raw, verdicts=(Refused(code=code, word=word, begun=begun),), base=base)
 

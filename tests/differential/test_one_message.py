@@ -9,6 +9,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.corpus.cases import Forwarded, RequestCase
+from tests.corpus.load import REQUESTS
+from tests.differential.outbound import credential, split_message
+from tests.differential.readers import NotOneMessage, read_with_h11, read_with_stdlib
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
@@ -18,10 +22,6 @@ from robin.model.verdict import Permit
 from robin.wire.forwarding import DEFAULT_STRIP, Rewriting, forward_request
 from robin.wire.framing import ChunkedDecoder, chunk, last_chunk
 from robin.wire.http1 import parse_request
-from tests.corpus.cases import Forwarded, RequestCase
-from tests.corpus.load import REQUESTS
-from tests.differential.outbound import credential, split_message
-from tests.differential.readers import NotOneMessage, read_with_h11, read_with_stdlib
 
 ORIGIN = Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example")
 PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
@@ -30,8 +30,10 @@ CREDENTIAL: Credential = credential(b"token.of.ours")
 TCHAR = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 names = st.text(TCHAR, min_size=1, max_size=20).map(lambda text: text.encode())
-values = st.lists(st.sampled_from([*range(0x21, 0x7F), *range(0x80, 0x100), 0x20, 0x09]), max_size=40).map(lambda codes: bytes(codes).strip(b" \t"))
-targets = st.lists(st.sampled_from([code for code in range(0x21, 0x7F) if code != 0x23]), max_size=60).map(lambda codes: b"/" + bytes(codes))
+value_bytes = st.sampled_from([*range(0x21, 0x7F), *range(0x80, 0x100), 0x20, 0x09])
+values = st.lists(value_bytes, max_size=40).map(lambda codes: bytes(codes).strip(b" \t"))
+target_bytes = st.sampled_from([code for code in range(0x21, 0x7F) if code != 0x23])
+targets = st.lists(target_bytes, max_size=60).map(lambda codes: b"/" + bytes(codes))
 SPECIAL = (
     b"host content-length transfer-encoding connection upgrade expect te trailer keep-alive proxy-connection via authorization "
     b"proxy-authorization forwarded x-real-ip proxy-authenticate http2-settings x-guard origin sec-fetch-site max-forwards"
@@ -135,7 +137,8 @@ def test_every_forwarded_case_is_the_same_single_message_to_h11_and_to_the_stand
     assert isinstance(verdict, Forwarded)
     sent = forward(case.raw)
     by_h11, by_stdlib = read_with_h11(sent), read_with_stdlib(sent)
-    assert (by_h11.method, by_h11.target, by_h11.fields, by_h11.body) == (by_stdlib.method, by_stdlib.target, by_stdlib.fields, by_stdlib.body)
+    assert (by_h11.method, by_h11.target, by_h11.body) == (by_stdlib.method, by_stdlib.target, by_stdlib.body)
+    assert by_h11.fields == by_stdlib.fields
     assert (by_h11.method, by_h11.body) == (verdict.method, verdict.body)
 
 
