@@ -10,7 +10,7 @@ from sidebyside import page, tools
 from sidebyside.cases import CASES
 from sidebyside.contenders import CONTENDERS, Contender
 from sidebyside.ledger import Ledger
-from sidebyside.machine import describe
+from sidebyside.machine import describe, shut_others_out
 from sidebyside.stage import FULL, QUICK, raised
 
 
@@ -45,9 +45,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="short turns and few rounds: a hint, not a result")
     parser.add_argument("--only", action="append", choices=cases, metavar="CASE", help=f"this case, repeatable: {', '.join(cases)}")
     parser.add_argument("--contender", action="append", choices=names, metavar="NAME", help=f"this one, repeatable: {', '.join(names)}")
+    parser.add_argument("--undisturbed", action="store_true", help="as root: niceness -20, everything else on the two cores waits")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     parser.add_argument("--write", action="store_true", help="put the result of a whole run into docs/reference/benchmarks.md")
     asked = parser.parse_args(arguments)
+    if asked.undisturbed:
+        shut_others_out()
     if asked.write and (asked.quick or asked.only or asked.contender):
         parser.error("--write publishes a whole run: leave out --quick, --only and --contender")
     return asked
@@ -71,6 +74,6 @@ def _muster(asked: Sequence[str] | None) -> tuple[list[Contender], dict[str, str
 
 def _command(asked: argparse.Namespace) -> str:
     words = ["bench/run"]
-    words += [f"--{flag}" for flag in ("quick", "write") if getattr(asked, flag)]
+    words += [f"--{flag}" for flag in ("quick", "undisturbed", "write") if getattr(asked, flag)]
     words += [f"--only {name}" for name in asked.only or ()] + [f"--contender {name}" for name in asked.contender or ()]
     return " ".join(words)

@@ -64,35 +64,40 @@ def ratios(ledger: Ledger, names: Sequence[str]) -> str:
 
 
 def verdicts(ledger: Ledger) -> str:
-    """Each target with what was measured; what was not measured says so."""
+    """Each target with what was measured; what was not measured says so, and a disturbed turn is judged by processor time."""
     lines = [["target", "wanted", "measured", "by processor time", "verdict"]]
     for target in TARGETS:
         row = TITLES[target.row]
-        measured = ledger.median(target.row, "Robin") if target.over is None else ledger.ratio(target.row, "Robin", target.over)
-        by_time = None if target.over is None else ledger.ratio(f"{target.row}_cpu", target.over, "Robin")
-        what = row.title if target.over is None else f"{row.title}, Robin/{target.over}"
-        unit = f" {row.unit}" if target.over is None else "x"
+        what, unit = row.title, f" {row.unit}"
+        measured, by_time = ledger.median(target.row, "Robin"), None
+        if target.over is not None:
+            what, unit = f"{row.title}, Robin/{target.over}", "x"
+            measured = ledger.ratio(target.row, "Robin", target.over)
+            by_time = ledger.ratio(f"{target.row}_cpu", target.over, "Robin")
+        disturbed = shares_of_core(ledger, target.row, ("Robin", target.over)) if target.over else {}
         wanted = f"{'>=' if target.at_least else '<='} {target.bound:g}{unit}" + (f" (aim {target.aim:g}x)" if target.aim else "")
         cells = ["-" if value is None else f"{value:.2f}{unit}" for value in (measured, by_time)]
-        lines.append([what, wanted, *cells, _verdict(target, measured)])
+        verdict = _verdict(target, by_time) + " by processor time" if disturbed else _verdict(target, measured)
+        lines.append([what, wanted, *cells, verdict])
     return _grid(lines)
+
+
+def shares_of_core(ledger: Ledger, row: str, names: Sequence[str]) -> dict[str, float]:
+    """Who did not get its core in a case that should fill it, and how much it got, in percent."""
+    if row not in ("small", "tls"):
+        return {}
+    shares = {name: ledger.median(f"{row}_busy", name) for name in names}
+    return {name: share for name, share in shares.items() if share is not None and share < FULL_PERCENT}
 
 
 def disturbances(ledger: Ledger, names: Sequence[str]) -> str:
     """Where the proxy did not get its core: there, only processor time may be quoted."""
-    found = []
-    for case in ("small", "tls"):
-        shares = {name: ledger.median(f"{case}_busy", name) for name in names}
-        found += [
-            f"{name} had {share:.0f} % of its core in `{case}`"
-            for name, share in shares.items()
-            if share is not None and share < FULL_PERCENT
-        ]
+    found = [f"{name} {share:.0f} % in `{row}`" for row in ("small", "tls") for name, share in shares_of_core(ledger, row, names).items()]
     if not found:
-        return "The proxy's core was full in every case that should fill it."
+        return "No proxy was kept from its core."
     return (
-        f"DISTURBED: {'; '.join(found)}. Something else ran on these cores, and it takes more from the quick than from the slow. "
-        "Quote the ratios by processor time, or run again on a quiet machine."
+        f"DISTURBED: of its core, {', '.join(found)}. Something else ran there, or the load could not keep up; either takes more from "
+        "the quick than from the slow. Quote the ratios by processor time, or run again on a quiet machine (or as root with --undisturbed)."
     )
 
 

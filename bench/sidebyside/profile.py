@@ -10,7 +10,7 @@ from pathlib import Path
 from sidebyside import tools
 from sidebyside.contenders import CONTENDERS, Contender, Launch, Post
 from sidebyside.ledger import Ledger
-from sidebyside.machine import cpu_split
+from sidebyside.machine import cpu_split, shut_others_out
 from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
 
 WARM_REQUESTS_S = 0.5
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
     parser.add_argument("--tls", action="store_true", help="TLS upstream")
+    parser.add_argument("--undisturbed", action="store_true", help="as root: niceness -20, everything else on the two cores waits")
     parser.add_argument("--set", action="append", default=[], metavar="ROBIN_X=VALUE", help="a setting to try, repeatable")
     parser.add_argument(
         "--calls", action="store_true", help="run under cProfile: calls per request and the dearest functions (slows Robin)"
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=40, help="with --calls: functions listed (40)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="with --calls: also keep the raw profile here, for snakeviz and the like")
     asked = parser.parse_args(arguments)
+    if asked.undisturbed:
+        shut_others_out()
     try:
         program, robin = tools.go_program("load"), CONTENDERS[0]
         robin.find()

@@ -47,6 +47,19 @@ def test_each_target_is_passed_failed_or_said_to_be_unmeasured(ledger: ModuleTyp
     assert lines["memory, idle"] == "FAIL"
 
 
+def test_a_disturbed_turn_is_judged_by_processor_time(ledger: ModuleType, page: ModuleType) -> None:
+    book = ledger.Ledger()
+    for contender, speed, busy, spent in (("Robin", 9_000, 95, 50), ("Go", 3_000, 20, 60)):
+        book.add("small", contender, 0, speed)
+        book.add("small_busy", contender, 0, busy)
+        book.add("small_cpu", contender, 0, spent)
+
+    line = next(line for line in page.verdicts(book).splitlines() if "Robin/Go" in line)
+
+    assert [cell.strip() for cell in line.split("|")[3:6]] == ["3.00x", "1.20x", "FAIL by processor time"]
+    assert "Go 20 % in `small`" in page.disturbances(book, ["Robin", "Go"])
+
+
 def test_write_replaces_only_what_stands_between_the_markers(page: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target = tmp_path / "benchmarks.md"
     target.write_text(f"by hand\n{page.BEGIN}\nold\n{page.END}\nalso by hand\n")
