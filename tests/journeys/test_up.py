@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ class Up(RobinProcess):
         assert not alive(self.child)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", self.port), timeout=5)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: `robin up` puts a Unix socket below it."""
+    with tempfile.TemporaryDirectory(prefix="up") as made:
+        yield Path(made)
 
 
 def children_of(pid: int) -> list[int]:
@@ -77,18 +85,20 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def running(folder: Path, *flags: str) -> AsyncIterator[Up]:
-    folder.mkdir(exist_ok=True)
     async with Up(folder, *flags) as up:
         await up.ready()
         yield up
 
 
-async def test_a_request_without_any_credential_arrives_with_a_verified_identity(tmp_path):
-    async with running(tmp_path / "t") as up, Client(up.port) as client:
+@pytest.mark.parametrize(
+    ("source", "subject"), [("file", "system:serviceaccount:demo:agent"), ("jwtsvid", "spiffe://robin.test/ns/demo/sa/agent")]
+)
+async def test_a_request_without_any_credential_arrives_with_a_verified_identity(folder, source, subject):
+    async with running(folder, "--source", source) as up, Client(up.port) as client:
         assert up.stdout[0].startswith("robin up: starting")
         status, seen = await client.get("/hello?x=1")
         assert status == 200
-        assert seen["identity"]["claims"]["sub"] == "system:serviceaccount:demo:agent"
+        assert seen["identity"]["claims"]["sub"] == subject
         assert seen["identity"]["claims"]["aud"] == ["broker.robin.test"]
         assert seen["request"]["target"] == "/hello?x=1"
         fingerprint = seen["identity"]["token_sha256"]
@@ -96,21 +106,22 @@ async def test_a_request_without_any_credential_arrives_with_a_verified_identity
         assert fingerprint in await up.line("GET /hello?x=1")
 
 
-async def test_tokens_rotate_under_a_stream_of_requests_and_none_fails(tmp_path):
-    async with running(tmp_path / "t", "--rotate", "1s") as up:
+@pytest.mark.parametrize(("source", "pace", "tokens"), [("file", "1s", 5), ("jwtsvid", "2s", 4)])
+async def test_tokens_rotate_under_a_stream_of_requests_and_none_fails(folder, source, pace, tokens):
+    async with running(folder, "--source", source, "--rotate", pace) as up:
         fingerprints: dict[str, int] = {}
         answers: list[int] = []
 
         async def stream(target: str) -> None:
             async with Client(up.port) as client:
-                while len(fingerprints) < 5:
+                while len(fingerprints) < tokens:
                     status, seen = await client.get(target)
                     answers.append(status)
                     fingerprint = seen["identity"]["token_sha256"]
                     fingerprints[fingerprint] = fingerprints.get(fingerprint, 0) + 1
 
         async def knock() -> None:
-            while len(fingerprints) < 5:
+            while len(fingerprints) < tokens:
                 async with Client(up.port) as client:
                     answers.append((await client.get("/new"))[0])
 
@@ -123,8 +134,8 @@ async def test_tokens_rotate_under_a_stream_of_requests_and_none_fails(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_ends_it_and_nothing_is_left(tmp_path, number):
-    async with running(tmp_path / "t") as up:
+async def test_a_signal_ends_it_and_nothing_is_left(folder, number):
+    async with running(folder) as up:
         assert [path.name[:9] for path in up.folder.iterdir()] == ["robin-up-"]
         up.send_signal(number)
         assert await up.returned() == 0
@@ -133,8 +144,8 @@ async def test_a_signal_ends_it_and_nothing_is_left(tmp_path, number):
         await up.check_nothing_left()
 
 
-async def test_a_running_stream_is_finished_before_it_ends(tmp_path):
-    async with running(tmp_path / "t") as up:
+async def test_a_running_stream_is_finished_before_it_ends(folder):
+    async with running(folder) as up:
         reader, writer = await asyncio.open_connection("127.0.0.1", up.port)
         writer.write(b"GET /stream?events=3 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await reader.readuntil(b'"event": 1')
@@ -145,8 +156,8 @@ async def test_a_running_stream_is_finished_before_it_ends(tmp_path):
         await up.check_nothing_left()
 
 
-async def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path):
-    async with running(tmp_path / "t") as up:
+async def test_a_second_ctrl_c_does_not_wait_for_a_stream(folder):
+    async with running(folder) as up:
         reader, writer = await asyncio.open_connection("127.0.0.1", up.port)
         writer.write(b"GET /stream?events=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await reader.readuntil(b'"event": 1')
@@ -158,25 +169,25 @@ async def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path):
         await up.check_nothing_left()
 
 
-async def test_a_sidecar_that_is_killed_ends_it_with_the_reason_and_nothing_is_left(tmp_path):
-    async with running(tmp_path / "t") as up:
+async def test_a_sidecar_that_is_killed_ends_it_with_the_reason_and_nothing_is_left(folder):
+    async with running(folder) as up:
         os.kill(up.child, signal.SIGKILL)
         assert await up.returned() == 1
         assert "robin up: the sidecar ended with exit code -9; its last lines:" in "\n".join(up.stderr)
         await up.check_nothing_left()
 
 
-async def test_a_sidecar_outlives_nobody(tmp_path):
-    async with running(tmp_path / "t") as up:
+async def test_a_sidecar_outlives_nobody(folder):
+    async with running(folder) as up:
         await up.kill()
         await eventually(lambda: not alive(up.child), what="the sidecar's end after its parent was killed")
 
 
-async def test_a_reader_of_its_output_that_leaves_ends_it(tmp_path):
+async def test_a_reader_of_its_output_that_leaves_ends_it(folder):
     """`robin up | head -1`."""
     with subprocess.Popen(
         [sys.executable, "-m", "robin.cli.main", "up", "--port", "0", "--rotate", "1s"],
-        env={"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        env={"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -185,14 +196,14 @@ async def test_a_reader_of_its_output_that_leaves_ends_it(tmp_path):
         complaint = await asyncio.to_thread(process.stderr.read)
         await asyncio.to_thread(process.wait, 30)
     assert complaint == b""
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
-async def test_on_a_terminal_it_keeps_a_status_line_and_ctrl_c_ends_it(tmp_path):
+async def test_on_a_terminal_it_keeps_a_status_line_and_ctrl_c_ends_it(folder):
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "robin.cli.main", "up", "--port", "0"],
-        env={"TMPDIR": str(tmp_path), "TERM": "xterm", "NO_COLOR": "1"},
+        env={"TMPDIR": str(folder), "TERM": "xterm", "NO_COLOR": "1"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -219,4 +230,4 @@ async def test_on_a_terminal_it_keeps_a_status_line_and_ctrl_c_ends_it(tmp_path)
     assert b"\r\x1b[2Ktoken " in written
     assert b"\x1b[1m" not in written  # NO_COLOR
     assert written.endswith(b"robin up: ended, nothing is left behind\r\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []

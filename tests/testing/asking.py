@@ -1,6 +1,8 @@
-"""One request over its own connection, read to the end: the smallest client that a test of a test server needs."""
+"""What tests of test servers need: one request over its own connection, read to the end, and a port that is taken."""
 
 import asyncio
+import contextlib
+import socket
 
 
 async def ask(
@@ -24,3 +26,12 @@ def split_answer(answered: bytes) -> tuple[int, dict[str, str], bytes]:
     status_line, *lines = head.decode("latin-1").split("\r\n")
     pairs = (line.partition(": ") for line in lines)
     return int(status_line.split(" ")[1]), {name.lower(): value for name, _, value in pairs}, rest
+
+
+def port_above_a_free_one() -> socket.socket:
+    """A listening socket whose port has a free port just below it."""
+    while True:
+        taken = socket.create_server(("127.0.0.1", 0))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", taken.getsockname()[1] - 1)):
+            return taken
+        taken.close()

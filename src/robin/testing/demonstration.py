@@ -16,15 +16,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.demo_broker import DemoBroker, Sighting, fingerprint_of
 from robin.testing.documents import DocumentServer
 from robin.testing.process import SidecarProcess
 from robin.testing.projected import ProjectedDirectory
+from robin.testing.workload_api import Outcome, WorkloadApi
 from robin.transport.clock import Clock, SystemClock
 from robin.transport.tasks import TaskOwner
+from robin.wire.workload_api import JwtSvid, JwtSvidRequest
 
 AUDIENCE = "broker.robin.test"
+SPIFFE_PATH = "/ns/demo/sa/agent"
 FOLDER_PREFIX = "robin-up-"
 LIFETIME_LEAST_S = 30.0
 DRAIN_S = 5
@@ -148,7 +152,7 @@ class Demonstration:
             DemoBroker(jwks=authority.jwks, issuer=authority.issuer, audience=AUDIENCE, clock=self._clock, on_sighting=self._hear)
         )
         stack.push_async_callback(self._tasks.close)
-        identity = self._start_projected(authority)
+        identity = self._start_projected(authority) if self.source == "file" else await self._start_workload_api(authority)
         settings = {
             "ROBIN_LISTEN_ADDR": f"127.0.0.1:{self._port}",
             "ROBIN_ADMIN_ADDR": f"127.0.0.1:{admin_port}",
@@ -178,6 +182,20 @@ class Demonstration:
         rotate()
         self._tasks.start(rotate_for_ever(), "rotation")
         return {"ROBIN_TOKEN_FILE": str(volume.token_file)}
+
+    async def _start_workload_api(self, authority: IdentityAuthority) -> dict[str, str]:
+        """Here the sidecar sets the pace: it asks again at half of a token's life."""
+        lifetime_s = 2 * self.rotate_s
+
+        async def answer(request: JwtSvidRequest) -> Outcome:
+            token = authority.jwt_svid(audience=list(request.audiences), path=SPIFFE_PATH, lifetime_s=lifetime_s)
+            self._rotated(token, lifetime_s)
+            return (JwtSvid(spiffe_id=f"spiffe://{authority.trust_domain}{SPIFFE_PATH}", svid=Secret(token), hint=""),)
+
+        api = WorkloadApi(answer)
+        self._stack.push_async_callback(api.close)
+        address = await api.start_unix(str(self.folder / "api.sock"))
+        return {"ROBIN_SPIFFE_SOCKET": f"unix://{address.path}", "ROBIN_SVID_REFRESH_BEFORE": f"{int(self.rotate_s * 1000)}ms"}
 
     def _rotated(self, token: bytes, lifetime_s: float) -> None:
         self._rotations += 1

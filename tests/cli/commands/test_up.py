@@ -2,10 +2,9 @@
 
 import argparse
 import asyncio
-import contextlib
-import socket
 
 import pytest
+from tests.testing.asking import port_above_a_free_one
 
 from robin.cli.commands import up
 
@@ -45,7 +44,7 @@ def test_a_bad_flag_is_refused_with_the_reason(words, said, capsys):
 
 @pytest.mark.parametrize("which", ["port", "admin port"])
 def test_a_taken_port_is_named_with_the_way_out(which, capsys):
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    with port_above_a_free_one() as taken:
         port = taken.getsockname()[1]
         asked = port if which == "port" else port - 1
         assert up.run(parse("--port", str(asked))) == up.EXIT_BIND
@@ -56,7 +55,7 @@ def test_a_taken_port_is_named_with_the_way_out(which, capsys):
 
 
 def test_it_leaves_no_event_loop_behind():
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    with port_above_a_free_one() as taken:
         up.run(parse("--port", str(taken.getsockname()[1])))
     with pytest.raises(RuntimeError):
         asyncio.get_running_loop()

@@ -1,0 +1,85 @@
+"""Demonstration: everything of `robin up` but the screen, telling what happens as values; and nothing is left when it cannot start."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.testing.asking import ask, port_above_a_free_one
+
+from robin.testing.demo_broker import Sighting
+from robin.testing.demonstration import Answered, Demonstration, Happening, PortTaken, Rotated, Said
+from robin.testing.waiting import eventually
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The place for temporary folders; short, since a socket goes there."""
+    with tempfile.TemporaryDirectory(prefix="up") as made:
+        monkeypatch.setattr(tempfile, "tempdir", made)
+        yield Path(made)
+
+
+def port_of(demonstration: Demonstration) -> int:
+    return int(demonstration.sidecar.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("source", "subject"), [("file", "system:serviceaccount:demo:agent"), ("jwtsvid", "spiffe://robin.test/ns/demo/sa/agent")]
+)
+async def test_what_happens_is_told(folder, source, subject):
+    heard: list[Happening] = []
+    async with Demonstration(hear=heard.append, source=source, port=0) as demonstration:
+        assert (await ask(port_of(demonstration), "/one", ("Host", "127.0.0.1")))[0] == 400  # two Host fields
+        assert (await ask(port_of(demonstration), "/two"))[0] == 421
+        status, _, body = await ask_properly(demonstration, "/three")
+        assert (status, subject.encode() in body) == (200, True)
+        await eventually(lambda: len(heard) == 4)
+    rotated = heard[0]
+    assert isinstance(rotated, Rotated)
+    assert rotated.number == 1
+    (sighted,) = (one for one in heard if isinstance(one, Sighting))
+    assert (sighted.target, sighted.reason, sighted.fingerprint) == ("/three", None, rotated.fingerprint)
+    answered = [one for one in heard if isinstance(one, Answered)]
+    assert [(one.status, one.outcome) for one in answered] == [(400, "bad_request"), (421, "host_not_allowed")]
+    assert answered[1].path == "/two"
+    assert list(folder.iterdir()) == []
+
+
+async def ask_properly(demonstration: Demonstration, target: str) -> tuple[int, dict[str, str], bytes]:
+    """With the Host that the guards want: the target in absolute form replaces it."""
+    return await ask(port_of(demonstration), f"http://127.0.0.1{target}")
+
+
+@pytest.mark.parametrize("offset", [0, -1])
+async def test_a_taken_port_stops_it_before_anything_is_made(folder, offset):
+    with port_above_a_free_one() as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken) as caught:
+            await Demonstration(hear=[].append, port=port + offset).start()
+    assert caught.value.port == port
+    assert list(folder.iterdir()) == []
+
+
+async def test_it_ends_when_the_identity_cannot_be_rotated_and_says_so(folder):
+    heard: list[Happening] = []
+    async with Demonstration(hear=heard.append, port=0, rotate_s=0.05) as demonstration:
+        shutil.rmtree(demonstration.folder / "tokens")
+        assert await demonstration.ended() == "the identity could not be rotated"
+    assert any(isinstance(one, Said) and one.level == "error" for one in heard)
+    assert list(folder.iterdir()) == []
+
+
+async def test_it_ends_when_the_sidecar_does_and_says_how(folder):
+    async with Demonstration(hear=[].append, port=0) as demonstration:
+        demonstration.hurry()
+        assert (await demonstration.ended()).startswith("the sidecar ended with exit code -9; its last lines:")
+    assert list(folder.iterdir()) == []
+
+
+async def test_closing_twice_is_closing_once(folder):
+    demonstration = await Demonstration(hear=[].append, port=0).start()
+    await demonstration.close()
+    await demonstration.close()
+    assert demonstration.sidecar.returncode == 0
