@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from robin.model.verdict import Permit
+
 
 class Field:
     """One field line.
@@ -36,58 +38,36 @@ class Framing:
 
 
 class RequestHead:
-    """One request head, parsed and judged by `wire.http1`.
+    """One request head, parsed and judged by `wire.http1`; unchanged from then on.
 
-    `target` is origin-form or `*`; `host` the valid Host value (the authority of an absolute-form target replaces it). `hop` holds the
-    folded names that Connection listed, b"" framing names excepted. `upgrade` is the one protocol asked for, folded, where the request
-    may be upgraded at all (GET, HTTP/1.1, Connection: upgrade, no body), else None.
+    `target` is origin-form or `*`; `path` is it without its query, all that may be recorded of it. `host` is the valid Host value (the
+    authority of an absolute-form target replaces it). `hop` holds the folded names that Connection listed, the framing names excepted.
+    `upgrade` is the one protocol asked for, folded, where the request may be upgraded at all (GET, HTTP/1.1, Connection: upgrade, no body).
     """
 
-    __slots__ = (
-        "expects_continue",
-        "fetch_site",
-        "fields",
-        "framing",
-        "hop",
-        "host",
-        "keep_alive",
-        "length",
-        "max_forwards",
-        "method",
-        "minor",
-        "origin",
-        "target",
-        "te_trailers",
-        "traceparent",
-        "upgrade",
-        "via",
-        "websocket_key",
-    )
+    # Defaults stand on the class: most requests change few of them.
+    path = b""
+    framing: int = Framing.NONE
+    length = 0
+    host = b""
+    hop: frozenset[bytes] = frozenset()
+    expects_continue = False
+    te_trailers = False
+    upgrade: bytes | None = None
+    origin: bytes | None = None
+    fetch_site: bytes | None = None
+    via: bytes | None = None
+    max_forwards: bytes | None = None
+    traceparent: bytes | None = None
+    websocket_key: bytes | None = None
+    forwarded: tuple[Permit, object, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
 
     def __init__(self, method: str, target: bytes, minor: int, fields: list[Field]) -> None:
         self.method = method
         self.target = target
         self.minor = minor
         self.fields = fields
-        self.framing: int = Framing.NONE
-        self.length = 0
-        self.host = b""
         self.keep_alive = minor == 1
-        self.hop: frozenset[bytes] = frozenset()
-        self.expects_continue = False
-        self.te_trailers = False
-        self.upgrade: bytes | None = None
-        self.origin: bytes | None = None
-        self.fetch_site: bytes | None = None
-        self.via: bytes | None = None
-        self.max_forwards: bytes | None = None
-        self.traceparent: bytes | None = None
-        self.websocket_key: bytes | None = None
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query: all that may be recorded of it."""
-        return self.target.partition(b"?")[0]
 
 
 class ResponseHead:
@@ -97,17 +77,17 @@ class ResponseHead:
     `Keep-Alive: timeout=N` in seconds, None where it says nothing. `upgrade` is the protocol of a 101, folded.
     """
 
-    __slots__ = ("fields", "framing", "hop", "idle_s", "keep_alive", "length", "minor", "reason", "status", "upgrade", "websocket_accept")
+    framing: int = Framing.NONE
+    length = -1
+    hop: frozenset[bytes] = frozenset()
+    idle_s: int | None = None
+    upgrade: bytes | None = None
+    websocket_accept: bytes | None = None
+    forwarded: tuple[tuple[int, bool, bool], bytes] | None = None  # kept by `wire.forwarding`
 
     def __init__(self, status: int, reason: bytes, minor: int, fields: list[Field]) -> None:
         self.status = status
         self.reason = reason
         self.minor = minor
         self.fields = fields
-        self.framing: int = Framing.NONE
-        self.length = -1
         self.keep_alive = minor == 1
-        self.hop: frozenset[bytes] = frozenset()
-        self.idle_s: int | None = None
-        self.upgrade: bytes | None = None
-        self.websocket_accept: bytes | None = None

@@ -26,7 +26,7 @@ class RequiredField:
 class SidecarPolicy:
     """Compiled once from Settings, immutable. `hosts` None: no Host guard (a Unix listener on which none was set)."""
 
-    __slots__ = ("_any_host", "_hosts", "_origins", "_permit", "_pseudonym", "_required")
+    __slots__ = ("_any_host", "_hosts", "_known_host", "_origins", "_permit", "_pseudonym", "_required")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class SidecarPolicy:
     ) -> None:
         self._permit = Permit(origin=upstream.origin, base_path=upstream.base_path, grant="forward")
         self._hosts = hosts
+        self._known_host = b""
         self._origins = origins
         self._required = required
         self._pseudonym = pseudonym.encode("ascii")
@@ -48,8 +49,7 @@ class SidecarPolicy:
     def decide(self, head: RequestHead, caller: Caller) -> Verdict:
         """Permit or Denial, in the order Host, Origin, Sec-Fetch-Site, required header, loop."""
         if not self._any_host:
-            hosts = self._hosts
-            if hosts is not None and head.host not in hosts and host_name(head.host) not in hosts:
+            if head.host != self._known_host and not self._admits(head.host):
                 return Denial(code="host_not_allowed", detail="host: the Host is not in ROBIN_ALLOWED_HOSTS; add it there if it is yours")
             if head.origin is not None:
                 if head.origin not in self._origins:
@@ -61,6 +61,13 @@ class SidecarPolicy:
         if head.via is not None and self._pseudonym in head.via:
             return Denial(code="loop", detail="own_via: ROBIN_UPSTREAM_URL leads back to this Robin")
         return self._permit
+
+    def _admits(self, host: bytes) -> bool:
+        """Whether the Host guard lets `host` pass; the last one that did is remembered, since callers repeat it."""
+        if self._hosts is not None and host_name(host) not in self._hosts:
+            return False
+        self._known_host = host
+        return True
 
 
 def host_name(authority: bytes) -> bytes:

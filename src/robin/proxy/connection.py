@@ -7,14 +7,16 @@ from typing import Final
 
 from robin.model.caller import Caller
 from robin.model.faults import Fault
+from robin.model.message import RequestHead
 from robin.proxy.exchange import serve_exchange
 from robin.proxy.house import House
 from robin.transport.stream import Ended, Stream
-from robin.wire.http1 import find_bad_byte
+from robin.wire.http1 import find_bad_byte, parse_request
 
 _LEADING_CRLF_MAX: Final = 4
 _LINE_SLACK_BYTES: Final = 64  # method and version around the target
 _LINE_ENDS: Final = frozenset({b"\r", b"\n"})
+_REMEMBERED_BYTES: Final = 4096
 _LINGER_S: Final = 2.0
 _LINGER_BYTES: Final = 256 * 1024
 
@@ -22,13 +24,15 @@ _LINGER_BYTES: Final = 256 * 1024
 class Downstream(Stream):
     """The caller's side. `idle` while no byte of a next request has come."""
 
-    __slots__ = ("caller", "house", "idle")
+    __slots__ = ("_last_head", "_last_raw", "caller", "house", "idle")
 
     def __init__(self, house: House, caller: Caller) -> None:
         super().__init__(house.loop, house.sweeper)
         self.house = house
         self.caller = caller
         self.idle = False
+        self._last_raw = b""
+        self._last_head: RequestHead | None = None
 
     def retire(self) -> None:
         """Draining: an idle connection ends now."""
@@ -81,6 +85,21 @@ class Downstream(Stream):
                     raise Ended
             except TimeoutError:
                 raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
+
+    def read_head(self, raw: bytes) -> RequestHead:
+        """The head that `raw` says; callers repeat theirs on a kept connection, and reading is pure, so the last one is kept.
+
+        Raises Fault.
+        """
+        if raw == self._last_raw and self._last_head is not None:
+            return self._last_head
+        limits = self.house.limits
+        head = parse_request(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
+        if head.upgrade is not None and head.upgrade not in self.house.upgrades:
+            head.upgrade = None  # not a protocol we switch to: served plainly
+        if len(raw) <= _REMEMBERED_BYTES:
+            self._last_raw, self._last_head = raw, head
+        return head
 
     def _skip_leading(self, skipped: int) -> int:
         """RFC 9112 2.2: empty lines before a request line; a few are skipped, a bare CR or LF is refused. How many were skipped so far."""

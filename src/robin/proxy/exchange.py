@@ -12,7 +12,6 @@ from robin.proxy.rescue import answer_options, rescue
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
 from robin.wire.forwarding import forward_request
-from robin.wire.http1 import parse_request
 
 if TYPE_CHECKING:
     from robin.proxy.connection import Downstream
@@ -26,11 +25,8 @@ async def serve_exchange(downstream: "Downstream", house: House) -> bool:
     house.metrics.in_flight += 1
     head = None
     try:
-        raw = await downstream.receive_head()
-        head = parse_request(raw, target_bytes=house.limits.target_bytes, fields_max=house.limits.fields)
+        head = downstream.read_head(await downstream.receive_head())
         record.note_head(head)
-        if head.upgrade is not None and head.upgrade not in house.upgrades:
-            head.upgrade = None  # not a protocol we switch to: served plainly
         if house.closing:
             raise Fault("draining", "draining: this Robin is shutting down")
         verdict = house.policy.decide(head, downstream.caller)

@@ -10,16 +10,19 @@ from typing import Final, Protocol
 
 from robin.model.faults import Fault
 from robin.model.limits import Deadlines, Limits
+from robin.model.message import ResponseHead
 from robin.model.origin import Origin
 from robin.model.verdict import Permit
 from robin.telemetry.metrics import Metrics
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
+from robin.wire.http1 import parse_response
 
 _IDLE_DEFAULT_S: Final = 4.0  # servers that close after 5 s are common
 _IDLE_MIN_S: Final = 1.0
 _IDLE_MAX_S: Final = 60.0
+_REMEMBERED_BYTES: Final = 4096
 
 
 class Generation(Protocol):
@@ -35,15 +38,26 @@ class Generation(Protocol):
 class Upstream(Stream):
     """One connection to an origin. `reusable` is set by the relay at the clean end of an exchange, and only there."""
 
-    __slots__ = ("bucket", "generation", "idle", "idle_until", "reusable")
+    __slots__ = ("_last_head", "_last_method", "_last_raw", "bucket", "generation", "idle", "reusable")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
         self.bucket = bucket
         self.generation = generation
         self.idle = False
-        self.idle_until = 0.0
         self.reusable = False
+        self._last_raw = b""
+        self._last_method = ""
+        self._last_head: ResponseHead | None = None
+
+    def read_head(self, raw: bytes, method: str, fields_max: int) -> ResponseHead:
+        """The head that `raw` says, to a request of `method`; the last one is kept, as it repeats. Raises Fault."""
+        if raw == self._last_raw and method == self._last_method and self._last_head is not None:
+            return self._last_head
+        head = parse_response(raw, method=method, fields_max=fields_max)
+        if len(raw) <= _REMEMBERED_BYTES:
+            self._last_raw, self._last_method, self._last_head = raw, method, head
+        return head
 
     def data_received(self, data: bytes) -> None:
         """Bytes on an idle connection belong to no request: the connection is discarded with them."""
@@ -147,7 +161,7 @@ class Pool:
             upstream = idle.pop()
             upstream.idle = False
             self._metrics.upstream_idle -= 1
-            if upstream.idle_until > self._loop.time() and (self._tls is None or upstream.generation == self._tls.generation):
+            if self._tls is None or upstream.generation == self._tls.generation:  # its age is the sweep's business
                 self._metrics.upstream_active += 1
                 return upstream
             upstream.abort()
@@ -221,8 +235,9 @@ class Pool:
         if bucket.waiters and bucket.hand_over(upstream):
             return
         upstream.idle = True
-        upstream.idle_until = upstream.deadline_at = self._loop.time() + self._idle_s(announced_idle_s)
-        upstream.listen()
+        upstream.deadline_at = self._loop.time() + self._idle_s(announced_idle_s)
+        if upstream.paused:
+            upstream.listen()
         bucket.idle.append(upstream)
         self._metrics.upstream_idle += 1
 

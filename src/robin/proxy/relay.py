@@ -17,7 +17,7 @@ from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import Ended
 from robin.wire.forwarding import forward_response, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
-from robin.wire.http1 import find_bad_byte, parse_response
+from robin.wire.http1 import find_bad_byte
 
 if TYPE_CHECKING:
     from robin.proxy.connection import Downstream
@@ -125,7 +125,7 @@ class Relay:
             if end + 4 > limit:
                 raise Fault("upstream_protocol", "bad_response: the response head is too large")
             raw = upstream.take(end + 4)
-            response = parse_response(raw, method=self.head.method, fields_max=house.limits.response_fields)
+            response = upstream.read_head(raw, self.head.method, house.limits.response_fields)
             if response.status >= 200 or response.status == 101:
                 self.record.upstream_status = response.status
                 return response

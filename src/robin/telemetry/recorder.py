@@ -28,7 +28,8 @@ AUDIENCES_MAX: Final = 16
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL)
 _TRUTH: Final = {None: "null", True: "true", False: "false"}
-_QUOTED: Final = {word: quote(word) for word in (*METHODS, "HTTP/1.0", "HTTP/1.1")}
+_SHAPES_MAX: Final = 512
+_Shape = tuple[str, str | None, str | None, int | None, int | None, int, bool | None]
 _NO_PEER: Final = '"peer_uid":null,"peer_pid":null'
 
 
@@ -51,6 +52,7 @@ class Recorder:
         "_metrics",
         "_mode",
         "_prefix",
+        "_shapes",
         "_source",
         "_stamp",
         "_token",
@@ -79,6 +81,7 @@ class Recorder:
         self._count = 0
         self._source = identity_source
         self._stamp = Stamp()
+        self._shapes: dict[_Shape, tuple[str, str, str]] = {}
         self._token: IdentityToken | None = None  # the one that the next two describe
         self._token_text = ""
         self._expires_at: float | None = None
@@ -109,8 +112,7 @@ class Recorder:
 
     def _json(self, record: ExchangeRecord) -> str:
         wall = self._wall()
-        status, upstream_status, ttfb_s, token = record.status, record.upstream_status, record.ttfb_s, record.identity
-        method, path, protocol, caller = record.method, record.path, record.protocol, record.caller
+        status, ttfb_s, token, path, caller = record.status, record.ttfb_s, record.identity, record.path, record.caller
         if token is None:
             identity = "null"
         else:
@@ -120,18 +122,29 @@ class Recorder:
         listener = self._listeners.get(caller.listener)
         if listener is None:
             listener = self._listeners[caller.listener] = quote(caller.listener)
+        shape = (record.outcome, record.method, record.protocol, status, record.upstream_status, record.retries, record.reused)
+        outcome, answer, tries = self._shapes.get(shape) or self._shape(shape)
         return (
             f'{{"ts":"{self._stamp.text(wall)}","event":"exchange","request_id":"{record.request_id or self.request_id()}",'
-            f'"trace_id":{"null" if record.traceparent is None else _quote_trace(record.traceparent)},'
-            f'"outcome":"{record.outcome}","method":{"null" if method is None else _QUOTED.get(method) or quote(method)},'
-            f'"path":{"null" if path is None else quote(_path(path))},'
-            f'"protocol":{"null" if protocol is None else _QUOTED.get(protocol) or quote(protocol)},'
-            f'"status":{"null" if status is None else status},"upstream_status":{"null" if upstream_status is None else upstream_status},'
+            f'"trace_id":{"null" if record.traceparent is None else _quote_trace(record.traceparent)},{outcome}'
+            f'"path":{"null" if path is None else quote(_path(path))},{answer}'
             f'"bytes_in":{record.bytes_in},"bytes_out":{record.bytes_out},"ttfb_s":{"null" if ttfb_s is None else f"{ttfb_s:.6f}"},'
             f'"duration_s":{record.duration_s:.6f},"identity_wait_s":{f"{record.identity_wait_s:.6f}" if record.identity_wait_s else "0"},'
-            f'"retries":{record.retries},"reused":{_TRUTH[record.reused]},"listener":{listener},'
-            f'{_NO_PEER if caller.uid is None else _describe_peer(caller)},"identity":{identity}}}\n'
+            f'{tries}"listener":{listener},{_NO_PEER if caller.uid is None else _describe_peer(caller)},"identity":{identity}}}\n'
         )
+
+    def _shape(self, shape: _Shape) -> tuple[str, str, str]:
+        """What exchanges of one shape have in common, as JSON: before the path, behind it, and behind the times."""
+        outcome, method, protocol, status, upstream_status, retries, reused = shape
+        if len(self._shapes) >= _SHAPES_MAX:
+            self._shapes.clear()
+        parts = self._shapes[shape] = (
+            f'"outcome":"{outcome}","method":{"null" if method is None else quote(method)},',
+            f'"protocol":{"null" if protocol is None else quote(protocol)},"status":{"null" if status is None else status},'
+            f'"upstream_status":{"null" if upstream_status is None else upstream_status},',
+            f'"retries":{retries},"reused":{_TRUTH[reused]},',
+        )
+        return parts
 
     def _remember(self, token: IdentityToken) -> None:
         """Prepare the `identity` object up to the value of `expires_in_s`, which alone changes from line to line."""

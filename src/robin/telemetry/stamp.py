@@ -6,17 +6,16 @@ import time
 class Stamp:
     """Formats wall-clock seconds."""
 
-    __slots__ = ("_millisecond", "_text")
+    __slots__ = ("_second", "_text")
 
     def __init__(self) -> None:
-        self._millisecond = -1
+        self._second = -1
         self._text = ""
 
     def text(self, wall: float) -> str:
         """`2026-08-22T10:11:12.123Z` for seconds since the epoch."""
-        millisecond = int(wall * 1000)
-        if millisecond != self._millisecond:
-            second, rest = divmod(millisecond, 1000)
-            self._text = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:03d}Z"
-            self._millisecond = millisecond
-        return self._text
+        second, rest = divmod(int(wall * 1000), 1000)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._text}.{rest:03d}Z"

@@ -30,7 +30,6 @@ class Stream(asyncio.Protocol):
     __slots__ = (
         "_drained",
         "_loop",
-        "_paused",
         "_reader",
         "_sweeper",
         "broken",
@@ -39,6 +38,7 @@ class Stream(asyncio.Protocol):
         "ended",
         "lost",
         "partner",
+        "paused",
         "received",
         "transport",
     )
@@ -54,7 +54,7 @@ class Stream(asyncio.Protocol):
         self.choked = False  # the transport holds bytes that the peer does not take
         self.partner: Stream | None = None
         self.deadline_at = math.inf
-        self._paused = False
+        self.paused = False
         self._reader: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -76,7 +76,7 @@ class Stream(asyncio.Protocol):
         else:
             self.received = bytearray(received) + data
         if len(self.received) >= _PAUSE_BYTES:
-            self._paused = True
+            self.paused = True
             self.transport.pause_reading()
         reader = self._reader
         if reader is not None and not reader.done():
@@ -130,9 +130,8 @@ class Stream(asyncio.Protocol):
 
     def listen(self) -> None:
         """Read on although nobody waits: an end or a stray byte must be noticed."""
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
+        self.paused = False
+        self.transport.resume_reading()
 
     async def fill(self) -> bool:
         """Wait for more bytes in `received`; False when the peer has ended. Also returns (True) when the partner's end interrupts.
@@ -141,12 +140,10 @@ class Stream(asyncio.Protocol):
         """
         if self.ended:
             return False
-        self.listen()
+        if self.paused:
+            self.listen()
         reader = self._reader = self._loop.create_future()
-        try:
-            await reader
-        finally:
-            self._reader = None
+        await reader  # a cancelled or used future left behind is `done`: nobody wakes it again
         return not self.ended or len(self.received) > 0
 
     async def drain(self) -> None:

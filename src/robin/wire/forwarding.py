@@ -39,33 +39,50 @@ class Rewriting:
 
 
 def forward_request(head: RequestHead, permit: Permit, credential: Credential, rules: Rewriting) -> bytes:
-    """The request head as the origin sees it. Raises Fault `bad_request` for a dot segment under a base path."""
+    """The request head as the origin sees it. Raises Fault `bad_request` for a dot segment under a base path.
+
+    All but the credential is a pure function of head, permit and rules, and is kept on the head for when it repeats.
+    """
+    kept = head.forwarded
+    if kept is None or kept[0] is not permit or kept[1] is not rules:
+        kept = head.forwarded = (permit, rules, *_rewrite(head, permit, rules))
+    return kept[2] + credential.field.reveal() + kept[3]
+
+
+def _rewrite(head: RequestHead, permit: Permit, rules: Rewriting) -> tuple[bytes, bytes]:
+    """What stands before the credential, and what behind it."""
     drops = rules.drops | head.hop if head.hop else rules.drops
     target = head.target
     if permit.base_path:
         if _DOT_SEGMENT.search(head.path):
             raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
         target = permit.base_path + target
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method.encode("ascii"), target, permit.origin.authority)]
-    lines += [field.line for field in head.fields if field.goes_up and field.folded not in drops]
-    lines.append(credential.field.reveal())
-    lines.append(b"Via: %b, %b\r\n" % (head.via, rules.via) if head.via else b"Via: %b\r\n" % rules.via)
-    framing = head.framing
-    if framing == Framing.LENGTH:
-        lines.append(b"Content-Length: %d\r\n" % head.length)
-    elif framing == Framing.CHUNKED:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
+    before = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method.encode("ascii"), target, permit.origin.authority)]
+    before += [field.line for field in head.fields if field.goes_up and field.folded not in drops]
+    if head.max_forwards is not None and head.method == "OPTIONS":  # one hop less (RFC 9110 7.6.2)
+        before[1:] = [_one_hop_less(line) for line in before[1:]]
+    behind = [b"Via: %b, %b\r\n" % (head.via, rules.via) if head.via else b"Via: %b\r\n" % rules.via]
+    if head.framing == Framing.LENGTH:
+        behind.append(b"Content-Length: %d\r\n" % head.length)
+    elif head.framing == Framing.CHUNKED:
+        behind.append(b"Transfer-Encoding: chunked\r\n")
     if head.te_trailers:
-        lines.append(b"TE: trailers\r\n")
-    if head.max_forwards is not None and head.method == "OPTIONS" and head.max_forwards.isdigit():
-        lines = [line for line in lines if not line.lower().startswith(b"max-forwards:")]
-        lines.append(b"Max-Forwards: %d\r\n" % (int(head.max_forwards[-9:]) - 1))
+        behind.append(b"TE: trailers\r\n")
     if head.expects_continue:
-        lines.append(b"Expect: 100-continue\r\n")
+        behind.append(b"Expect: 100-continue\r\n")
     if head.upgrade is not None:
-        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
-    lines.append(b"\r\n")
-    return b"".join(lines)
+        behind.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
+    behind.append(b"\r\n")
+    return b"".join(before), b"".join(behind)
+
+
+def _one_hop_less(line: bytes) -> bytes:
+    """Max-Forwards counted down; what is not a number, and any other field, goes on as it came."""
+    name, _, value = line.partition(b": ")
+    digits = value.strip()
+    if name.translate(FOLD) != b"max-forwards" or not digits.isdigit() or len(digits) > 9:
+        return line
+    return b"%b: %d\r\n" % (name, int(digits) - 1)
 
 
 def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, chunked: bool) -> bytes:
@@ -73,6 +90,14 @@ def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
 
     `minor` is the caller's HTTP/1 minor version; `chunked`: the body goes on in chunks; `keep_alive`: the connection goes on after it.
     """
+    kept = response.forwarded
+    shape = (minor, keep_alive, chunked)
+    if kept is None or kept[0] != shape:
+        kept = response.forwarded = (shape, _render_response(response, minor=minor, keep_alive=keep_alive, chunked=chunked))
+    return kept[1]
+
+
+def _render_response(response: ResponseHead, *, minor: int, keep_alive: bool, chunked: bool) -> bytes:
     hop = response.hop
     lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
     lines += [field.line for field in response.fields if field.goes_down and field.folded not in hop]

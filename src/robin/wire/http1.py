@@ -84,6 +84,7 @@ def parse_request(head: bytes, *, target_bytes: int, fields_max: int) -> Request
     _read_request_fields(request)
     if target[0] != 0x2F or b"#" in target:
         _read_target(request)
+    request.path = request.target.partition(b"?")[0]
     return request
 
 
