@@ -15,7 +15,6 @@ from robin.wire.http1 import find_bad_byte, parse_request
 
 _LEADING_CRLF_MAX: Final = 4
 _LINE_SLACK_BYTES: Final = 64  # method and version around the target
-_LINE_ENDS: Final = frozenset({b"\r", b"\n"})
 _REMEMBERED_BYTES: Final = 4096
 _LINGER_S: Final = 2.0
 _LINGER_BYTES: Final = 256 * 1024
@@ -64,7 +63,7 @@ class Downstream(Stream):
         scanned = skipped = 0
         while True:
             received = self.received
-            if not scanned and received[:1] in _LINE_ENDS:
+            if not scanned and received and received[0] in b"\r\n":
                 skipped = self._skip_leading(skipped)
                 received = self.received
             end = received.find(b"\r\n\r\n", scanned)
@@ -75,7 +74,7 @@ class Downstream(Stream):
             if end >= 0 or len(received) > limits.head_bytes or (len(received) > line_bytes and received.find(b"\r\n", 0, line_bytes) < 0):
                 raise _oversize(received, limits.target_bytes)
             if find_bad_byte(received, scanned):
-                raise Fault("bad_request", "bad_byte: a bare CR or LF or a control in the head")
+                raise Fault("bad_request", "bad_field: a bare CR or LF or a control in the head")
             if not began:
                 began = True
                 self.deadline_at = self.house.now() + self.house.deadlines.head_s

@@ -176,7 +176,7 @@ class Relay:
         elif framing == Framing.LENGTH:
             if 0 < response.length <= len(self.upstream.received):  # all of it is here: one write
                 self._count(response.length)
-                self.downstream.write(first + self.upstream.take(response.length))
+                self._write(first + self.upstream.take(response.length))
             else:
                 await self._bring_length(response.length, first)
         elif framing == Framing.CHUNKED:
@@ -189,7 +189,7 @@ class Relay:
 
     async def _bring_length(self, left: int, first: bytes) -> None:
         """A body of known length; its head goes down with the first bytes of it that are here."""
-        downstream, upstream = self.downstream, self.upstream
+        upstream = self.upstream
         while True:
             if left and upstream.received:
                 piece = upstream.take(min(left, len(upstream.received)))
@@ -197,7 +197,7 @@ class Relay:
                 self._count(len(piece))
                 first = first + piece if first else piece
             if first:
-                downstream.write(first)
+                self._write(first)
                 first = b""
             if not left:
                 return
@@ -205,7 +205,7 @@ class Relay:
 
     async def _bring_chunked(self, first: bytes, *, chunked: bool) -> None:
         """A chunked body: taken apart and, for an HTTP/1.1 caller, chunked anew."""
-        downstream, upstream = self.downstream, self.upstream
+        upstream = self.upstream
         decoder = ChunkedDecoder()
         while True:
             if upstream.received:
@@ -219,7 +219,7 @@ class Relay:
             if decoder.done and chunked:
                 first += last_chunk(forward_trailers(decoder.trailers, self.house.rewriting))
             if first:
-                downstream.write(first)
+                self._write(first)
                 first = b""
             if decoder.done:
                 return
@@ -227,22 +227,29 @@ class Relay:
 
     async def _bring_rest(self, first: bytes, *, chunked: bool) -> None:
         """A body that ends with its connection: chunked for an HTTP/1.1 caller."""
-        downstream, upstream = self.downstream, self.upstream
+        upstream = self.upstream
         while True:
             if upstream.received:
                 piece = upstream.take(len(upstream.received))
                 self._count(len(piece))
                 first += chunk(piece) if chunked else piece
             if first:
-                downstream.write(first)
+                self._write(first)
                 first = b""
             if upstream.ended:
                 if upstream.broken:
                     raise Ended
                 if chunked:
-                    downstream.write(last_chunk([]))
+                    self._write(last_chunk([]))
                 return
             await self._next_piece(may_end=True)
+
+    def _write(self, octets: bytes) -> None:
+        """Write to the caller; with the first bytes of the answer, the caller has seen a head."""
+        if self.record.status is None:
+            self.record.status = self.record.upstream_status
+            self.record.ttfb_s = self.house.now() - self.record.started_at
+        self.downstream.write(octets)
 
     def _count(self, octets: int) -> None:
         self.record.bytes_out += octets
@@ -281,4 +288,6 @@ class Relay:
             return CallerLeft()
         if isinstance(error, TimeoutError):
             return Fault("upstream_closed", "idle: no byte within ROBIN_STREAM_IDLE_TIMEOUT")
+        if isinstance(error, FramingError):
+            return Fault("upstream_protocol", f"bad_response: {error}")
         return Fault("upstream_closed", "cut: the answer of the upstream broke off")

@@ -93,7 +93,7 @@ def _refuse_line(head: bytes) -> Fault:
     line = _REQUEST_LINE_ANY.match(head)
     if line is not None:
         name, _, protocol, major, minor = line.groups()
-        if protocol not in {b"HTTP", b"RTSP", b"ICE"}:
+        if protocol not in {b"HTTP", b"RTSP", b"ICE"} or (protocol == b"HTTP" and major == b"0"):
             return _bad("bad_line", "the protocol in the request line is not HTTP")
         if protocol != b"HTTP" or (major, minor) not in {(b"1", b"0"), (b"1", b"1")}:
             return Fault("version_not_supported", "version: only HTTP/1.0 and HTTP/1.1 are served")
@@ -242,7 +242,8 @@ def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError:
-        raise _broken("the head is not valid HTTP/1.1") from None
+        if not (judge.accepted and digits == b"101"):  # a bare 101 pauses llhttp after its head: judged as a switch, not as syntax
+            raise _broken("the head is not valid HTTP/1.1") from None
     fields = read_lines(head[line.end() : -4])
     if not judge.accepted or len(fields) > fields_max:
         raise _broken("the head is unfinished or has too many fields")
