@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -18,7 +19,8 @@ type loop struct {
 	epoll  int
 	owners []endpoint // by file descriptor
 	events [256]syscall.EpollEvent
-	woken  int // owners called by the last turn
+	// Set once a TLS connection was fed: its goroutine runs only when the loop lets it.
+	stepAside bool
 }
 
 var errAgain = errors.New("would block")
@@ -44,11 +46,11 @@ func (l *loop) remove(fd int) {
 	}
 }
 
-// turn waits at most timeoutMs (0 = only look) and lets every ready owner act.
-func (l *loop) turn(timeoutMs int) error {
-	n, err := syscall.EpollWait(l.epoll, l.events[:], timeoutMs)
-	l.woken = max(n, 0)
-	if err == syscall.EINTR {
+// turn looks once, without sleeping, and lets every ready owner act.
+func (l *loop) turn() error {
+	r, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
+	n, err := result(r, e)
+	if err == errAgain {
 		return nil
 	}
 	if err != nil {
@@ -67,13 +69,12 @@ func (l *loop) turn(timeoutMs int) error {
 
 // spin looks once and never sleeps: to wake a sleeping core costs whoever writes to it many microseconds (in a virtual
 // machine above all), and a slow proxy would pay that on each write while a fast one, which keeps us busy, would not.
-// It gives the core away when there was nothing, so that the TLS upstream can have it.
 func (l *loop) spin() error {
-	if err := l.turn(0); err != nil || l.woken > 0 {
-		return err
+	err := l.turn()
+	if l.stepAside {
+		runtime.Gosched()
 	}
-	syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-	return nil
+	return err
 }
 
 // until turns the loop till done says so; it gives up after limit without the end in sight.

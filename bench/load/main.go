@@ -31,7 +31,7 @@ type order struct {
 
 func main() {
 	pki := flag.String("pki", "", "write a CA, a certificate for 127.0.0.1 and a token into this directory, and end")
-	tlsOrigin := flag.String("tls-origin", "", "serve only the TLS upstream, with the certificate in this directory")
+	tlsDir := flag.String("tls", "", "directory with the TLS upstream's certificate")
 	workloadAPI := flag.String("workload-api", "", "serve only a SPIFFE Workload API on this Unix socket")
 	token := flag.String("token", "", "file with the credential every request must bring to the upstream")
 	flag.Parse()
@@ -39,13 +39,11 @@ func main() {
 	switch {
 	case *pki != "":
 		err = writePKI(*pki)
-	case *tlsOrigin != "":
-		err = serveTLS(*tlsOrigin, readCredential(*token))
 	case *workloadAPI != "":
 		err = serveWorkloadAPI(*workloadAPI, readCredential(*token))
 	default:
-		runtime.LockOSThread()
-		err = obey(readCredential(*token))
+		runtime.GOMAXPROCS(1)
+		err = obey(readCredential(*token), *tlsDir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
@@ -64,7 +62,7 @@ func readCredential(path string) []byte {
 }
 
 // obey carries out orders until standard input ends.
-func obey(credential []byte) error {
+func obey(credential []byte, tlsDir string) error {
 	turns, err := newLoop()
 	if err != nil {
 		return err
@@ -73,8 +71,12 @@ func obey(credential []byte) error {
 	if err != nil {
 		return err
 	}
+	tlsAddress, err := listenTLSOrigin(turns, credential, tlsDir)
+	if err != nil {
+		return err
+	}
 	out := json.NewEncoder(os.Stdout)
-	out.Encode(map[string]string{"upstream": address})
+	out.Encode(map[string]string{"upstream": address, "tls_upstream": tlsAddress})
 	rig := &rig{loop: turns, credential: string(credential)}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {

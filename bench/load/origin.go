@@ -10,14 +10,15 @@ import (
 	"syscall"
 )
 
-type origin struct {
-	loop       *loop
-	fd         int
-	credential []byte
-}
-
 // listenOrigin opens the upstream on a free loopback port and returns its address.
 func listenOrigin(l *loop, credential []byte) (string, error) {
+	return listenWith(l, func(fd int) error {
+		return l.add(fd, &originConn{loop: l, credential: credential, fd: fd, in: make([]byte, 16384)})
+	})
+}
+
+// listenWith has welcome called with each accepted socket.
+func listenWith(l *loop, welcome func(fd int) error) (string, error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -26,19 +27,23 @@ func listenOrigin(l *loop, credential []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	o := &origin{loop: l, fd: int(file.Fd()), credential: credential}
-	if err := syscall.SetNonblock(o.fd, true); err != nil {
+	door := &door{fd: int(file.Fd()), welcome: welcome, kept: []any{file, listener}}
+	if err := syscall.SetNonblock(door.fd, true); err != nil {
 		return "", err
 	}
-	keepAlive = append(keepAlive, file, listener)
-	return listener.Addr().String(), l.add(o.fd, o)
+	return listener.Addr().String(), l.add(door.fd, door)
 }
 
-var keepAlive []any // sockets whose Go owners must outlive this function, or a finalizer closes them
+// door accepts; it keeps the listener's Go owners, whose finalizers would close it.
+type door struct {
+	fd      int
+	welcome func(fd int) error
+	kept    []any
+}
 
-func (o *origin) ready(uint32) error {
+func (d *door) ready(uint32) error {
 	for {
-		fd, _, err := syscall.Accept4(o.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+		fd, _, err := syscall.Accept4(d.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
 		if err == syscall.EAGAIN {
 			return nil
 		}
@@ -48,7 +53,7 @@ func (o *origin) ready(uint32) error {
 		if err := prepare(fd); err != nil {
 			return err
 		}
-		if err := o.loop.add(fd, &originConn{origin: o, fd: fd, in: make([]byte, 16384)}); err != nil {
+		if err := d.welcome(fd); err != nil {
 			return err
 		}
 	}
@@ -56,14 +61,15 @@ func (o *origin) ready(uint32) error {
 
 // originConn is one proxy connection; it is reading a head, dropping an upload, or writing a download.
 type originConn struct {
-	origin   *origin
-	fd       int
-	in       []byte
-	have     int
-	upload   int64 // bytes still to drop
-	uploaded int64 // bytes of this upload in all
-	download int64 // bytes still to write
-	out      []byte
+	loop       *loop
+	credential []byte
+	fd         int
+	in         []byte
+	have       int
+	upload     int64 // bytes still to drop
+	uploaded   int64 // bytes of this upload in all
+	download   int64 // bytes still to write
+	out        []byte
 }
 
 var filler = make([]byte, 256<<10)
@@ -83,7 +89,7 @@ func (c *originConn) ready(events uint32) error {
 		return nil
 	}
 	if err != nil || n == 0 {
-		c.origin.loop.remove(c.fd) // the proxy's right: an idle connection may close
+		c.loop.remove(c.fd) // the proxy's right: an idle connection may close
 		return nil
 	}
 	if c.upload > 0 {
@@ -103,7 +109,7 @@ func (c *originConn) head() error {
 	}
 	head, rest := c.in[:end], int64(c.have-end-len(headEnd))
 	c.have = 0
-	if !bytes.Contains(head, c.origin.credential) {
+	if !bytes.Contains(head, c.credential) {
 		return c.send(deniedAnswer, 0)
 	}
 	if bytes.HasPrefix(head, []byte("POST ")) {
@@ -139,7 +145,7 @@ func (c *originConn) send(head []byte, download int64) error {
 		return nil // the whole answer in one call: every small request
 	}
 	if err != nil && err != errAgain {
-		c.origin.loop.remove(c.fd)
+		c.loop.remove(c.fd)
 		return nil
 	}
 	c.out, c.download = head[n:], download
@@ -155,10 +161,10 @@ func (c *originConn) pump() error {
 		}
 		n, err := write(c.fd, piece)
 		if err == errAgain {
-			return c.origin.loop.want(c.fd, syscall.EPOLLOUT)
+			return c.loop.want(c.fd, syscall.EPOLLOUT)
 		}
 		if err != nil {
-			c.origin.loop.remove(c.fd)
+			c.loop.remove(c.fd)
 			return nil
 		}
 		if len(c.out) > 0 {
@@ -167,5 +173,5 @@ func (c *originConn) pump() error {
 			c.download -= int64(n)
 		}
 	}
-	return c.origin.loop.want(c.fd, syscall.EPOLLIN)
+	return c.loop.want(c.fd, syscall.EPOLLIN)
 }

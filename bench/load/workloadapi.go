@@ -18,7 +18,7 @@ func serveWorkloadAPI(socket string, credential []byte) error {
 	if err != nil {
 		return err
 	}
-	json.NewEncoder(os.Stdout).Encode(map[string]string{"upstream": socket})
+	json.NewEncoder(os.Stdout).Encode(map[string]string{"socket": socket})
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		listener.Close()

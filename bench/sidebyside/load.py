@@ -13,17 +13,17 @@ class Refused(Exception):
 
 
 class Load:
-    """Load generator and plain upstream, in one process on the load core."""
+    """Load generator and both upstreams, in one process on the load core."""
 
-    def __init__(self, program: Path, token_file: Path, core: int) -> None:
-        self._program, self._token_file, self._core = program, token_file, core
+    def __init__(self, program: Path, pki: Path, core: int) -> None:
+        self._command = [str(program), "-token", str(pki / "token"), "-tls", str(pki)]
+        self._core = core
 
     def __enter__(self) -> Self:
         with pinned(self._core):
-            self._process = subprocess.Popen(
-                [str(self._program), "-token", str(self._token_file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        self.upstream = str(self._read()["upstream"])
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        greeting = self._read()
+        self.upstream, self.tls_upstream = str(greeting["upstream"]), str(greeting["tls_upstream"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,20 +48,20 @@ class Load:
         return answer
 
 
-class Service:
-    """A mode of bench/load that serves in a process of its own on the load core, until we leave."""
+class WorkloadApi:
+    """bench/load's SPIFFE Workload API, in a process of its own until we leave."""
 
-    def __init__(self, program: Path, token_file: Path, core: int, *mode: str) -> None:
-        self._command = [str(program), "-token", str(token_file), *mode]
+    def __init__(self, program: Path, pki: Path, core: int) -> None:
+        self._command = [str(program), "-token", str(pki / "token"), "-workload-api", str(pki / "workload.sock")]
         self._core = core
 
     def __enter__(self) -> str:
-        """The address it serves on."""
+        """The path of its socket."""
         with pinned(self._core):
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        address: str = json.loads(self._process.stdout.readline())["upstream"]
-        return address
+        socket: str = json.loads(self._process.stdout.readline())["socket"]
+        return socket
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sidebyside.contenders import Contender, Post, Running, free_port, started
 from sidebyside.ledger import Ledger
-from sidebyside.load import Load, Refused, Service
+from sidebyside.load import Load, Refused, WorkloadApi
 from sidebyside.machine import Cores, choose_cores
 
 CONNECTIONS = 32
@@ -42,7 +42,6 @@ class Stage:
 
     cores: Cores
     load: Load
-    tls_upstream: str
     workload_api: str
     pki: Path
     work: Path
@@ -63,7 +62,7 @@ class Stage:
         post = Post(
             listen=f"127.0.0.1:{port}",
             admin=f"127.0.0.1:{admin_port}",
-            upstream=self.tls_upstream if tls else self.load.upstream,
+            upstream=self.load.tls_upstream if tls else self.load.upstream,
             tls=tls,
             pki=self.pki,
             workload_api=self.workload_api,
@@ -123,16 +122,10 @@ def raised(program: Path, contenders: Sequence[Contender], ledger: Ledger, lengt
         work = Path(folder)
         work.chmod(0o755)  # nginx's worker is another user
         subprocess.run([str(program), "-pki", folder], check=True)
-        token, core = work / "token", cores.load
-        with (
-            Load(program, token, core) as load,
-            Service(program, token, core, "-tls-origin", folder) as tls_upstream,
-            Service(program, token, core, "-workload-api", str(work / "workload.sock")) as workload_api,
-        ):
+        with Load(program, work, cores.load) as load, WorkloadApi(program, work, cores.load) as workload_api:
             yield Stage(
                 cores=cores,
                 load=load,
-                tls_upstream=tls_upstream,
                 workload_api=workload_api,
                 pki=work,
                 work=work,
