@@ -43,18 +43,27 @@ def load_settings_file(path: str) -> FileText:
     if path.lower().endswith(_OTHER_FORMATS):
         raise Refusal("the file is named like another format", "write KEY=value lines and name it such as robin.env")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang the start
+        return parse_settings_file(_read(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise Refusal(f"cannot read the file: {reason}", "name a readable file, or unset ROBIN_CONFIG") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+
+
+def _read(path: str) -> bytes:
+    """The bytes of a regular file that not everybody can write, one more than the limit at most."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang the start
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Refusal("the file is not a regular file", "name a regular file")
         if status.st_mode & stat.S_IWOTH:
             raise Refusal("the file is world-writable, so anyone could redirect the identity", "chmod o-w the file")
-        content = file.read(LIMIT_BYTES + 1)
-    return parse_settings_file(content)
+        content = b""
+        while len(content) <= LIMIT_BYTES and (piece := os.read(descriptor, LIMIT_BYTES + 1 - len(content))):
+            content += piece
+        return content
+    finally:
+        os.close(descriptor)
 
 
 def parse_settings_file(content: bytes) -> FileText:

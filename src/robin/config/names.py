@@ -7,7 +7,7 @@ names, IPv6 compressed and in brackets.
 import ipaddress
 import re
 
-from robin.config.parse import Kind, Refusal, parse_items, shown
+from robin.config.parse import Kind, Refusal, parse_items, shown, write
 from robin.config.settings import RequiredHeader
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -54,7 +54,7 @@ def parse_allowed_hosts(text: str) -> tuple[str, ...]:
         if "*" in item:
             raise Refusal(f"{shown(item)} has a wildcard", "list each name; ROBIN_UNSAFE_ANY_HOST=true switches the guard off")
         if item.count(":") > 1 and not item.startswith("["):
-            raise Refusal(f"{shown(item)} is an IPv6 address without brackets", f"write [{item[:45]}]")
+            raise Refusal(f"{shown(item)} is an IPv6 address without brackets", write(f"[{item}]", "[address]"))
         name, colon, port = item.rpartition(":")
         if colon and port.isdigit() and not name.endswith(":"):
             raise Refusal(f"{shown(item)} has a port", "remove the port: any port is accepted")
@@ -76,7 +76,7 @@ def parse_allowed_origins(text: str) -> tuple[str, ...]:
         keep = "" if port is None or _DEFAULT_PORTS.get(scheme) == int(port) else f":{int(port)}"
         sent = f"{scheme}://{host}{keep}"
         if sent != item:
-            raise Refusal(f"{shown(item)} is not written as browsers send it", f"write {sent}")
+            raise Refusal(f"{shown(item)} is not written as browsers send it", write(sent, "scheme://host[:port]"))
         origins.append(sent)
     return tuple(dict.fromkeys(origins))
 

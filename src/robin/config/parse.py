@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 N = TypeVar("N", int, float)
 
 _SHOWN_LIMIT = 40
+_CORRECTED_LIMIT = 130  # the longest socket path and its scheme
 _DURATION = re.compile(r"(?:[0-9]{1,12}(?:ms|s|m|h))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -45,12 +46,19 @@ class Kind:
     bounds: str = ""
 
 
+def _may_be_said(text: str, limit: int) -> bool:
+    """Whether a message may hold `text`: short, plain ASCII, and like neither a token nor a password."""
+    return len(text) <= limit and text.isascii() and text.isprintable() and "eyJ" not in text and "@" not in text
+
+
 def shown(text: str) -> str:
-    """`text` in quotes for a message; only its length when it is long, not plain ASCII, or looks like a token or a password."""
-    plain = text.isascii() and text.isprintable()
-    if not plain or len(text) > _SHOWN_LIMIT or text.startswith("eyJ") or "@" in text:
-        return f"a value of {len(text)} characters"
-    return f'"{text}"'
+    """`text` in quotes for a message; only its length when a message may not hold it."""
+    return f'"{text}"' if _may_be_said(text, _SHOWN_LIMIT) else f"a value of {len(text)} characters"
+
+
+def write(corrected: str, form: str) -> str:
+    """The fix that shows a text corrected; only the `form` it should have when a message may not hold it."""
+    return f"write {corrected if _may_be_said(corrected, _CORRECTED_LIMIT) else form}"
 
 
 def parse_items(text: str) -> tuple[str, ...]:
@@ -166,7 +174,7 @@ def choice(*names: str) -> Kind:
 
     def parse(text: str) -> str:
         if text not in names:
-            raise Refusal(f"{shown(text)} is not one of its values", f"use {' or '.join(names)}")
+            raise Refusal(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
         return text
 
     return Kind(name="choice", parse=parse, bounds=" ".join(names))

@@ -8,12 +8,13 @@ import ipaddress
 import re
 
 from robin.config.names import parse_host
-from robin.config.parse import Kind, Refusal, parse_items, shown
+from robin.config.parse import Kind, Refusal, parse_items, shown, write
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
 from robin.model.origin import Origin, UpstreamUrl
 
 UNIX_PATH_BYTES = 107  # sun_path of Linux holds 108 with the final NUL
 
+_ENDPOINT_FORM = "unix:///absolute/path or tcp://IP:port"
 _SYSTEMD_NAME = re.compile(r"[A-Za-z0-9._@-]{1,255}")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[^\]/?#]*\]|[^:/?#\[\]]*)(?::([^/?#]*))?(/[^?#]*)?")
@@ -42,7 +43,7 @@ def parse_unix_path(text: str) -> str:
     if text.startswith("@"):
         raise Refusal("abstract sockets have no owner and no mode", "use a path such as /run/robin/robin.sock")
     if text.startswith("unix:"):
-        raise Refusal(f"{shown(text)} has a scheme where a plain path belongs", f"write {'/' + text[5:].lstrip('/')}")
+        raise Refusal(f"{shown(text)} has a scheme where a plain path belongs", write("/" + text[5:].lstrip("/"), "the path alone"))
     if not text.startswith("/"):
         raise Refusal(f"{shown(text)} is not an absolute path", "use a path such as /run/robin/robin.sock")
     if text.endswith("/"):
@@ -55,9 +56,9 @@ def parse_unix_path(text: str) -> str:
 def _parse_tcp(text: str) -> tuple[TcpAddress, ...]:
     host, colon, port_text = text.rpartition(":")
     if text.isdigit():
-        raise Refusal(f"{shown(text)} is a port alone", f"write 127.0.0.1:{text[:5]}")
+        raise Refusal(f"{shown(text)} is a port alone", write(f"127.0.0.1:{text[:5]}", "host:port"))
     if not colon or text.endswith("]"):
-        raise Refusal(f"{shown(text)} has no port", f"write {text[:45]}:4000" if text else "write host:port")
+        raise Refusal(f"{shown(text)} has no port", write(f"{text}:4000" if text else "host:port", "host:port"))
     if ":" in host and not host.startswith("["):
         raise Refusal(f"{shown(text)} is an IPv6 address without brackets", "write [address]:port, such as [::1]:4000")
     port = _parse_port(port_text, lowest=0)
@@ -118,26 +119,26 @@ def parse_endpoint(text: str) -> UnixAddress | TcpAddress:
     """A Workload API endpoint, `unix:///abs` or `tcp://IP:port` (SPIFFE Workload Endpoint section 4); a refusal shows the corrected URI."""
     scheme, colon, rest = text.partition(":")
     if "?" in rest or "#" in rest or "%" in rest:
-        raise Refusal("the endpoint has a query, fragment or percent escape", "write unix:///absolute/path or tcp://IP:port")
+        raise Refusal("the endpoint has a query, fragment or percent escape", f"write {_ENDPOINT_FORM}")
     if scheme == "unix" and colon:
         if rest.startswith("//") and not rest.startswith("///"):
-            raise Refusal(f"{shown(text)} has a host where the path belongs", f"write unix:///{rest[2:]}")
+            raise Refusal(f"{shown(text)} has a host where the path belongs", write(f"unix:///{rest[2:]}", _ENDPOINT_FORM))
         path = "/" + rest.lstrip("/")
         if not rest.startswith("/") or path == "/":
-            raise Refusal(f"{shown(text)} has no absolute path", f"write unix://{path if path != '/' else '/absolute/path'}")
+            raise Refusal(f"{shown(text)} has no absolute path", write(f"unix://{path}" if path != "/" else _ENDPOINT_FORM, _ENDPOINT_FORM))
         return UnixAddress(path=parse_unix_path(path))
     if scheme == "tcp" and colon:
         return _parse_tcp_endpoint(text, rest)
     if text.startswith("/"):
-        raise Refusal(f"{shown(text)} has no scheme", f"write unix://{text}")
-    raise Refusal(f"{shown(text)} is not a Workload API endpoint", "write unix:///absolute/path or tcp://IP:port")
+        raise Refusal(f"{shown(text)} has no scheme", write(f"unix://{text}", _ENDPOINT_FORM))
+    raise Refusal(f"{shown(text)} is not a Workload API endpoint", f"write {_ENDPOINT_FORM}")
 
 
 def _parse_tcp_endpoint(text: str, rest: str) -> TcpAddress:
     authority, slash, _path = rest.lstrip("/").partition("/")
     host, colon, port_text = authority.rpartition(":")
     if not colon or authority.endswith("]"):
-        raise Refusal(f"{shown(text)} has no port", f"write tcp://{authority or 'IP'}:PORT")
+        raise Refusal(f"{shown(text)} has no port", write(f"tcp://{authority or 'IP'}:PORT", _ENDPOINT_FORM))
     port = _parse_port(port_text, lowest=1)
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:

@@ -1,0 +1,170 @@
+"""The settings file (item I2): lines good and bad, each bad one with its exact message, and files that are refused whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robin.config.file import LIMIT_BYTES, load_settings_file, parse_settings_file
+from robin.config.parse import Refusal
+
+GOOD = [
+    (b"", {}),
+    (b"\n \t\n\n", {}),
+    (b"# ROBIN_A=1\n#\n", {}),
+    (b"ROBIN_A=1", {"ROBIN_A": "1"}),
+    (b"ROBIN_A=1\r\nROBIN_B=2\r\n", {"ROBIN_A": "1", "ROBIN_B": "2"}),
+    (b"export ROBIN_A=1\nexport\t ROBIN_B=2\n", {"ROBIN_A": "1", "ROBIN_B": "2"}),
+    (b"ROBIN_A= \t1 2 \t\n", {"ROBIN_A": "1 2"}),
+    (b"ROBIN_A='1'\nROBIN_B=\" 2 \"\n", {"ROBIN_A": "1", "ROBIN_B": " 2 "}),
+    (b"ROBIN_A=\"'1'\"\n", {"ROBIN_A": "'1'"}),
+    (b"ROBIN_A=''\nROBIN_B=\n", {"ROBIN_A": "", "ROBIN_B": ""}),
+    (b"ROBIN_A=a=b==\n", {"ROBIN_A": "a=b=="}),
+    (b"ROBIN_A=it's\n", {"ROBIN_A": "it's"}),
+    (b"ROBIN_A=1 # no comment\n", {"ROBIN_A": "1 # no comment"}),
+    (b"ROBIN_A=a\\nb\n", {"ROBIN_A": "a\\nb"}),
+    (b"ROBIN_A=${HOME}$HOME`id`\n", {"ROBIN_A": "${HOME}$HOME`id`"}),
+    ("ROBIN_A=bücher\n".encode(), {"ROBIN_A": "bücher"}),
+    (b"ROBIN_A=1\\\nROBIN_B=2\n", {"ROBIN_A": "1\\", "ROBIN_B": "2"}),
+    (b"A1_=x\n", {"A1_": "x"}),
+]
+
+BAD = [
+    (b"ROBIN_A\n", "line 1: has no =; write KEY=value"),
+    (b"\n\nexport ROBIN_A\n", "line 3: has no =; write KEY=value"),
+    (b"export\n", "line 1: has no =; write KEY=value"),
+    (b"=1\n", "line 1: has an empty key; write KEY=value"),
+    (b"export =1\n", "line 1: has an empty key; write KEY=value"),
+    (b"ROBIN_A =1\n", "line 1: has a space before the =; write KEY=value without spaces around the key"),
+    (b"ROBIN_A\t=1\n", "line 1: has a space before the =; write KEY=value without spaces around the key"),
+    (b" ROBIN_A=1\n", "line 1: starts with a space; start it at the first column"),
+    (b"\t# comment\n", "line 1: starts with a space; start it at the first column"),
+    (b"robin_a=1\n", "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    (b"1ROBIN=1\n", "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    (b"_ROBIN=1\n", "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    (b"ROBIN-A=1\n", "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    (b"EXPORT ROBIN_A=1\n", "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    (b"export export ROBIN_A=1\n", "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    ("ROBIN_Ä=1\n".encode(), "line 1: has a malformed key; use upper-case letters, digits and _, starting with a letter"),
+    (b"ROBIN_A='1\n", "line 1: has an opening quote without a closing one; close the quote, or remove it"),
+    (b'ROBIN_A="\n', "line 1: has an opening quote without a closing one; close the quote, or remove it"),
+    (b"ROBIN_A='1\"\n", "line 1: has an opening quote without a closing one; close the quote, or remove it"),
+    (
+        b"ROBIN_A='1' # comment\n",
+        "line 1: has text after the closing quote; end the line at the quote; there are no inline comments and no escapes",
+    ),
+    (
+        b'ROBIN_A="1\\"2"\n',
+        "line 1: has text after the closing quote; end the line at the quote; there are no inline comments and no escapes",
+    ),
+    (b"ROBIN_A=1\nROBIN_A=2\n", "line 2: ROBIN_A is set again, first on line 1; keep one of them"),
+    (b"ROBIN_A=\n#\nROBIN_A=\n", "line 3: ROBIN_A is set again, first on line 1; keep one of them"),
+    (b"ROBIN_CONFIG=/x\n", "line 1: ROBIN_CONFIG cannot be set in the file it names; remove the line"),
+    (b"ROBIN_A=\xff\n", "line 1: not UTF-8; save the file as UTF-8"),
+    (b"ROBIN_A=1\rROBIN_B=2\n", "line 1: has a control character; remove it; lines end in LF or CRLF"),
+    (b"ROBIN_A=1\x00\n", "line 1: has a control character; remove it; lines end in LF or CRLF"),
+    (b"ROBIN_A=\x1b[31m\n", "line 1: has a control character; remove it; lines end in LF or CRLF"),
+    (b"ROBIN_A=1\x0c\n", "line 1: has a control character; remove it; lines end in LF or CRLF"),
+]
+
+
+@pytest.mark.parametrize(("content", "values"), GOOD)
+def test_good_lines(content: bytes, values: dict[str, str]) -> None:
+    text = parse_settings_file(content)
+    assert text.refusals == ()
+    assert {line.key: line.value for line in text.lines} == values
+
+
+@pytest.mark.parametrize(("content", "message"), BAD)
+def test_bad_lines_say_which_and_why(content: bytes, message: str) -> None:
+    text = parse_settings_file(content)
+    assert [f"{refusal.what}; {refusal.fix}" for refusal in text.refusals] == [message]
+
+
+def test_every_bad_line_is_told_in_one_run_and_the_good_ones_stand() -> None:
+    text = parse_settings_file(b"ROBIN_A=1\nx\n=2\nROBIN_B=3\n")
+    assert [refusal.what for refusal in text.refusals] == ["line 2: has no =", "line 3: has an empty key"]
+    assert [(line.number, line.key) for line in text.lines] == [(1, "ROBIN_A"), (4, "ROBIN_B")]
+
+
+def test_a_byte_order_mark_is_refused() -> None:
+    with pytest.raises(Refusal) as caught:
+        parse_settings_file(b"\xef\xbb\xbfROBIN_A=1\n")
+    assert caught.value.what == "line 1: the file starts with a byte order mark"
+
+
+def test_64_kib_are_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "robin.env"
+    path.write_bytes(b"#" * LIMIT_BYTES)
+    assert load_settings_file(str(path)).refusals == ()
+    path.write_bytes(b"#" * (LIMIT_BYTES + 1))
+    with pytest.raises(Refusal, match="larger than 64 KiB"):
+        load_settings_file(str(path))
+
+
+@pytest.mark.parametrize("name", ["robin.yaml", "robin.yml", "robin.json", "robin.TOML"])
+def test_names_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(Refusal, match="named like another format"):
+        load_settings_file(str(tmp_path / name))
+
+
+def test_a_world_writable_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "robin.env"
+    path.write_text("ROBIN_A=1\n")
+    path.chmod(0o646)
+    with pytest.raises(Refusal, match="world-writable"):
+        load_settings_file(str(path))
+    path.chmod(0o664)
+    assert load_settings_file(str(path)).lines[0].value == "1"
+
+
+def test_what_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(Refusal, match="not a regular file"):
+            load_settings_file(str(path))
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Refusal) as caught:
+        load_settings_file(str(tmp_path / "none.env"))
+    assert caught.value.what == "cannot read the file: No such file or directory"
+    with pytest.raises(Refusal, match="cannot read the file: not a path"):
+        load_settings_file("a\0b")
+
+
+def test_no_message_quotes_a_value() -> None:
+    secret = b"hunter2hunter2"
+    lines = b"X " + secret + b"\nROBIN_A='" + secret + b"\nROBIN_B='1'" + secret + b"\n k=" + secret + b"\nROBIN_C=\xff" + secret
+    text = parse_settings_file(lines)
+    assert len(text.refusals) == 5
+    assert "hunter2" not in "".join(refusal.what + refusal.fix for refusal in text.refusals)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_lines_and_refusals_of_one_printable_line(content: bytes) -> None:
+    try:
+        text = parse_settings_file(content)
+    except Refusal as refusal:
+        said = refusal.what
+    else:
+        said = "".join(f"{refusal.what}; {refusal.fix}" for refusal in text.refusals)
+        assert len({line.key for line in text.lines}) == len(text.lines)
+    assert said.isprintable()
+
+
+VALUES = st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc", "Cs")), max_size=30)
+
+
+@given(
+    st.dictionaries(st.from_regex(r"ROBIN_[A-Z0-9_]{1,10}", fullmatch=True).filter(lambda key: key != "ROBIN_CONFIG"), VALUES, max_size=6)
+)
+def test_what_is_written_in_quotes_is_read_back(values: dict[str, str]) -> None:
+    written = {key: value.replace('"', "") for key, value in values.items()}
+    content = "".join(f'{key}="{value}"\n' for key, value in written.items()).encode()
+    text = parse_settings_file(content)
+    assert text.refusals == ()
+    assert {line.key: line.value for line in text.lines} == written

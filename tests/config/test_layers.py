@@ -1,0 +1,18 @@
+"""An error is one line: `robin: KEY (from LAYER): what; fix`, whatever the key looks like."""
+
+from robin.config.layers import Layer, SettingError
+
+
+def test_an_error_is_one_line_with_key_layer_what_and_fix() -> None:
+    error = SettingError(key="ROBIN_X", layer=Layer.ENV, what="is wrong", fix="mend it")
+    assert str(error) == "robin: ROBIN_X (from env): is wrong; mend it"
+
+
+def test_a_key_with_control_characters_cannot_forge_a_line() -> None:
+    error = SettingError(key="ROBIN_X\nrobin: all is well\x1b[31m", layer=Layer.ENV, what="unknown setting", fix="remove it")
+    assert str(error) == "robin: 'ROBIN_X\\nrobin: all is well\\x1b[31m' (from env): unknown setting; remove it"
+
+
+def test_a_long_key_is_cut() -> None:
+    error = SettingError(key="ROBIN_" + "A" * 5000, layer=Layer.FILE, what="unknown setting", fix="remove it")
+    assert len(str(error)) < 200

@@ -1,0 +1,103 @@
+"""Settings: frozen, of the types it claims, and translated into the engine's limits without loss."""
+
+import dataclasses
+import types
+import typing
+
+import pytest
+
+from robin.config.load import Loaded, load
+from robin.config.settings import RequiredHeader, Settings
+from robin.model.limits import Deadlines, Limits
+
+EVERYTHING = {
+    "ROBIN_UPSTREAM_URL": "https://broker.example/v1",
+    "ROBIN_TOKEN_SOURCE": "jwtsvid",
+    "ROBIN_LISTEN_UDS": "/run/robin.sock",
+    "ROBIN_UDS_MODE": "0660",
+    "ROBIN_ADMIN_ADDR": "unix:/run/admin.sock,127.0.0.1:4001",
+    "ROBIN_AUDIENCE": "a, b",
+    "ROBIN_SPIFFE_SOCKET": "tcp://127.0.0.1:8081",
+    "ROBIN_UPSTREAM_CA_FILE": "ca.pem",
+    "ROBIN_PEERCRED_ALLOW_UIDS": "0,1000",
+    "ROBIN_SPIFFE_ID": "spiffe://td/x",
+    "ROBIN_SVID_HINT": "internal",
+    "ROBIN_ALLOWED_HOSTS": "robin",
+    "ROBIN_ALLOWED_ORIGINS": "https://app.example",
+    "ROBIN_REQUIRE_HEADER": "x-robin: yes",
+    "ROBIN_UPSTREAM_IDLE_TIMEOUT": "3s",
+    "ROBIN_UNSAFE_ANY_HOST": "1",
+    "ROBIN_ADMIN_QUIT": "true",
+}
+
+
+def settings(environ: dict[str, str]) -> Settings:
+    loaded = load({}, environ)
+    assert isinstance(loaded, Loaded), [str(error) for error in loaded]
+    return loaded.settings
+
+
+def _fits(value: object, hint: object) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if hint is None or hint is type(None):
+        return value is None
+    assert isinstance(hint, type), hint
+    return type(value) is hint
+
+
+@pytest.mark.parametrize("environ", [{"ROBIN_UPSTREAM_URL": "http://127.0.0.1:9"}, EVERYTHING])
+def test_every_field_holds_the_type_it_claims(environ: dict[str, str]) -> None:
+    chosen = settings(environ)
+    hints = typing.get_type_hints(Settings)
+    wrong = {name: getattr(chosen, name) for name, hint in hints.items() if not _fits(getattr(chosen, name), hint)}
+    assert wrong == {}
+
+
+def test_settings_cannot_be_changed() -> None:
+    chosen = settings(EVERYTHING)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        chosen.workers = 2  # type: ignore[misc]
+
+
+def test_the_defaults_are_the_engines_defaults() -> None:
+    chosen = settings({"ROBIN_UPSTREAM_URL": "https://broker.example"})
+    assert chosen.limits == Limits()
+    assert chosen.deadlines == Deadlines()
+
+
+def test_limits_and_deadlines_are_taken_over() -> None:
+    texts = {
+        "ROBIN_MAX_HEAD_SIZE": "5KiB",
+        "ROBIN_MAX_TARGET_SIZE": "2KiB",
+        "ROBIN_MAX_FIELDS": "11",
+        "ROBIN_MAX_CONNECTIONS": "12",
+        "ROBIN_UPSTREAM_MAX_CONNECTIONS": "13",
+        "ROBIN_HEADER_TIMEOUT": "1s",
+        "ROBIN_KEEPALIVE_TIMEOUT": "2s",
+        "ROBIN_STREAM_IDLE_TIMEOUT": "3s",
+        "ROBIN_UPSTREAM_RESPONSE_TIMEOUT": "4s",
+        "ROBIN_UPSTREAM_CONNECT_TIMEOUT": "5s",
+        "ROBIN_UPSTREAM_QUEUE_TIMEOUT": "6s",
+        "ROBIN_UPSTREAM_IDLE_TIMEOUT": "7s",
+        "ROBIN_IDENTITY_WAIT": "8s",
+    }
+    chosen = settings({"ROBIN_UPSTREAM_URL": "https://broker.example", **texts})
+    assert chosen.limits == Limits(head_bytes=5120, target_bytes=2048, fields=11, connections=12, upstream_connections=13)
+    expected = Deadlines(head_s=1, keepalive_s=2, stream_idle_s=3, response_s=4, connect_s=5, queue_s=6, upstream_idle_s=7, identity_s=8)
+    assert chosen.deadlines == expected
+
+
+def test_the_unsafe_switches_in_force_are_named_as_the_metric_names_them() -> None:
+    assert settings({"ROBIN_UPSTREAM_URL": "https://broker.example"}).unsafe_switches == ()
+    on = {f"ROBIN_UNSAFE_{name}": "true" for name in ("LISTEN", "UPSTREAM_HTTP", "ANY_HOST")}
+    assert settings({"ROBIN_UPSTREAM_URL": "https://broker.example", **on}).unsafe_switches == ("listen", "upstream_http", "any_host")
+
+
+def test_the_required_header_is_a_value_of_its_own() -> None:
+    assert settings(EVERYTHING).require_header == RequiredHeader(name="x-robin", value="yes")
