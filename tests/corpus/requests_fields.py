@@ -1,7 +1,5 @@
 """Field lines, Host, what is stripped and what is kept: A1, A2, A6, C1-C9, L4 of the sidecar spec."""
 
-
-
 from tests.corpus.cases import Either, Fields, Forwarded, Refused, RequestCase
 from tests.corpus.short import HOST, served, wrong
 

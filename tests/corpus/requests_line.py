@@ -1,7 +1,5 @@
 """Request lines, methods, versions and targets: A1, A3, A4, A5, A7, A8, A9 of the sidecar spec."""
 
-
-
 from tests.corpus.cases import Answered, Either, Forwarded, Refused, RequestCase
 from tests.corpus.short import HOST, served, wrong
 

@@ -223,8 +223,8 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 def cut(id: str, raw: bytes, seen: bytes, then: str = "keep", item: str = "E3") -> ResponseCase:
     """A body that breaks part-way: an abort once C has its head; a 502 is as safe while C has nothing. Silence is neither."""
-    verdicts = (Aborted(body=seen), Faulty()) if then == "keep" else Aborted(body=seen)
-    return ResponseCase(id=id, item=item, raw=raw, verdict=verdicts, then=then)
+    broken_off = Faulty(code="upstream_closed") if then != "keep" else Faulty()
+    return ResponseCase(id=id, item=item, raw=raw, verdict=(Aborted(body=seen), broken_off), then=then)
 
 
 BODIES = (

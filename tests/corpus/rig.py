@@ -9,7 +9,7 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +192,7 @@ class Rig:
         self.reply: Reply = pong
         self.seen: list[tuple[ScriptedConnection, ReceivedRequest]] = []
         self.garbage: list[str] = []
+        self.callers: list[Caller] = []
         self.upstream.script = self._serve
 
     @property
@@ -214,7 +215,18 @@ class Rig:
         """A fresh connection to Robin."""
         loop = asyncio.get_running_loop()
         _, peer = await loop.create_connection(_unscripted, *self.address)
-        return Caller(peer)
+        self.callers = [caller for caller in self.callers if not caller.peer.transport.is_closing()]
+        self.callers.append(Caller(peer))
+        return self.callers[-1]
+
+    @contextlib.contextmanager
+    def replying(self, reply: Reply) -> Iterator[None]:
+        """The upstream replies so for a while."""
+        before, self.reply = self.reply, reply
+        try:
+            yield
+        finally:
+            self.reply = before
 
     async def ask(self, raw: bytes, method: bytes = b"GET") -> Answer:
         """One request on one connection of its own."""
@@ -227,13 +239,10 @@ class Rig:
 
     async def flush(self) -> None:
         """Let Robin's pool hold no upstream connection: the next request dials afresh."""
-        before, self.reply = self.reply, last_pong
-        try:
+        with self.replying(last_pong):
             while any(connection.ended is None for connection in self.upstream.connections):
                 assert (await self.ask(b"GET /flush HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 200
                 await eventually(lambda: self.seen[-1][0].ended, what="the flushed upstream connection to end")
-        finally:
-            self.reply = before
 
     async def _serve(self, connection: ScriptedConnection) -> None:
         while True:
@@ -272,8 +281,14 @@ async def running(folder: Path, *, base: str = "", settings: Mapping[str, str] |
         chosen = {"ROBIN_TOKEN_FILE": str(token_file), **(settings or {})}
         async with SidecarProcess(upstream_url=upstream.url + base, settings=chosen) as robin:
             await robin.started()
-            yield Rig(robin, upstream, token_file)
+            rig = Rig(robin, upstream, token_file)
+            try:
+                yield rig
+            finally:
+                for caller in rig.callers:
+                    caller.peer.transport.abort()
             await robin.stop()
-            assert [entry for entry in robin.events if entry.get("level") == "error"] == []
+            errors = [entry for entry in robin.events if entry.get("level") == "error"]
+            assert not errors, errors[:3]
             assert robin.stderr == []
             assert robin.returncode == 0
