@@ -111,16 +111,20 @@ class Downstream(Stream):
 
     async def linger(self) -> None:
         """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
-        if self.lost:
-            return
-        self.transport.write_eof()
+        if not self.lost:
+            self.transport.write_eof()
+            await self.forget(_LINGER_BYTES)
+
+    async def forget(self, octets: int) -> bool:
+        """Read and drop so many bytes; whether they all came in a little while."""
         self.deadline_at = self.house.now() + _LINGER_S
-        left = _LINGER_BYTES
         try:
-            while left > 0 and (self.received or await self.fill()):
-                left -= len(self.take(len(self.received)))
+            while octets and (self.received or await self.fill()):
+                octets -= len(self.take(min(octets, len(self.received))))
         except TimeoutError:
-            pass
+            return False
+        self.deadline_at = math.inf
+        return not octets
 
 
 def _oversize(received: bytes | bytearray, target_bytes: int) -> Fault:

@@ -1,12 +1,14 @@
 """The one translator of failures: a Fault becomes status, Proxy-Status and problem body, or a reset where a head went out already."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
 from robin.proxy.house import House
 from robin.telemetry.record import ExchangeRecord
 from robin.wire.proxy_status import render_options, render_problem
+
+_FORGET_BYTES: Final = 256 * 1024
 
 if TYPE_CHECKING:
     from robin.proxy.connection import Downstream
@@ -20,7 +22,8 @@ async def rescue(downstream: "Downstream", house: House, head: RequestHead | Non
         downstream.reset()
         return False
     kind = fault.kind
-    goes_on = not kind.closes and head is not None and head.keep_alive and not house.closing and _body_is_here(downstream, head, record)
+    unread = None if head is None or kind.closes else _unread_body(head, record)
+    goes_on = unread is not None and head is not None and head.keep_alive and not house.closing
     record.request_id = house.recorder.request_id()
     record.status = kind.status
     record.ttfb_s = house.now() - record.started_at
@@ -33,28 +36,30 @@ async def rescue(downstream: "Downstream", house: House, head: RequestHead | Non
         head_only=head is not None and head.method == "HEAD",
     )
     downstream.write(answer)
-    if not goes_on:
+    return await _part(downstream, unread if goes_on else None)
+
+
+def _unread_body(head: RequestHead, record: ExchangeRecord) -> int | None:
+    """How many bytes of the body to forget so that the connection can go on; None: it is not worth that, or can not be told."""
+    if head.framing == Framing.CHUNKED or head.expects_continue:
+        return None
+    left = head.length - record.bytes_in
+    return left if left <= _FORGET_BYTES else None
+
+
+async def _part(downstream: "Downstream", unread: int | None) -> bool:
+    """After an answer of our own: forget the body and go on, or linger and close. Whether the connection goes on."""
+    if unread is None:
         await downstream.linger()
-    return goes_on
-
-
-def _body_is_here(downstream: "Downstream", head: RequestHead, record: ExchangeRecord) -> bool:
-    """Drop the unread body if all of it has come, so that the connection can go on; anything else closes it."""
-    if head.framing == Framing.NONE:
-        return True
-    if head.framing != Framing.LENGTH or head.expects_continue or len(downstream.received) < head.length - record.bytes_in:
         return False
-    downstream.take(head.length - record.bytes_in)
-    return True
+    return not unread or await downstream.forget(unread)
 
 
 async def answer_options(downstream: "Downstream", head: RequestHead, record: ExchangeRecord) -> bool:
     """Our own 204 to `OPTIONS *` and to OPTIONS that may travel no further."""
-    goes_on = head.keep_alive and _body_is_here(downstream, head, record)
+    unread = _unread_body(head, record) if head.keep_alive else None
     record.status = 204
     record.outcome = "injected"
     record.ttfb_s = 0.0
-    downstream.write(render_options(close=not goes_on))
-    if not goes_on:
-        await downstream.linger()
-    return goes_on
+    downstream.write(render_options(close=unread is None))
+    return await _part(downstream, unread)

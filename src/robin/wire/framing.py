@@ -12,9 +12,10 @@ from robin.wire.fields import read_line
 from robin.wire.http1 import trailer_is_valid
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_EXTENSION = rb"(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*'
-_CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})" + _EXTENSION + rb"\r\n")
-_UNFINISHED_LINE = re.compile(rb"[0-9A-Fa-f]*(?:;[^\r\n\x00-\x08\x0b-\x1f\x7f]*)?\r?\Z")
+_EXTENSIONS = re.compile(rb"(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*')
+_PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
+_BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+_HEX: Final = b"0123456789ABCDEFabcdef"
 _SIZE_MAX: Final = 2**63 - 1
 _OVERHEAD_BYTES: Final = 16384
 _OVERHEAD_PER_CHUNK: Final = 64
@@ -32,7 +33,7 @@ class FramingError(Exception):
 class ChunkedDecoder:
     """Takes a chunked body apart. After `done`, `trailers` holds the trailer fields and what follows in the buffer is not ours."""
 
-    __slots__ = ("_chunks", "_need", "_overhead", "_phase", "done", "trailers")
+    __slots__ = ("_chunks", "_need", "_overhead", "_phase", "_scanned", "done", "trailers")
 
     _LINE, _BODY, _END, _TRAILERS = range(4)
 
@@ -43,6 +44,7 @@ class ChunkedDecoder:
         self._need = 0  # bytes of the present chunk still to come
         self._chunks = 0
         self._overhead = 0
+        self._scanned = 0  # bytes of an unfinished line or trailer section that were looked at
 
     def decode(self, buffer: bytes | bytearray) -> tuple[list[bytes], int]:
         """Decode what `buffer` holds: the payload pieces, and how many bytes of it were used (the rest must be shown again, with more).
@@ -78,36 +80,49 @@ class ChunkedDecoder:
         return pieces, at
 
     def _read_line(self, buffer: bytes | bytearray, at: int) -> int:
-        """The chunk line at `at`: how many bytes it took, 0 when it is not whole yet."""
-        line = _CHUNK_LINE.match(buffer, at)
-        used = (line.end() if line else len(buffer)) - at
+        """The chunk line at `at`: how many bytes it took, 0 when it is not whole yet. Only bytes not seen before are looked at."""
+        plain = _PLAIN_LINE.match(buffer, at)
+        if plain is not None:
+            size, used = int(plain[1], 16), plain.end() - at
+        else:
+            end = buffer.find(b"\r\n", at + max(0, self._scanned - 1))
+            used = (len(buffer) if end < 0 else end + 2) - at
         if self._overhead + used > _OVERHEAD_PER_CHUNK * self._chunks + _OVERHEAD_BYTES:
             raise FramingError("chunk_overhead: chunk sizes, extensions and padding outweigh the data")
-        if line is None:
-            if _UNFINISHED_LINE.match(buffer, at) is None:
-                raise FramingError("bad_chunk: the chunk line is not valid")
-            return 0
-        size = int(line[1], 16)
+        if plain is None:
+            if end < 0:
+                self._judge_partial(buffer, at)
+                self._scanned = used
+                return 0
+            size = _chunk_size(bytes(buffer[at:end]))
         if size > _SIZE_MAX:
             raise FramingError("bad_chunk: the chunk size exceeds 2^63-1")
+        self._scanned = 0
         self._overhead += used
         self._chunks += 1
         self._need = size
         self._phase = self._BODY if size else self._TRAILERS
         return used
 
+    def _judge_partial(self, buffer: bytes | bytearray, at: int) -> None:
+        """An unfinished line that can not become a good one is refused now."""
+        if buffer[at] not in _HEX or _BREAK.search(buffer, at + max(0, self._scanned - 1)):
+            raise FramingError("bad_chunk: the chunk line is not valid")
+
     def _read_trailers(self, buffer: bytes | bytearray, at: int) -> int:
         """The trailer section at `at`, once it is whole."""
         if buffer[at : at + 2] == b"\r\n":
             self.done = True
             return 2
-        end = buffer.find(b"\r\n\r\n", at)
+        fresh = at + max(0, self._scanned - 3)
+        end = buffer.find(b"\r\n\r\n", fresh)
         used = (end + 4 if end >= 0 else len(buffer)) - at
         if used > _TRAILER_BYTES:
             raise FramingError("bad_trailer: the trailer section is too large")
         if end < 0:
-            if re.compile(rb"(?<!\r)\n|\r(?=[^\n])").search(buffer, at):
+            if _BREAK.search(buffer, fresh):
                 raise FramingError("bad_trailer: a bare CR or LF in the trailer section")
+            self._scanned = used
             return 0
         lines = bytes(buffer[at:end]).split(b"\r\n")
         if len(lines) > _TRAILER_FIELDS:
@@ -119,6 +134,15 @@ class ChunkedDecoder:
             self.trailers.append(field)
         self.done = True
         return used
+
+
+def _chunk_size(line: bytes) -> int:
+    """The size that a whole chunk line says, its CRLF left out. Raises FramingError."""
+    text, _, _ = line.partition(b";")
+    digits = text.lstrip(b"0")
+    if not text or len(digits) > 16 or text.strip(_HEX) or not _EXTENSIONS.fullmatch(line, len(text)):
+        raise FramingError("bad_chunk: the chunk line is not valid")
+    return int(digits or b"0", 16)
 
 
 def chunk(payload: bytes) -> bytes:
