@@ -6,7 +6,6 @@ ends the child when the parent dies without doing so (Linux).
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import signal
 import socket
@@ -21,7 +20,11 @@ from robin.transport.tasks import TaskOwner
 LINE_LIMIT_BYTES = 1 << 20
 KEEP_LINES = 50_000
 ROBIN = (sys.executable, "-m", "robin.cli.main")
-_PR_SET_PDEATHSIG = 1
+
+# A first, tiny program asks Linux for SIGTERM when its parent dies (PR_SET_PDEATHSIG is 1) and becomes the real one: exec keeps both
+# that and the pid. A preexec_fn could do it too, but not safely beside threads.
+_ASK_AND_EXEC = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_LAUNCH = (sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC) if sys.platform == "linux" else ()
 
 
 class ChildFailed(Exception):
@@ -83,6 +86,7 @@ class RobinProcess:
     async def start(self) -> Self:
         """Start it: this Python's own `robin`, unless another program was named."""
         self._process = await asyncio.create_subprocess_exec(
+            *_LAUNCH,
             *self._program,
             *self.arguments,
             env={"PYTHONUNBUFFERED": "1", **self.settings},
@@ -91,7 +95,6 @@ class RobinProcess:
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT_BYTES,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
             pass_fds=self._pass_fds,
         )
         self._ended = self._tasks.start(self._watch(self._process), "watch the child")
@@ -244,12 +247,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _end_with_parent() -> None:
-    """In the child, before exec: ask Linux for SIGTERM when the parent dies. Elsewhere it does nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def _parse(text: str) -> dict[str, Any] | None:
