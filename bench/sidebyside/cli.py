@@ -45,7 +45,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="short turns and few rounds: a hint, not a result")
     parser.add_argument("--only", action="append", choices=cases, metavar="CASE", help=f"this case, repeatable: {', '.join(cases)}")
     parser.add_argument("--contender", action="append", choices=names, metavar="NAME", help=f"this one, repeatable: {', '.join(names)}")
-    parser.add_argument("--undisturbed", action="store_true", help="as root: niceness -20, everything else on the two cores waits")
+    parser.add_argument("--undisturbed", action="store_true", help="as root: come before everything else on the two cores")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     parser.add_argument("--write", action="store_true", help="put the result of a whole run into docs/reference/benchmarks.md")
     asked = parser.parse_args(arguments)

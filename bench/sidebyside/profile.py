@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
     parser.add_argument("--tls", action="store_true", help="TLS upstream")
-    parser.add_argument("--undisturbed", action="store_true", help="as root: niceness -20, everything else on the two cores waits")
+    parser.add_argument("--undisturbed", action="store_true", help="as root: come before everything else on the two cores")
     parser.add_argument("--set", action="append", default=[], metavar="ROBIN_X=VALUE", help="a setting to try, repeatable")
     parser.add_argument(
         "--calls", action="store_true", help="run under cProfile: calls per request and the dearest functions (slows Robin)"
