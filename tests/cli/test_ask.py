@@ -1,0 +1,97 @@
+"""Asking the admin plane: over TCP and Unix sockets, bounded, and never through a proxy."""
+
+import argparse
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from robin.cli.ask import Answer, Unanswered, add_admin, admin_places, ask, dialled
+from robin.model.address import ActivatedAddress, TcpAddress, UnixAddress
+from robin.testing.process import free_port
+from robin.testing.recording_upstream import RecordingUpstream, answer, response
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_admin(parser)
+    return parser.parse_args(words)
+
+
+async def test_an_answer_over_tcp_has_status_body_and_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"status":"starting","reasons":["identity_unavailable"],"identity":{}}'
+    async with RecordingUpstream(answer(response(503, body))) as admin:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        got = await asyncio.to_thread(ask, (TcpAddress(host="127.0.0.1", port=admin.port),), "GET", "/startupz")
+        assert (got.status, got.body, got.reasons) == (503, body, "starting (identity_unavailable)")
+        assert (admin.requests[0].method, admin.requests[0].target) == (b"GET", b"/startupz")
+
+
+async def test_an_answer_over_a_unix_socket(tmp_path: Path) -> None:
+    heard = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(response(200, b"ok\n"))
+        writer.close()
+
+    path = str(tmp_path / "a.sock")
+    async with await asyncio.start_unix_server(serve, path):
+        got = await asyncio.to_thread(ask, (UnixAddress(path=path),), "POST", "/quitquitquit")
+    assert got == Answer(status=200, body=b"ok\n")
+    assert heard[0].startswith(b"POST /quitquitquit HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("body", [b"", b"ok\n", b"[]", b'{"status":1}', b"\xff", b'{"status":"x","reasons":7}'])
+def test_a_body_that_is_no_probe_has_no_reasons(body: bytes) -> None:
+    assert Answer(status=200, body=body).reasons == ""
+
+
+def test_reasons_cannot_drive_a_terminal() -> None:
+    assert "\x1b" not in Answer(status=503, body=b'{"status":"\\u001b[31m","reasons":[]}').reasons
+
+
+def test_nobody_there_is_told_from_somebody_silent(tmp_path: Path) -> None:
+    with pytest.raises(Unanswered) as gone:
+        ask((TcpAddress(host="127.0.0.1", port=free_port()),), "GET", "/healthz")
+    assert gone.value.gone
+    with pytest.raises(Unanswered) as no_path:
+        ask((UnixAddress(path=str(tmp_path / "none.sock")),), "GET", "/healthz")
+    assert no_path.value.gone
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        silent = TcpAddress(host="127.0.0.1", port=hung.getsockname()[1])
+        with pytest.raises(Unanswered) as unanswered:
+            ask((TcpAddress(host="127.0.0.1", port=free_port()), silent), "GET", "/healthz", timeout_s=0.1)
+    assert not unanswered.value.gone
+
+
+def test_every_interface_is_asked_on_loopback_and_a_passed_socket_nowhere() -> None:
+    assert dialled(TcpAddress(host="", port=4001)) == (TcpAddress(host="127.0.0.1", port=4001), TcpAddress(host="::1", port=4001))
+    assert dialled(ActivatedAddress(name="admin")) == ()
+
+
+def test_the_place_comes_from_the_flag_then_the_environment_then_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ROBIN_ADMIN_ADDR", raising=False)
+    config = tmp_path / "robin.env"
+    config.write_text("ROBIN_ADMIN_ADDR=127.0.0.1:3\n")
+    assert admin_places(arguments("--config", str(config))) == (TcpAddress(host="127.0.0.1", port=3),)
+    monkeypatch.setenv("ROBIN_ADMIN_ADDR", "127.0.0.1:2")
+    assert admin_places(arguments("--config", str(config))) == (TcpAddress(host="127.0.0.1", port=2),)
+    assert admin_places(arguments("--admin", "unix:/run/a.sock")) == (UnixAddress(path="/run/a.sock"),)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--admin", "off"), "robin: there is no admin address to ask; name it, such as --admin 127.0.0.1:4001\n"),
+        (("--admin", "systemd:admin"), "robin: there is no admin address to ask; name it, such as --admin 127.0.0.1:4001\n"),
+        (("--admin", "4001"), 'robin: --admin: "4001" is a port alone; write 127.0.0.1:4001\n'),
+    ],
+)
+def test_without_a_place_to_ask_it_exits_2(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        admin_places(arguments(*words))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == message

@@ -1,0 +1,85 @@
+"""The way in: which command runs, what usage errors say, and that nothing is imported before it is asked for."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from robin import __version__
+from robin.cli.main import COMMANDS, main
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_of_the_table_is_a_module_with_configure_and_run(name: str) -> None:
+    module = importlib.import_module(COMMANDS[name].module)
+    assert callable(module.configure)
+    assert callable(module.run)
+
+
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
+    assert capsys.readouterr().out == f"robin {__version__}\n"
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chekc"]) == 2
+    assert capsys.readouterr().err == "robin: 'chekc' is no command; the nearest is check; robin --help lists them\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--upstrem-url", "x"], "robin: unrecognized arguments: --upstrem-url x; robin check --help lists what there is\n"),
+        (["--admin-quit", "check"], "robin: unrecognized arguments: check; a command comes first: robin check ...\n"),
+        (["check", "--log-level"], "robin: argument --log-level: expected one argument; robin check --help lists what there is\n"),
+        (["check", "--upstream", "x"], "robin: unrecognized arguments: --upstream x; robin check --help lists what there is\n"),
+        (
+            ["wait", "--timeout", "5"],
+            'robin: argument --timeout: "5" has no unit: write 5s or 5ms; robin wait --help lists what there is\n',
+        ),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == message
+
+
+def test_plain_robin_is_the_sidecar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROBIN_UPSTREAM_URL", raising=False)
+    for words in ([], ["--no-admin-quit"], ["sidecar"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.startswith("robin: ROBIN_UPSTREAM_URL (from default): required, but not set; ")
+
+
+def test_a_reader_that_leaves_early_is_no_traceback() -> None:
+    code = "import sys; from robin.cli.main import main; sys.exit(main())"
+    with subprocess.Popen([sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert "Traceback" not in said
+
+
+def test_check_and_help_load_neither_engine_nor_event_loop_nor_crypto() -> None:
+    code = (
+        "import sys; from robin.cli.main import main; code = main(sys.argv[1:]);"
+        "heavy = {'asyncio', 'ssl', 'uvloop', 'cryptography', 'httptools', 'h2', 'prometheus_client', 'http.client', 'robin.app'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    for words in (["check", "--upstream-url", "https://broker.example"], ["--help"], ["--version"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], env={}, capture_output=True, text=True, check=True)
+        assert done.stderr == "[]\n", words
+
+
+def test_output_survives_a_terminal_without_unicode() -> None:
+    environ = {"PYTHONIOENCODING": "ascii:strict", "ROBIN_UPSTREAM_URL": "https://broker.example", "ROBIN_SVID_HINT": "bücher"}
+    command = [sys.executable, "-m", "robin.cli.main", "check"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert "b\\xfccher" in done.stdout
