@@ -18,7 +18,7 @@ from robin.identity.source import IdentitySource, Outlook, RawIdentity, SourceFa
 from robin.identity.surroundings import Surroundings
 from robin.model.faults import Fault
 from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
-from robin.wire.jose import TokenRefused, TokenRules, fingerprint, inspect_token
+from robin.wire.jose import TokenRefused, TokenRules, fingerprint, inspect_token, same_token
 
 _TICK_S: Final = 1.0
 _SHORTEST_S: Final = 0.01
@@ -233,17 +233,17 @@ class Keeper:
     def _accept(self, raw: RawIdentity, began_at: float) -> None:
         """Judge what was fetched, by the clock as it is now; raises TokenRefused."""
         wall, now = self._clock.wall(), self._clock.monotonic()
+        held = self._token
+        if held is not None and same_token(held, raw.text):
+            self._stay(now, began_at)
+            return
         token = inspect_token(raw.text, self._token_rules, now=wall, issued_to=raw.issued_to)
         if raw.warning and raw.warning not in self._warned:
             self._warned.add(raw.warning)
             self._room.log.warning("identity_ambiguous", source=self._metrics.source, detail=raw.warning)
-        held = self._token
         assert token.expires_at is not None
         if held is not None and held.expires_at is not None and token.expires_at <= held.expires_at:
-            self._fault = "identity_unavailable"
-            self._detail = "unchanged: the agent gives the token that we have; check that the agent reaches its server"
-            self._bulletin.unchanged("OK", now - began_at)
-            self._postpone(now)
+            self._stay(now, began_at)
             return
         self._token = token
         self._due_wall = refresh_at(
@@ -257,6 +257,13 @@ class Keeper:
         self._failures = 0
         self._fault = "identity_unavailable"
         self._bulletin.renewed(token, "OK", now - began_at)
+
+    def _stay(self, now: float, began_at: float) -> None:
+        """The reply brings nothing that lasts longer."""
+        self._fault = "identity_unavailable"
+        self._detail = "unchanged: the agent gives the token that we have; check that the agent reaches its server"
+        self._bulletin.unchanged("OK", now - began_at)
+        self._postpone(now)
 
     def _fail(self, label: str, fault: str, detail: str, began_at: float, *, outlook: Outlook = Outlook.RETRY, about: bytes = b"") -> None:
         now = self._clock.monotonic()

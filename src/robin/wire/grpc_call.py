@@ -19,7 +19,7 @@ from robin.wire.grpc import GrpcAnswer, code_of_http, code_of_reset, code_of_sta
 
 REPLY_LIMIT_BYTES: Final = 1 << 20
 _RECEIVED_LIMIT_BYTES: Final = 2 << 20  # per call, frames and all; what an idle connection may send is the same count
-_RECEIVED_LIMIT_FRAMES: Final = 10_000
+_RECEIVED_LIMIT_FRAMES: Final = 4096
 _FRAME_HEAD_BYTES: Final = 9
 _FRAME_LIMIT_BYTES: Final = 16384  # SETTINGS_MAX_FRAME_SIZE that we leave at its initial value
 _GOAWAY: Final = 0x7

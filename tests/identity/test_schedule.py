@@ -1,0 +1,55 @@
+"""When to refresh and when to try again: the table of the spec, a thousand draws each (N3)."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robin.identity.schedule import WallStep, backoff_s, refresh_at
+
+RECEIVED_AT = 1_780_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("lifetime_s", "least", "most"),
+    [(10, 5, 5.5), (30, 15, 16.5), (90, 45, 49.5), (300, 240, 246), (3600, 3540, 3546), (86400, 86340, 86346)],
+)
+def test_due_times_lie_in_the_ranges_of_the_spec(lifetime_s: float, least: float, most: float) -> None:
+    draws = random.Random(7)
+    dues = [
+        refresh_at(received_at=RECEIVED_AT, expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=60, draw=draws.random()) - RECEIVED_AT
+        for _ in range(1000)
+    ]
+    assert least <= min(dues) < max(dues) <= most
+    spread = most - least
+    assert min(dues) < least + 0.05 * spread
+    assert max(dues) > most - 0.05 * spread
+
+
+@pytest.mark.parametrize("lifetime_s", [-100, 0, 0.5, 1, 1.8])
+def test_a_refresh_is_never_due_within_a_second(lifetime_s: float) -> None:
+    assert refresh_at(received_at=RECEIVED_AT, expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=60, draw=0.99) == RECEIVED_AT + 1
+
+
+@given(st.floats(2.5, 1e7), st.floats(0.001, 1e5), st.floats(0, 1, exclude_max=True))
+def test_a_refresh_is_due_in_the_second_half_of_a_life_and_before_its_end(lifetime_s: float, before_s: float, draw: float) -> None:
+    due = refresh_at(received_at=RECEIVED_AT, expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=before_s, draw=draw) - RECEIVED_AT
+    assert due >= min(1.0, lifetime_s / 2)
+    assert lifetime_s / 2 - 1e-3 <= due <= lifetime_s
+
+
+def test_backoff_doubles_from_half_a_second_to_half_a_minute() -> None:
+    assert [backoff_s(failures, 0) for failures in range(9)] == [0.25, 0.5, 1, 2, 4, 8, 15, 15, 15]
+    assert [backoff_s(failures, 0.5) for failures in (0, 5, 6, 10**9)] == [0.375, 12, 22.5, 22.5]
+    assert backoff_s(50, 0.999999) < 30
+
+
+def test_a_wall_step_is_told_once_and_a_slow_clock_is_none() -> None:
+    step = WallStep(wall=1000, monotonic=10)
+    assert not step.happened(wall=1100, monotonic=110)
+    assert not step.happened(wall=1101.9, monotonic=110)
+    assert step.happened(wall=1102.5, monotonic=110)
+    assert not step.happened(wall=1103.5, monotonic=111)
+    assert step.happened(wall=500, monotonic=112)
+    assert not step.happened(wall=501, monotonic=113)
