@@ -111,7 +111,7 @@ class Downstream(Stream):
 
     async def linger(self) -> None:
         """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
-        if not self.lost:
+        if not self.ended:
             self.transport.write_eof()
             await self.forget(_LINGER_BYTES)
 
@@ -130,7 +130,7 @@ class Downstream(Stream):
 def _oversize(received: bytes | bytearray, target_bytes: int) -> Fault:
     """Which limit an oversized head broke: the target's first, so that one segment and single bytes are told the same."""
     line = bytes(received).partition(b"\r\n")[0]
-    target = line.split(b" ")[1] if b" " in line else line
+    target = line.split(b" ")[1] if b" " in line else b""
     if len(target) > target_bytes:
         return Fault("target_too_long", "target_too_long: the request target exceeds ROBIN_MAX_TARGET_SIZE")
     return Fault("head_too_large", "head_too_large: the request head exceeds ROBIN_MAX_HEAD_SIZE")
@@ -145,8 +145,9 @@ async def serve_connection(sock: socket.socket, caller: Caller, house: House) ->
         await house.loop.connect_accepted_socket(lambda: downstream, sock)
         while await serve_exchange(downstream, house):
             pass
-    except (Ended, OSError):
-        pass  # the caller left: its exchange, if there was one, is recorded
+        await downstream.linger()
+    except OSError:
+        pass  # the caller left before it was served
     except asyncio.CancelledError:
         downstream.abort()
         raise

@@ -11,6 +11,7 @@ from robin.proxy.relay import CallerLeft, Relay, StaleConnection
 from robin.proxy.rescue import answer_options, rescue
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
+from robin.transport.stream import Ended
 from robin.wire.forwarding import forward_request
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def serve_exchange(downstream: "Downstream", house: House) -> bool:
         return await _carry(downstream, house, head, verdict, record)
     except Fault as fault:
         return await rescue(downstream, house, head, record, fault)
-    except CallerLeft:
+    except (CallerLeft, Ended):
         record.outcome = "client_closed"
         return False
     except asyncio.CancelledError:

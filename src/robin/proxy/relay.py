@@ -77,8 +77,6 @@ class Relay:
             goes_on = await self._bring(response, goes_on=head.keep_alive and not early and not self.house.closing)
             upstream.reusable = response.keep_alive and not early and not upstream.received
             self.record.outcome = "injected"
-            if early:
-                await downstream.linger()
             return response, goes_on and not (head.upgrade and downstream.received)
         except (Ended, FramingError, TimeoutError) as error:
             raise self._cut(error) from None
@@ -169,10 +167,8 @@ class Relay:
         chunked = unframed and minor == 1
         goes_on = goes_on and chunked is unframed
         first = forward_response(response, minor=minor, keep_alive=goes_on, chunked=chunked)
-        self.record.status = response.status
-        self.record.ttfb_s = self.house.now() - self.record.started_at
         if framing == Framing.NONE:
-            self.downstream.write(first)
+            self._write(first)
         elif framing == Framing.LENGTH:
             if 0 < response.length <= len(self.upstream.received):  # all of it is here: one write
                 self._count(response.length)

@@ -48,11 +48,8 @@ def _unread_body(head: RequestHead, record: ExchangeRecord) -> int | None:
 
 
 async def _part(downstream: "Downstream", unread: int | None) -> bool:
-    """After an answer of our own: forget the body and go on, or linger and close. Whether the connection goes on."""
-    if unread is None:
-        await downstream.linger()
-        return False
-    return not unread or await downstream.forget(unread)
+    """After an answer of our own: forget the body and go on, or close. Whether the connection goes on."""
+    return unread is not None and (not unread or await downstream.forget(unread))
 
 
 async def answer_options(downstream: "Downstream", head: RequestHead, record: ExchangeRecord) -> bool:
