@@ -7,8 +7,9 @@ import signal
 import sys
 
 import pytest
+from tests.testing.asking import ask
 
-from robin.testing.process import ChildFailed, RobinProcess
+from robin.testing.process import ChildFailed, RobinProcess, SidecarProcess
 from robin.testing.waiting import eventually
 
 READY = """
@@ -108,3 +109,12 @@ async def test_cancelling_the_wait_leaves_the_child_to_its_owner():
             await waiting
         assert child.returncode is None
         assert await child.stop() == -signal.SIGTERM
+
+
+async def test_a_sidecar_says_where_it_listens_before_it_has_an_identity(tmp_path):
+    async with SidecarProcess(upstream_url="http://127.0.0.1:9", settings={"ROBIN_TOKEN_FILE": str(tmp_path / "absent")}) as robin:
+        await robin.listening()
+        assert robin.url.startswith("http://127.0.0.1:")
+        assert (await ask(int(robin.admin_url.rpartition(":")[2]), "/readyz"))[0] == 503
+        assert "started" not in [entry.get("event") for entry in robin.events]
+        assert await robin.stop() == 0
