@@ -204,6 +204,7 @@ def test_other_hosts_are_not_loopback(host: str) -> None:
         ("http://127.0.0.1:4001", tcp("127.0.0.1", 4000), False),
         ("http://localhost:4000", tcp("127.0.0.1", 4000), True),
         ("http://localhost:4000", tcp("", 4000), True),
+        ("http://localhost:4000", tcp("127.0.0.2", 4000), False),
         ("https://localhost:4000", tcp("10.0.0.1", 4000), False),
         ("http://127.0.0.2:4000", tcp("127.0.0.1", 4000), False),
         ("http://127.0.0.2:4001", tcp("", 4001), True),

@@ -16,7 +16,8 @@ from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls
 
-SOON_S = 7 * 86400.0
+DAY_S = 86400.0
+SOON_S = 7 * DAY_S
 
 
 def look(settings: Settings, clock: Clock) -> Iterator[Finding]:
@@ -96,5 +97,6 @@ def _certificate(connection: ssl.SSLObject | None, clock: Clock) -> Iterator[Fin
         return
     certificate = connection.getpeercert() or {}
     left_s = ssl.cert_time_to_seconds(str(certificate["notAfter"])) - clock.wall()
-    what = f"{connection.version()}, certificate valid for {left_s / 86400:.1f} more days"
+    left = f"{left_s / DAY_S:.0f} more days" if left_s > 2 * DAY_S else f"{left_s / 3600:.1f} more hours"
+    what = f"{connection.version()}, certificate valid for {left}"
     yield ok("upstream tls", what) if left_s > SOON_S else warn("upstream tls", what, "renew the upstream's certificate soon")

@@ -1,0 +1,63 @@
+"""`robin check` (item O2): every key with its value and origin, for people and machines; errors, all of them, and exit 2."""
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import RunRobin
+
+from robin.config.table import SETTINGS
+
+
+async def test_the_table_has_a_line_for_each_key_with_its_origin(run_robin: RunRobin, tmp_path: Path) -> None:
+    config = tmp_path / "robin.env"
+    config.write_text("# settings\nROBIN_AUDIENCE=broker.test\n")
+    config.chmod(0o600)
+    ended = await run_robin("check", "--config", str(config), "--listen-uds", "/run/r.sock", ROBIN_UPSTREAM_URL="https://broker.example")
+    assert (ended.code, ended.err) == (0, "")
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in ended.out.splitlines() if line.startswith("ROBIN_")}
+    assert list(lines) == list(SETTINGS)
+    assert lines["ROBIN_UPSTREAM_URL"] == "env           https://broker.example"
+    assert lines["ROBIN_AUDIENCE"] == "file line 2   broker.test"
+    assert lines["ROBIN_LISTEN_UDS"] == "flag          /run/r.sock"
+    assert lines["ROBIN_LISTEN_ADDR"] == "default       127.0.0.1:4000  (replaced by ROBIN_LISTEN_UDS)"
+    assert lines["ROBIN_UDS_MODE"] == "default       auto  (0600)"
+    assert lines["ROBIN_SVID_HINT"] == "default       unset"
+    assert ended.out.splitlines()[-1].startswith("warning: ROBIN_PEERCRED_ALLOW_UIDS is unset: ")
+
+
+async def test_json_says_the_same_to_machines(run_robin: RunRobin) -> None:
+    ended = await run_robin("check", "--json", "--admin-quit", ROBIN_UPSTREAM_URL="https://broker.example")
+    said = json.loads(ended.out)
+    assert ended.code == 0
+    assert said["ok"] is True
+    assert list(said["settings"]) == list(SETTINGS)
+    assert said["settings"]["ROBIN_ADMIN_QUIT"] == {"value": "true", "origin": "flag", "note": None}
+    assert said["settings"]["ROBIN_AUDIENCE"] == {"value": None, "origin": "default", "note": None}
+    assert said["warnings"] == []
+
+
+async def test_every_error_is_told_and_nothing_else(run_robin: RunRobin) -> None:
+    ended = await run_robin("check", ROBIN_PEERCRED_ALLOW_UID="0", ROBIN_DRAIN_MAX="x", ROBIN_PORT="tcp://10.0.0.1:4000")
+    assert (ended.code, ended.out) == (2, "")
+    assert [line.split(":")[1] for line in ended.err.splitlines()] == [
+        " ROBIN_PEERCRED_ALLOW_UID (from env)",
+        " ROBIN_UPSTREAM_URL (from default)",
+        " ROBIN_DRAIN_MAX (from env)",
+    ]
+
+
+async def test_json_errors_have_key_origin_what_and_fix(run_robin: RunRobin) -> None:
+    ended = await run_robin("check", "--json", "--log-level", "loud", ROBIN_UPSTREAM_URL="https://broker.example")
+    assert ended.code == 2
+    assert json.loads(ended.out) == {
+        "ok": False,
+        "errors": [
+            {
+                "key": "ROBIN_LOG_LEVEL",
+                "origin": "flag",
+                "what": '"loud" is not one of its values',
+                "fix": "use debug, info, warning or error",
+            }
+        ],
+    }
+    assert ended.err.startswith("robin: ROBIN_LOG_LEVEL (from flag): ")

@@ -1,0 +1,58 @@
+"""What the doctor finds of this machine: open files against the limits, a private port, sockets of systemd."""
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from robin.cli.findings.finding import Finding, Health
+from robin.cli.findings.machine import SPARE_FILES, look
+from robin.config.load import Loaded, load
+
+
+def findings(environ: dict[str, str], **settings: str) -> dict[str, list[Finding]]:
+    base = {"ROBIN_UPSTREAM_URL": "https://broker.example", "ROBIN_LISTEN_ADDR": "127.0.0.1:0", "ROBIN_ADMIN_ADDR": "off"}
+    loaded = load({}, {**base, **settings})
+    assert isinstance(loaded, Loaded), [str(error) for error in loaded]
+    by_subject: dict[str, list[Finding]] = {}
+    for finding in look(loaded.settings, environ):
+        by_subject.setdefault(finding.subject, []).append(finding)
+    return by_subject
+
+
+@pytest.fixture
+def open_files() -> Iterator[int]:
+    """The soft limit of open files, lowered to 1000 for one test."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
+    yield 1000
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_too_few_open_files_name_the_number_that_is_wanted(open_files: int) -> None:
+    enough = str(open_files - SPARE_FILES - 256)
+    (fits,) = findings({}, ROBIN_MAX_CONNECTIONS=enough)["open files"]
+    assert fits.health is Health.OK
+    (lacks,) = findings({}, ROBIN_MAX_CONNECTIONS=str(int(enough) + 1))["open files"]
+    assert lacks.health is Health.WARN
+    assert lacks.what.startswith("1000 allowed (hard limit ")
+    assert lacks.what.endswith("), 1001 wanted at most")
+    assert lacks.fix == "ulimit -n 1001 (systemd: LimitNOFILE=1001), or lower ROBIN_MAX_CONNECTIONS"
+
+
+def test_proxy_variables_count_in_both_cases_and_only_when_set() -> None:
+    assert "proxy variables" not in findings({"HTTP_PROXY": "", "PATH": "/bin"})
+    (present,) = findings({"no_proxy": "*", "HTTPS_PROXY": "http://user:secret@proxy"})["proxy variables"]
+    assert present.what == "HTTPS_PROXY, no_proxy: set, but not obeyed"
+    assert "secret" not in present.what + present.fix
+
+
+def test_a_socket_that_systemd_passes_is_not_looked_at() -> None:
+    (passed,) = findings({}, ROBIN_LISTEN_ADDR="systemd:robin")["listener"]
+    assert (passed.health, passed.what) == (Health.OK, "systemd:robin of ROBIN_LISTEN_ADDR: systemd passes it at the start")
+
+
+def test_an_address_of_another_machine_cannot_be_bound() -> None:
+    (port,) = findings({}, ROBIN_LISTEN_ADDR="192.0.2.1:4000", ROBIN_UNSAFE_LISTEN="true")["port"]
+    assert port.health is Health.FAIL
+    assert port.what == "192.0.2.1:4000 of ROBIN_LISTEN_ADDR: Cannot assign requested address"
