@@ -174,26 +174,23 @@ class BlockedSidecar:
         os.close(writing)
         self._out = open(reading, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self._rest = b""
-        started = self._read_until(b'"event":"started"')
-        self.listen, self.admin = started["listen"][0], started["admin"][0]
+        while (entry := json.loads(self.read_lines(1)[0]))["event"] != "started":
+            pass
+        self.listen, self.admin = entry["listen"][0], entry["admin"][0]
 
-    def _read_until(self, part: bytes) -> dict[str, list[str]]:
-        while True:
+    def read_lines(self, count: int) -> list[bytes]:
+        """The next lines, whole."""
+        lines: list[bytes] = []
+        while len(lines) < count:
             line, found, rest = self._rest.partition(b"\n")
-            if not found:
-                self._rest += self._out.read(65536)
-                continue
-            self._rest = rest
-            if part in line:
-                parsed: dict[str, list[str]] = json.loads(line)
-                return parsed
-
-    def read_rest(self) -> list[bytes]:
-        """Everything written up to its end, by lines."""
-        got = self._rest
-        while piece := self._out.read(65536):
-            got += piece
-        return got.splitlines(keepends=True)
+            if found:
+                self._rest = rest
+                lines.append(line)
+            else:
+                piece = self._out.read(65536)
+                assert piece, f"the output ended after {len(lines)} of {count} lines"
+                self._rest += piece
+        return lines
 
     def dropped(self) -> int:
         """The counter."""
@@ -236,11 +233,12 @@ async def test_p3_traffic_goes_on_while_standard_output_is_blocked_and_each_lost
     assert len(upstream.requests) == 4000
     dropped = await asyncio.to_thread(sidecar.dropped)
     assert dropped > 1000
+    lines = await asyncio.to_thread(sidecar.read_lines, 4000 - dropped)  # now somebody reads: all that waited comes out, whole
+    assert {json.loads(line)["event"] for line in lines} == {"exchange"}
     sidecar.process.send_signal(signal.SIGTERM)
-    lines = await asyncio.to_thread(sidecar.read_rest)  # now somebody reads: all that waited comes out, whole
-    assert sidecar.process.wait() == 0
-    records = [json.loads(line) for line in lines]
-    assert sum(record["event"] == "exchange" for record in records) == 4000 - dropped
+    (line,) = await asyncio.to_thread(sidecar.read_lines, 1)
+    assert json.loads(line)["event"] == "signal"  # nothing else was left to write
+    assert await asyncio.to_thread(sidecar.process.wait, 10) == 0
 
 
 async def test_p3_a_blocked_standard_output_does_not_keep_the_process_from_ending(blocked):
@@ -305,6 +303,8 @@ async def test_d6_no_token_in_logs_at_debug_error_bodies_admin_pages_or_metrics(
             seen += await asyncio.to_thread(ask_admin, rig.robin.admin[0], path, method)
         assert await rig.robin.returned() == 0
         seen += "\n".join(text for _, text in rig.robin.lines)
+    received = b"".join(bytes(connection.received) for connection in upstream.connections).decode("latin-1")
+    assert disguises(tokens[0])["whole"] in received  # this search finds a token where there is one
     assert "identity_expired" in seen
     assert "upstream_protocol" in seen
     for token in tokens:

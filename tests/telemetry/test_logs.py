@@ -1,8 +1,10 @@
 """Events stay one line whatever is in them, are held back when they repeat, and never raise."""
 
+import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -197,3 +199,32 @@ def test_a_deep_stack_is_cut_to_its_innermost_frames():
     told = stack_of(fail_like(lambda: dive(200)))
     assert told.startswith("ZeroDivisionError < dive ")
     assert told.count(" < ") == 16
+
+
+ROOT = Path(__file__).parents[2]
+LEVELS = {"debug", "info", "warning", "error"}
+
+
+def events_of(source: Path) -> Iterator[tuple[str, str, set[str]]]:
+    """(event, level, own fields) of every event that a module writes with a literal name."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            event, fields = node.args[0].value, {keyword.arg or "**" for keyword in node.keywords} - {"code"}
+            if called in LEVELS and isinstance(event, str) and re.fullmatch(r"[a-z][a-z0-9_]+", event):
+                yield event, called, fields
+            elif called == "warn" and source.parent.name == "transport":  # told through the app's callback, which adds `detail`
+                yield event, "warning", {"detail"}
+
+
+def test_the_reference_page_lists_every_event_with_its_level_and_fields():
+    written: dict[str, tuple[str, set[str]]] = {}
+    for source in sorted((ROOT / "src" / "robin").rglob("*.py")):
+        for event, level, fields in events_of(source):
+            known = written.get(event, (level, set()))
+            assert known[0] == level, f"{event} has two levels"
+            written[event] = (level, known[1] | fields)
+    page = (ROOT / "docs" / "reference" / "log-fields.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (debug|info|warning|error) \| [^|]+ \|([^|]*)\|$", page, re.MULTILINE)
+    assert {event: (level, set(re.findall(r"`(\w+)`", fields))) for event, level, fields in rows} == written, "docs/reference/log-fields.md"
+    assert len(rows) == len(written)

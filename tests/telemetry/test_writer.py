@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import sys
+import termios
 from collections.abc import Iterator
 
 import pytest
@@ -74,21 +76,27 @@ def test_a_blocked_pipe_drops_and_counts_and_never_stops_who_writes(pipe):
     assert refused < writer.dropped <= 10_000
 
 
-def test_close_is_bounded_when_nobody_reads_and_nothing_is_written_after_it(pipe):
+async def test_close_is_bounded_when_nobody_reads_and_nothing_is_written_after_it(pipe):
     reading, writing = pipe
-    writer = LineWriter(writing, limit_bytes=400_000, flush_s=10)  # close ends the gathering
+    os.set_blocking(reading, False)
+    writer = LineWriter(writing, limit_bytes=400_000)
     for _ in range(2000):
         writer.put(LINE)
-    writer.close(timeout_s=0.05)  # returning at all is the point: the thread is blocked in its first write
+    await eventually(lambda: _waiting_bytes(reading) == 4096, what="the thread to block in its first write")
+    writer.close(timeout_s=0.05)  # returning at all is the point
     assert writer.dropped == 0
     writer.put(LINE)
     assert writer.dropped == 1
-    got = 0
-    while got < 512 * len(LINE):
-        got += len(os.read(reading, 65536))
-    writer.close()  # the write that was under way is over; the thread gives the other lines up
-    assert got == 512 * len(LINE)
-    assert writer.dropped == 1 + 2000 - 512
+    got = bytearray()
+    await eventually(lambda: got.extend(_read_now(reading)) or not writer._thread.is_alive(), what="the thread to give up")
+    got += _read_now(reading)
+    assert len(got) % len(LINE) == 0  # the write that was under way ended whole
+    assert 0 < len(got) // len(LINE) <= 512
+    assert writer.dropped == 1 + 2000 - len(got) // len(LINE)
+
+
+def _waiting_bytes(reading: int) -> int:
+    return int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
 
 
 def test_after_a_stall_the_reader_gets_whole_lines_and_every_line_is_accounted_for(pipe):
