@@ -1,13 +1,19 @@
 """The way in: which command runs, what usage errors say, and that nothing is imported before it is asked for."""
 
 import importlib
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from robin import __version__
-from robin.cli.main import COMMANDS, main
+from robin.cli.main import COMMANDS, main, parser_of
+from robin.config.table import SETTINGS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -83,3 +89,22 @@ def test_output_survives_a_terminal_without_unicode() -> None:
     command = [sys.executable, "-m", "robin.cli.main", "check"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert "b\\xfccher" in done.stdout
+
+
+def test_the_reference_page_has_every_command_and_each_flag_that_is_no_setting() -> None:
+    assert re.findall(r"^\| `robin ([a-z]+)` \|", PAGE, flags=re.MULTILINE) == re.findall(r"^## robin ([a-z]+)$", PAGE, flags=re.MULTILINE)
+    settings = {setting.flag for setting in SETTINGS.values()}
+    for command in COMMANDS.values():
+        section = PAGE.split(f"## robin {command.name}\n")[1].split("\n## ")[0]
+        for action in parser_of(command)._actions:
+            flag = action.option_strings[-1]
+            assert flag in settings or flag.startswith("--no-") or flag == "--help" or flag in section, (command.name, flag)
+
+
+def test_every_command_line_of_the_reference_page_is_understood() -> None:
+    lines = [line for block in re.findall(r"^```[a-z]*\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    examples = [shlex.split(line)[1:] for line in lines if line.startswith("robin ") and "[" not in line]
+    assert len(examples) >= 2 * len(COMMANDS)
+    for words in examples:
+        name, rest = (words[0], words[1:]) if words[0] in COMMANDS else ("sidecar", words)
+        parser_of(COMMANDS[name]).parse_args(rest)

@@ -86,11 +86,18 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _run_command(command: Command, words: list[str]) -> int:
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """The parser of one command, with its flags."""
     module = import_module(command.module)
-    parser = _Parser(prog=f"robin {command.name}", usage=f"robin {command.name} [flags]", description=module.__doc__, allow_abbrev=False)
+    usage = f"robin {command.name} [flags]"
+    parser = _Parser(prog=f"robin {command.name}", usage=usage, description=module.__doc__, allow_abbrev=False)
     module.configure(parser)
-    code: int = module.run(parser.parse_args(words))
+    return parser
+
+
+def _run_command(command: Command, words: list[str]) -> int:
+    args = parser_of(command).parse_args(words)
+    code: int = import_module(command.module).run(args)
     sys.stdout.flush()
     return code
 
