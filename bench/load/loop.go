@@ -19,6 +19,7 @@ type loop struct {
 	epoll  int
 	owners []endpoint // by file descriptor
 	events [256]syscall.EpollEvent
+	sleeps bool
 	// Set once a TLS connection was fed: its goroutine runs only when the loop lets it.
 	stepAside bool
 }
@@ -46,9 +47,10 @@ func (l *loop) remove(fd int) {
 	}
 }
 
-// turn looks once, without sleeping, and lets every ready owner act.
-func (l *loop) turn() error {
-	r, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
+// turn waits at most timeoutMs (0 = only look) and lets every ready owner act.
+func (l *loop) turn(timeoutMs int) error {
+	r, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])),
+		uintptr(len(l.events)), uintptr(timeoutMs), 0, 0)
 	n, err := result(r, e)
 	if err == errAgain {
 		return nil
@@ -67,10 +69,15 @@ func (l *loop) turn() error {
 	return nil
 }
 
-// spin looks once and never sleeps: to wake a sleeping core costs whoever writes to it many microseconds (in a virtual
-// machine above all), and a slow proxy would pay that on each write while a fast one, which keeps us busy, would not.
-func (l *loop) spin() error {
-	err := l.turn()
+// step is one turn of a running measurement. As a rule it never sleeps: to wake a sleeping core costs whoever writes to
+// it many microseconds (in a virtual machine above all), and a slow proxy would pay that on each write while a fast one,
+// which keeps us busy, would not. An order may ask for the other way: then it sleeps whenever there is nothing to do.
+func (l *loop) step() error {
+	timeoutMs := 0
+	if l.sleeps {
+		timeoutMs = 100
+	}
+	err := l.turn(timeoutMs)
 	if l.stepAside {
 		runtime.Gosched()
 	}
@@ -83,7 +90,7 @@ func (l *loop) until(done func() bool, limit time.Duration) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no end within %s", limit)
 		}
-		if err := l.spin(); err != nil {
+		if err := l.step(); err != nil {
 			return err
 		}
 	}

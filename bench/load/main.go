@@ -26,6 +26,7 @@ type order struct {
 	Conns   int     `json:"conns"`   // caller connections
 	Rate    int     `json:"rate"`    // open: requests per second
 	Seconds float64 `json:"seconds"` // closed, open: how long; first: how long to keep trying
+	Sleeps  bool    `json:"sleeps"`  // closed: let the core go idle while there is nothing to do
 	Bytes   int64   `json:"bytes"`   // download, upload: body size
 }
 

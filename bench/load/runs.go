@@ -55,6 +55,8 @@ func (r *rig) closed(o order) (map[string]any, error) {
 		return nil, err
 	}
 	defer closeAll(all)
+	r.loop.sleeps = o.Sleeps
+	defer func() { r.loop.sleeps = false }()
 	begin := now()
 	end := begin + int64(o.Seconds*1e9)
 	for _, c := range all {
@@ -63,7 +65,7 @@ func (r *rig) closed(o order) (map[string]any, error) {
 		}
 	}
 	for now() < end {
-		if err := r.loop.spin(); err != nil {
+		if err := r.loop.step(); err != nil {
 			return nil, err
 		}
 	}
@@ -114,7 +116,7 @@ func (r *rig) open(o order) (map[string]any, error) {
 				return nil, err
 			}
 		}
-		if err := r.loop.spin(); err != nil {
+		if err := r.loop.step(); err != nil {
 			return nil, err
 		}
 	}

@@ -19,6 +19,13 @@ def small(stage: Stage) -> None:
         stage.take_turns([_direct(stage), *line_up], lambda running, turn: _capacity(stage, running, turn, "small"))
 
 
+def asleep(stage: Stage) -> None:
+    """The same, but the load's core may go idle, so that a proxy's write has to wake it."""
+    stage.say(f"asleep: {CONNECTIONS} connections, {stage.lengths.closed_s:g} s a turn")
+    with stage.all() as line_up:
+        stage.take_turns([_direct(stage), *line_up], lambda running, turn: _capacity(stage, running, turn, "asleep", sleeps=True))
+
+
 def tls(stage: Stage) -> None:
     """The same with TLS to the upstream; there is no direct line, since the load generator speaks plain HTTP."""
     stage.say(f"tls: {CONNECTIONS} connections, {stage.lengths.closed_s:g} s a turn")
@@ -102,6 +109,7 @@ def startup(stage: Stage) -> None:
 
 CASES: dict[str, Callable[[Stage], None]] = {
     "small": small,
+    "asleep": asleep,
     "tls": tls,
     "streams": streams,
     "latency": latency,
@@ -115,9 +123,9 @@ def _direct(stage: Stage) -> Running:
     return Running(name=DIRECT, address=stage.load.upstream)
 
 
-def _capacity(stage: Stage, running: Running, turn: int, row: str) -> str:
+def _capacity(stage: Stage, running: Running, turn: int, row: str, *, sleeps: bool = False) -> str:
     stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=stage.lengths.warm_s)
-    answer, spent = _timed(stage, running, "closed", conns=CONNECTIONS, seconds=stage.lengths.closed_s)
+    answer, spent = _timed(stage, running, "closed", conns=CONNECTIONS, seconds=stage.lengths.closed_s, sleeps=sleeps)
     speed = answer["requests"] / answer["seconds"]
     stage.ledger.add(row, running.name, turn, speed)
     if running.process:

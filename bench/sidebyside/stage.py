@@ -32,7 +32,7 @@ class Lengths:
     starts: int
 
 
-FULL = Lengths(rounds=7, warm_s=0.5, closed_s=3.0, open_s=5.0, starts=5)
+FULL = Lengths(rounds=7, warm_s=0.5, closed_s=2.0, open_s=4.0, starts=5)
 QUICK = Lengths(rounds=3, warm_s=0.3, closed_s=1.0, open_s=2.0, starts=3)
 
 
