@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: up test setup style types floors bench check real soak fuzz clean
 
 up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar
-	@$(BIN)/robin up
+	@$(BIN)/robin up $(ARGS)
 
 test: .venv/.dev  ## set up and pass the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -36,7 +36,7 @@ fuzz: .venv/.dev  ## coverage-guided fuzzing, SECONDS=60 a target by default
 	@$(BIN)/python tests/fuzz/run $(ARGS)
 
 .venv/.run: requirements/run.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || { echo "setting up .venv, once ..."; $(PYTHON) -m venv .venv; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/run.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . && touch $@
 

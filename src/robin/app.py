@@ -19,7 +19,8 @@ from robin.config.settings import Settings
 from robin.grants.catalog import GRANTS
 from robin.identity.catalog import build_identity
 from robin.identity.surroundings import Surroundings
-from robin.model.address import ActivatedAddress, Address
+from robin.model.address import Address
+from robin.planes.sidecar.activation import check_activation
 from robin.planes.sidecar.admission import Admission
 from robin.planes.sidecar.build import build_policy, build_rewriting
 from robin.proxy.house import House
@@ -65,15 +66,15 @@ async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
 class Sidecar:
     """One running sidecar: built, started, served and drained in the order of the spec."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, log_fd: int = 1) -> None:
         """Build every part; nothing is bound and nothing is contacted. Raises OSError or ValueError for a bad CA bundle."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._settings = settings
         self._environ = environ
         clock, entropy = SystemClock(), SystemEntropy()
-        self._wall = clock.wall
-        self._writer = LineWriter(1)
+        self._clock = clock
+        self._writer = LineWriter(log_fd)
         self._events = EventLog(
             self._writer, level=settings.log_level, style=settings.log_format, wall=clock.wall, monotonic=clock.monotonic
         )
@@ -81,8 +82,8 @@ class Sidecar:
         self._sweeper = Sweeper(loop)
         unsafe = {name: name in settings.unsafe_switches for name in ("listen", "upstream_http", "any_host")}
         self._metrics = Metrics(version=__version__, unsafe=unsafe)
-        identity_metrics = IdentityMetrics(settings.token_source)
-        self._exposition = Exposition((self._metrics, identity_metrics, self._writer), plane="sidecar")
+        self.identity_metrics = IdentityMetrics(settings.token_source)
+        self._exposition = Exposition((self._metrics, self.identity_metrics, self._writer), plane="sidecar")
         self._tls = UpstreamTls(settings.upstream_ca_file, self._ca_reloaded) if settings.upstream.origin.tls else None
         self._identity = build_identity(
             settings,
@@ -91,7 +92,7 @@ class Sidecar:
                 entropy=entropy,
                 tasks=self._tasks,
                 log=self._events,
-                metrics=identity_metrics,
+                metrics=self.identity_metrics,
                 changed=self._identity_changed,
             ),
         )
@@ -131,16 +132,15 @@ class Sidecar:
             tasks=self._tasks,
             entropy=entropy,
         )
-        self._admission = Admission(
-            self._house, peercred=settings.peercred, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen
-        )
+        self._admission = Admission(self._house, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
         self._notifier = Notifier(environ, os.getpid())
         self._admin: AdminServer | None = None
         self._listeners: list[BoundSocket] = []
         self._admin_sockets: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
-        self._started = False
+        self.started = False
         self._draining = False
+        self._signals = 0
         self._first_identity = asyncio.Event()
         self._drain_wanted = asyncio.Event()
         self._exit: int | None = None
@@ -150,28 +150,33 @@ class Sidecar:
 
     async def serve(self) -> int:
         """Start, serve, drain. The exit code."""
+        settings = self._settings
         self._loop.set_exception_handler(self._loop_failed)
+        self._hear_signals()
         try:
             activated = activated_sockets(self._environ, os.getpid())
-            self._check_activation(activated)
+            check_activation(
+                activated,
+                listen=settings.listen,
+                admin=settings.admin,
+                peercred=settings.peercred,
+                unsafe_listen=settings.unsafe_listen,
+            )
         except ValueError as error:
             self._complain(f"socket activation: {error}")
             return EXIT_SETTINGS
         try:
-            self._admin_sockets = self._bind(self._settings.admin, activated)
+            self._admin_sockets = self._bind("ROBIN_ADMIN_ADDR", settings.admin, activated)
             self._start_admin()
-            self._listeners = self._bind(self._settings.listen, activated)
+            self._listeners = self._bind("ROBIN_LISTEN_UDS" if settings.peercred else "ROBIN_LISTEN_ADDR", settings.listen, activated)
         except BindError as error:
             self._complain(str(error))
             return EXIT_BIND
         self._own.learn([*self._listeners, *self._admin_sockets])
-        self._events.info("listening", listen=self._labels(self._listeners), admin=self._labels(self._admin_sockets))
+        self._events.info("listening", listen=self.listening, admin=self._labels(self._admin_sockets))
         self._warn()
         self._sweeper.every_sweep(self._poll_ca)
         self._sweeper.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._identity.start()
         for bound in self._listeners:
             acceptor = Acceptor(self._loop, bound, self._admission.take, self._accept_trouble, self._listener_died)
@@ -184,23 +189,21 @@ class Sidecar:
         await self._drain_wanted.wait()
         return await self._drain()
 
-    def _bind(self, addresses: tuple[Address, ...], activated: dict[str, list[socket.socket]]) -> list[BoundSocket]:
+    def _hear_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _bind(self, key: str, addresses: tuple[Address, ...], activated: dict[str, list[socket.socket]]) -> list[BoundSocket]:
         bound: list[BoundSocket] = []
         try:
             for address in addresses:
                 bound += bind(address, activated, lambda event, text: self._events.warning(event, detail=text))
-        except BindError:
+        except BindError as error:
             for one in bound:
                 one.close()
-            raise
+            raise BindError(f"{key}: {error}") from None
         return bound
-
-    def _check_activation(self, activated: dict[str, list[socket.socket]]) -> None:
-        wanted = {address.name for address in (*self._settings.listen, *self._settings.admin) if isinstance(address, ActivatedAddress)}
-        if missing := wanted - activated.keys():
-            raise ValueError(f"systemd:{min(missing)} was not passed; add FileDescriptorName={min(missing)} to the socket unit")
-        if unclaimed := activated.keys() - wanted:
-            raise ValueError(f"the passed socket {min(unclaimed)} is not claimed; set ROBIN_LISTEN_ADDR=systemd:{min(unclaimed)}")
 
     def _start_admin(self) -> None:
         if self._admin_sockets:
@@ -209,7 +212,7 @@ class Sidecar:
                 status=self._readiness,
                 scrape=self._exposition.scrape,
                 begin_drain=self.begin_drain if self._settings.admin_quit else None,
-                wall=self._wall,
+                wall=self._clock.wall,
                 events=self._events,
                 fatal=self._listener_died,
             )
@@ -226,11 +229,15 @@ class Sidecar:
             async with asyncio.timeout(self._settings.startup_timeout_s or None):
                 await self._first_identity.wait()
         except TimeoutError:
+            if self._draining:
+                return
             self._events.error("startup_timeout", reasons=list(self._identity.status().reasons))
             self._end(EXIT_STARTUP)
             return
-        self._started = True
-        listen = self._labels(self._listeners)
+        self.started = True
+        if self._draining:
+            return
+        listen = self.listening
         self._notifier.tell("READY=1", f"STATUS=serving on {', '.join(listen)}")
         self._events.info(
             "started",
@@ -239,6 +246,11 @@ class Sidecar:
             admin=self._labels(self._admin_sockets),
             upstream=str(self._settings.upstream),
         )
+
+    @property
+    def listening(self) -> list[str]:
+        """The bound addresses of the proxy plane."""
+        return self._labels(self._listeners)
 
     @staticmethod
     def _labels(bounds: list[BoundSocket]) -> list[str]:
@@ -251,7 +263,7 @@ class Sidecar:
             self._first_identity.set()
 
     def _readiness(self) -> Readiness:
-        return Readiness(started=self._started, draining=self._draining, identity=self._identity.status())
+        return Readiness(started=self.started, draining=self._draining, identity=self._identity.status())
 
     def _poll_ca(self, now: float) -> None:
         if self._tls is not None and now - self._ca_polled_at >= _CA_POLL_S:
@@ -270,12 +282,14 @@ class Sidecar:
         """SIGHUP."""
         if self._draining:
             return
-        self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={int(self._loop.time() * 1e6)}")
+        if self.started:  # the loop's own time lies behind by up to a turn; systemd ignores a reload told to be older than its signal
+            self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * 1e6)}")
         self._events.info("reload")
         if self._tls is not None:
             self._tls.reload()
         self._identity.wake()
-        self._notifier.tell("READY=1")
+        if self.started:  # before that, READY would be untrue
+            self._notifier.tell("READY=1")
 
     def _watchdog(self) -> None:
         if self._notifier.watchdog_s is not None:
@@ -302,7 +316,9 @@ class Sidecar:
     # drain
 
     def _signalled(self, number: int) -> None:
-        if self._draining:
+        """The first signal drains, also where a quit began it already; the second ends."""
+        self._signals += 1
+        if self._signals > 1:
             self._end(128 + number)
         else:
             self._events.info("signal", signal=signal.Signals(number).name)

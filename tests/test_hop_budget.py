@@ -1,0 +1,147 @@
+"""The hop budget: how many Python functions of ours one warm exchange and one relayed chunk may enter; it keeps speed on noisy machines.
+
+A count, not a time: it is the same on every machine. Raise a budget only with a reason in the commit that does.
+"""
+
+import asyncio
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+
+import robin
+from robin.app import Sidecar
+from robin.config.load import Loaded, load
+from robin.testing.authority import IdentityAuthority
+from robin.testing.waiting import eventually
+
+EXCHANGE_BUDGET = 60
+CHUNK_BUDGET = 16
+
+_OURS = str(Path(robin.__file__).parent)
+REQUEST = (
+    b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: budget\r\nAccept: application/json\r\n"
+    b"Accept-Encoding: gzip\r\nAuthorization: Bearer placeholder\r\nConnection: keep-alive\r\n\r\n"
+)
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Ledger:
+    """Counts entries into functions of Robin while it is open; a coroutine that goes on counts again."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[CodeType] = Counter()
+
+    def __enter__(self) -> "Ledger":
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(_OURS):
+            self.calls[frame.f_code] += 1
+
+    def per_round(self, rounds: int) -> int:
+        """Entries in every round; what a timer or a split read adds now and then is left out."""
+        return sum(count // rounds for count in self.calls.values())
+
+    def dearest(self, rounds: int) -> str:
+        """The functions entered most, for the message of a failure."""
+        rows = [f"{count / rounds:6.2f} {code.co_qualname} ({Path(code.co_filename).name})" for code, count in self.calls.most_common(60)]
+        return "\n" + "\n".join(rows)
+
+
+class Peers:
+    """A caller and an origin on raw sockets, in the same loop as the sidecar."""
+
+    def __init__(self, caller: socket.socket, origin: socket.socket) -> None:
+        self.caller = caller
+        self.origin = origin
+        self.upstream: socket.socket | None = None
+        self.loop = asyncio.get_running_loop()
+
+    async def exchange(self, answer: bytes = ANSWER) -> None:
+        await self.loop.sock_sendall(self.caller, REQUEST)
+        if self.upstream is None:
+            self.upstream, _ = await self.loop.sock_accept(self.origin)
+        seen = b""
+        while not seen.endswith(b"\r\n\r\n"):
+            seen += await self.loop.sock_recv(self.upstream, 65536)
+        await self.loop.sock_sendall(self.upstream, answer)
+        await self.receive(len(ANSWER))
+
+    async def receive(self, octets: int) -> None:
+        while octets > 0:
+            got = await self.loop.sock_recv(self.caller, octets)
+            assert got
+            octets -= len(got)
+
+
+@asynccontextmanager
+async def peers(tmp_path: Path) -> AsyncIterator[Peers]:
+    token = tmp_path / "token"
+    token.write_bytes(IdentityAuthority(issuer="https://issuer.test", trust_domain="robin.test").service_account_token(audience="a"))
+    with socket.create_server(("127.0.0.1", 0)) as origin, (tmp_path / "log").open("wb") as log:
+        origin.setblocking(False)
+        loaded = load(
+            {
+                "ROBIN_UPSTREAM_URL": f"http://127.0.0.1:{origin.getsockname()[1]}",
+                "ROBIN_LISTEN_ADDR": "127.0.0.1:0",
+                "ROBIN_ADMIN_ADDR": "off",
+                "ROBIN_TOKEN_FILE": str(token),
+            },
+            {},
+        )
+        assert isinstance(loaded, Loaded)
+        sidecar = Sidecar(loaded.settings, {}, log_fd=log.fileno())
+        serving = asyncio.get_running_loop().create_task(sidecar.serve())
+        await eventually(lambda: sidecar.started, what="the sidecar")
+        host, _, port = sidecar.listening[0].rpartition(":")
+        with socket.create_connection((host, int(port))) as caller:
+            caller.setblocking(False)
+            both = Peers(caller, origin)
+
+            async def settled() -> bool:  # a token file is cached once it is more than a second old
+                await both.exchange()
+                return sidecar.identity_metrics.cache_hit > 0
+
+            await eventually(settled, every_s=0.1, what="a token file older than a second")
+            yield both
+            if both.upstream is not None:
+                both.upstream.close()
+        sidecar.begin_drain()
+        assert await serving == 0
+        await sidecar.close()
+
+
+async def test_a_warm_exchange_stays_within_its_budget(tmp_path: Path) -> None:
+    rounds = 50
+    async with peers(tmp_path) as both:
+        for _ in range(5):
+            await both.exchange()
+        with Ledger() as ledger:
+            for _ in range(rounds):
+                await both.exchange()
+    calls = ledger.per_round(rounds)
+    assert calls <= EXCHANGE_BUDGET, ledger.dearest(rounds)
+    assert calls >= EXCHANGE_BUDGET * 0.5, "the budget is loose: tighten it"
+
+
+async def test_a_relayed_chunk_stays_within_its_budget(tmp_path: Path) -> None:
+    rounds = 50
+    async with peers(tmp_path) as both:
+        await both.exchange()
+        await both.exchange(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (rounds * 1000 + 2))
+        assert both.upstream is not None
+        with Ledger() as ledger:
+            for _ in range(rounds):
+                await both.loop.sock_sendall(both.upstream, b"x" * 1000)
+                await both.receive(1000)
+    calls = ledger.per_round(rounds)
+    assert calls <= CHUNK_BUDGET, ledger.dearest(rounds)
+    assert calls >= CHUNK_BUDGET * 0.5, "the budget is loose: tighten it"
