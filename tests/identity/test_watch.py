@@ -5,6 +5,7 @@ import dataclasses
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,29 @@ async def test_what_the_file_says_has_no_grace(tmp_path: Path, lifetime_s: float
     assert await stage.code() == code
     stage.path.unlink()
     assert await stage.code() == "identity_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "reason"),
+    [
+        (lambda token: b"\xef\xbb\xbf" + token, "identity_malformed", "bom"),
+        (lambda token: token + b"a" * (16385 - len(token)), "identity_malformed", "too_large"),
+        (lambda token: token + b" " * 40_000, "identity_malformed", "too_large"),
+        (lambda token: token[:-6], "identity_malformed", "bad_signature_length"),
+        (lambda token: token[:30] + b"\n" + token[30:], "identity_malformed", "not_b64token"),
+        (lambda token: b" \n", "identity_unavailable", "empty"),
+        (lambda token: b"", "identity_unavailable", "empty"),
+    ],
+)
+async def test_a_spoiled_file_is_refused_by_code_and_reason(stage: Stage, spoil: Callable[[bytes], bytes], code: str, reason: str) -> None:
+    stage.write(spoil(stage.token()))
+    found = await stage.get()
+    assert isinstance(found, Fault)
+    assert found.code == code
+    assert found.detail.startswith(reason + ": ")
+    assert found.retry_after_s is not None
+    stage.write(stage.token() + b"\r\n")
+    assert isinstance(await stage.get(), IdentityToken)
 
 
 async def test_a_token_ends_in_the_file_when_its_time_has_come(stage: Stage) -> None:
