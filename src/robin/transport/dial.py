@@ -12,21 +12,21 @@ from typing import Final, TypeVar
 
 from robin.model.faults import Fault
 from robin.model.verdict import Permit
+from robin.transport.resolve import Resolver, SocketAddress
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
 
 _STAGGER_S: Final = 0.25
-_ADDRESSES_MAX: Final = 16
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 _UNROUTABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.ENETDOWN})
 
-SocketAddress = tuple[int, tuple[str, int]]  # family, (host, port)
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
 
 class Dialer:
     """Connects streams. `own` says whether an address and port belong to one of our own listeners."""
 
-    __slots__ = ("_connect_s", "_loop", "_own", "_tls")
+    __slots__ = ("_connect_s", "_loop", "_own", "_resolver", "_tls")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, *, tls: UpstreamTls | None, connect_s: float, own: Callable[[str, int], bool]
@@ -35,6 +35,7 @@ class Dialer:
         self._tls = tls
         self._connect_s = connect_s
         self._own = own
+        self._resolver = Resolver(loop)
 
     async def dial(self, permit: Permit, build: Callable[[], AnyStream]) -> AnyStream:
         """A connected stream to `permit.origin`, made by `build()`. DNS, TCP and TLS share one deadline. Raises Fault."""
@@ -69,27 +70,13 @@ class Dialer:
                 sock.close()
 
     async def _resolve(self, host: str, port: int) -> list[SocketAddress]:
-        """Every address of the name, families interleaved, in the resolver's order."""
-        for family in (socket.AF_INET6, socket.AF_INET):
-            try:
-                socket.inet_pton(family, host)
-            except OSError:
-                continue
-            return [(family, (host, port))]
         try:
-            answers = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await self._resolver.resolve(host, port)
         except (socket.gaierror, UnicodeError):
             raise Fault("dns_failed", "dns_failed: the name in ROBIN_UPSTREAM_URL does not resolve") from None
-        found: list[SocketAddress] = [
-            (family, (str(place[0]), port)) for family, _, _, _, place in answers if family in {socket.AF_INET, socket.AF_INET6}
-        ]
-        found = list(dict.fromkeys(found))[:_ADDRESSES_MAX]
         if not found:
             raise Fault("dns_failed", "dns_failed: the name in ROBIN_UPSTREAM_URL has no address")
-        first = [entry for entry in found if entry[0] == found[0][0]]
-        second = [entry for entry in found if entry[0] != found[0][0]]
-        mixed = [entry for pair in zip(first, second, strict=False) for entry in pair]
-        return mixed + first[len(second) :] + second[len(first) :]
+        return found
 
     async def _connect(self, addresses: list[SocketAddress]) -> socket.socket:
         """The first address that accepts; each next one starts 250 ms after the last, or as soon as that one failed."""
@@ -131,6 +118,8 @@ class Dialer:
 
 
 def _connect_fault(error: OSError, *, handshake: bool) -> Fault:
+    if error.errno in _EXHAUSTED:
+        return Fault("limit_connections", "descriptors: this Robin can open no more; raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS")
     if handshake:
         return Fault("upstream_tls", "alert: the upstream closed the connection during the TLS handshake")
     if error.errno in _UNROUTABLE:

@@ -1,7 +1,9 @@
 """Listening sockets: bound with their final mode, judged at accept, given back only if they are still ours."""
 
 import asyncio
+import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -36,7 +38,8 @@ class BoundSocket:
     def close(self) -> None:
         """Close; unlink a Unix path only if the inode there is the one we made."""
         if self._path is not None and self._inode is not None and _inode(self._path) == self._inode:
-            os.unlink(self._path)
+            with contextlib.suppress(OSError):  # a folder that became read-only must not spoil the exit
+                os.unlink(self._path)
         self.sock.close()
 
     @property
@@ -119,11 +122,14 @@ def _bind_unix(address: UnixAddress, warn: Callable[[str, str], None]) -> BoundS
 
 def _make_parent(path: str, warn: Callable[[str, str], None]) -> None:
     parent = os.path.dirname(path)
+    before = os.umask(0o022)  # 0755 for each folder made, whatever umask we were given
     try:
-        os.makedirs(parent, mode=0o755, exist_ok=True)
+        os.makedirs(parent, exist_ok=True)
         mode = os.stat(parent).st_mode
     except OSError as error:
         raise BindError(f"unix:{path}: the folder cannot be made: {error.strerror}") from None
+    finally:
+        os.umask(before)
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         warn("socket_folder_writable", f"{parent} is writable by everyone: another user could replace the socket; use mode 0755")
 
@@ -228,13 +234,23 @@ class OwnAddresses:
         for bound in bounds:
             if not bound.unix:
                 host, port = bound.sock.getsockname()[:2]
-                self._exact.add((host, port))
+                self._exact.add((_plain(host), port))
                 if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not bound
                     self._wildcard_ports.add(port)
 
     def has(self, host: str, port: int) -> bool:
         """Whether dialling this address would reach one of them."""
+        host = _plain(host)
         return (host, port) in self._exact or (port in self._wildcard_ports and _is_local(host))
+
+
+def _plain(host: str) -> str:
+    """The address that is meant: IPv4 within IPv6 is IPv4, and nobody's address is this machine's when it is dialled."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "::1"
+    return str(address)
 
 
 def _is_local(host: str) -> bool:

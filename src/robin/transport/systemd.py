@@ -53,9 +53,13 @@ def activated_sockets(environ: Mapping[str, str], pid: int) -> dict[str, list[so
         raise ValueError("LISTEN_FDNAMES does not name each socket of LISTEN_FDS")
     found: dict[str, list[socket.socket]] = {}
     for fd, name in enumerate(names, start=_FIRST_FD):
-        os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
-        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        try:
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+            listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:  # closed, or no socket at all
+            listening = False
+        if not listening:
             raise ValueError(f"the passed socket {name} is not a listening stream socket")
         found.setdefault(name, []).append(sock)
     return found

@@ -21,12 +21,12 @@ _LINGER_BYTES: Final = 65536
 class Admission:
     """Takes each accepted socket: serves it, or answers a refusal without reading and closes."""
 
-    __slots__ = ("_allow_uids", "_house", "_open", "_peercred", "_refusals")
+    __slots__ = ("_admitted", "_allow_uids", "_house", "_open", "_refusals")
 
-    def __init__(self, house: House, *, peercred: bool, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> None:
-        """`peercred`: the listeners are Unix sockets; `allow_uids` None: any local peer."""
+    def __init__(self, house: House, *, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> None:
+        """`allow_uids`: who may use a Unix socket; None: any local peer."""
         self._house = house
-        self._peercred = peercred
+        self._admitted = 0  # counted here: many are accepted in one turn of the loop, before the first of them is served
         self._allow_uids = None if allow_uids is None else frozenset(allow_uids)
         self._open = unsafe_listen
         self._refusals = 0
@@ -39,10 +39,14 @@ class Admission:
         if denied is not None:
             house.metrics.peer_denied[denied] += 1
             self._refuse(sock, caller, Fault("peer_denied", f"{denied}: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS"))
-        elif len(house.connections) >= house.limits.connections:
+        elif self._admitted >= house.limits.connections:
             self._refuse(sock, caller, Fault("limit_connections", "connections: ROBIN_MAX_CONNECTIONS is reached"))
         else:
-            house.tasks.start(serve_connection(sock, caller, house), "connection")
+            self._admitted += 1
+            house.tasks.start(serve_connection(sock, caller, house), "connection").add_done_callback(self._left)
+
+    def _left(self, _: "asyncio.Task[None]") -> None:
+        self._admitted -= 1
 
     def _judge(self, sock: socket.socket, bound: BoundSocket) -> tuple[Caller, str | None]:
         """The caller, and why it is denied (None: it is not)."""
