@@ -1,4 +1,4 @@
-"""Timestamps of log lines: RFC 3339 in UTC with milliseconds; the last one is kept, since lines come in bursts."""
+"""Timestamps of log lines: RFC 3339 in UTC with milliseconds; the last second and the last text are kept, since lines come in bursts."""
 
 import time
 
@@ -6,16 +6,20 @@ import time
 class Stamp:
     """Formats wall-clock seconds."""
 
-    __slots__ = ("_second", "_text")
+    __slots__ = ("_millisecond", "_prefix", "_second", "_text")
 
     def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
+        self._second = self._millisecond = -1
+        self._prefix = self._text = ""
 
     def text(self, wall: float) -> str:
         """`2026-08-22T10:11:12.123Z` for seconds since the epoch."""
-        second, rest = divmod(int(wall * 1000), 1000)
-        if second != self._second:
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._text}.{rest:03d}Z"
+        millisecond = int(wall * 1000)
+        if millisecond != self._millisecond:
+            second, rest = divmod(millisecond, 1000)
+            if second != self._second:
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self._second = second
+            self._text = f"{self._prefix}.{rest:03d}Z"
+            self._millisecond = millisecond
+        return self._text
