@@ -176,6 +176,7 @@ class Sidecar:
         self._events.info("listening", listen=self.listening, admin=self._labels(self._admin_sockets))
         self._warn()
         self._sweeper.every_sweep(self._poll_ca)
+        self._sweeper.every_sweep(self._house.notice_leavers)
         self._sweeper.start()
         await self._identity.start()
         for bound in self._listeners:

@@ -34,6 +34,14 @@ class Drainable(Protocol):
         ...
 
 
+class Connection(Drainable, Protocol):
+    """A downstream connection, as the sweep sees it."""
+
+    def notice_leaving(self) -> None:
+        """Look whether the caller of a connection that is not being read has gone."""
+        ...
+
+
 class House:
     """The rooms an exchange walks through."""
 
@@ -94,7 +102,7 @@ class House:
         self.entropy = entropy
         self.emptied = asyncio.Event()  # closing, and nothing is in flight
         self.closing = False  # past the drain's minimum: no new exchange, every response closes
-        self.connections: set[Drainable] = set()
+        self.connections: set[Connection] = set()
         self.tunnels: set[Drainable] = set()
 
     def retire(self) -> None:
@@ -106,7 +114,12 @@ class House:
         if not self.connections:
             self.emptied.set()
 
-    def leave(self, connection: Drainable) -> None:
+    def notice_leavers(self, _: float) -> None:
+        """Once a sweep: a caller that gave up while its upload was held back must not keep an upstream connection (E6)."""
+        for connection in list(self.connections):
+            connection.notice_leaving()
+
+    def leave(self, connection: Connection) -> None:
         """A connection ended."""
         self.connections.discard(connection)
         if self.closing and not self.connections:

@@ -36,9 +36,12 @@ class Generation(Protocol):
 
 
 class Upstream(Stream):
-    """One connection to an origin. `reusable` is set by the relay at the clean end of an exchange, and only there."""
+    """One connection to an origin. `reusable` is set by the relay at the clean end of an exchange, and only there.
 
-    __slots__ = ("_last_head", "_last_method", "_last_raw", "bucket", "generation", "idle", "reusable")
+    `reused`: it has carried an exchange before, so that the upstream may have closed it meanwhile (J3).
+    """
+
+    __slots__ = ("_last_head", "_last_method", "_last_raw", "bucket", "generation", "idle", "reusable", "reused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
@@ -46,6 +49,7 @@ class Upstream(Stream):
         self.generation = generation
         self.idle = False
         self.reusable = False
+        self.reused = False
         self._last_raw = b""
         self._last_method = ""
         self._last_head: ResponseHead | None = None
@@ -178,8 +182,10 @@ class Pool:
         if bucket.count < self._limit:
             bucket.count += 1
         elif (handed := await self._wait(bucket)) is not None:
-            self._metrics.upstream_active += 1
-            return handed
+            if not (fresh or handed.ended or handed.received):
+                self._metrics.upstream_active += 1
+                return handed
+            handed.abort()  # its place is ours: dial in it
         return await self._dial(permit, bucket)
 
     async def _wait(self, bucket: Bucket) -> Upstream | None:
@@ -232,6 +238,7 @@ class Pool:
             bucket.vacate()
             return
         upstream.reusable = False
+        upstream.reused = True
         if bucket.waiters and bucket.hand_over(upstream):
             return
         upstream.idle = True

@@ -188,10 +188,10 @@ class Relay:
         upstream = self.upstream
         while True:
             if left and upstream.received:
-                piece = upstream.take(min(left, len(upstream.received)))
-                left -= len(piece)
-                self._count(len(piece))
-                first = first + piece if first else piece
+                size = min(left, len(upstream.received))
+                left -= size
+                self._count(size)
+                first = first + upstream.take(size) if first else upstream.take(size)
             if first:
                 self._write(first)
                 first = b""
@@ -205,13 +205,7 @@ class Relay:
         decoder = ChunkedDecoder()
         while True:
             if upstream.received:
-                pieces, used = decoder.decode(upstream.received)
-                if used:
-                    upstream.take(used)
-                payload = b"".join(pieces)
-                self._count(len(payload))
-                if payload:
-                    first += chunk(payload) if chunked else payload
+                first += self._decode(decoder, chunked=chunked)
             if decoder.done and chunked:
                 first += last_chunk(forward_trailers(decoder.trailers, self.house.rewriting))
             if first:
@@ -226,9 +220,7 @@ class Relay:
         upstream = self.upstream
         while True:
             if upstream.received:
-                piece = upstream.take(len(upstream.received))
-                self._count(len(piece))
-                first += chunk(piece) if chunked else piece
+                first += self._take_rest(chunked=chunked)
             if first:
                 self._write(first)
                 first = b""
@@ -239,6 +231,21 @@ class Relay:
                     self._write(last_chunk([]))
                 return
             await self._next_piece(may_end=True)
+
+    # These two return what is to be written and keep nothing: a waiting frame would hold the piece once more.
+
+    def _decode(self, decoder: ChunkedDecoder, *, chunked: bool) -> bytes:
+        pieces, used = decoder.decode(self.upstream.received)
+        if used:
+            self.upstream.take(used)
+        payload = b"".join(pieces)
+        self._count(len(payload))
+        return chunk(payload) if chunked and payload else payload
+
+    def _take_rest(self, *, chunked: bool) -> bytes:
+        piece = self.upstream.take(len(self.upstream.received))
+        self._count(len(piece))
+        return chunk(piece) if chunked else piece
 
     def _write(self, octets: bytes) -> None:
         """Write to the caller; with the first bytes of the answer, the caller has seen a head."""
@@ -258,6 +265,7 @@ class Relay:
         """
         downstream, upstream = self.downstream, self.upstream
         if downstream.choked:
+            upstream.hold()
             await self._drain()
         if upstream.received and not partial:
             return

@@ -98,15 +98,17 @@ class Tunnel:
         try:
             while True:
                 if source.received:
-                    octets = source.take(len(source.received))
+                    size = len(source.received)
                     if upwards:
-                        record.bytes_in += len(octets)
-                        metrics.body_bytes_in += len(octets)
+                        record.bytes_in += size
+                        metrics.body_bytes_in += size
                     else:
-                        record.bytes_out += len(octets)
-                        metrics.body_bytes_out += len(octets)
-                    way.pass_on(octets)
+                        record.bytes_out += size
+                        metrics.body_bytes_out += size
+                    way.pass_on(source.take(size))
                     self._touch()
+                    if sink.choked:
+                        source.hold()
                     while sink.choked and not sink.ended:
                         await sink.drain()
                 elif sink.ended or not await source.fill():

@@ -106,6 +106,8 @@ class Upload:
         downstream, upstream, house = self._downstream, self._upstream, self._house
         idle_s = house.deadlines.stream_idle_s or math.inf
         while not self._advance():
+            if upstream.choked:
+                downstream.hold()
             while upstream.choked:
                 downstream.deadline_at = upstream.deadline_at = house.now() + idle_s
                 await upstream.drain()

@@ -7,6 +7,7 @@ are held. `deadline_at` is swept by `Deadlines`, not by a timer per wait: settin
 
 import asyncio
 import math
+import select
 import socket
 import struct
 from typing import Any, Final
@@ -128,6 +129,12 @@ class Stream(asyncio.Protocol):
 
     # what the engine calls
 
+    def hold(self) -> None:
+        """Read no more until the next `fill`: what came already can not be passed on."""
+        if not self.paused and not self.lost:
+            self.paused = True
+            self.transport.pause_reading()
+
     def listen(self) -> None:
         """Read on although nobody waits: an end or a stray byte must be noticed."""
         self.paused = False
@@ -158,6 +165,14 @@ class Stream(asyncio.Protocol):
                 self._drained = None
             if self.lost:
                 raise Ended
+
+    def notice_leaving(self) -> None:
+        """Look, without reading, whether the peer of a stream that is not being read has gone: nobody would hear of it."""
+        if self.paused and not self.ended:
+            watch = select.poll()
+            watch.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+            if watch.poll(0):
+                self._end()
 
     def take(self, count: int) -> bytes:
         """Consume exactly `count` bytes that are in `received`."""
