@@ -34,9 +34,9 @@ async def test_it_returns_within_half_a_second_of_the_start(tmp_path: Path, auth
 async def test_without_identity_it_gives_up_with_the_reasons(run_robin: RunRobin, tmp_path: Path) -> None:
     async with SidecarProcess(upstream_url=UPSTREAM, settings={"ROBIN_TOKEN_FILE": str(tmp_path / "none")}) as sidecar:
         await sidecar.listening()
-        ended = await run_robin("wait", "--timeout", "300ms", "--admin", sidecar.admin[0])
+        ended = await run_robin("wait", "--timeout", "2s", "--admin", sidecar.admin[0])
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err.startswith("robin: not started within 0.3 s: answer 503: starting (")
+    assert ended.err.startswith("robin: not started within 2 s: answer 503: starting (")
     assert "identity_unavailable" in ended.err
 
 

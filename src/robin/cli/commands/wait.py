@@ -22,15 +22,17 @@ def run(args: argparse.Namespace, clock: Clock | None = None) -> int:
     places = admin_places(args)
     clock = clock or SystemClock()
     deadline_at = clock.monotonic() + args.timeout
+    answered = ""
     while True:
         left_s = deadline_at - clock.monotonic()
         try:
             answer = ask(places, "GET", "/startupz", timeout_s=left_s)
             if answer.status == 200:
                 return 0
-            last = f"answer {answer.status}: {answer.reasons or 'no reasons given'}"
+            last = answered = f"answer {answer.status}: {answer.reasons or 'no reasons given'}"
         except Unanswered as unanswered:
-            last = f"{unanswered}; is the sidecar running, and is its ROBIN_ADMIN_ADDR the same?"
+            hint = f"{unanswered}; is the sidecar running, and is its ROBIN_ADMIN_ADDR the same?"
+            last = hint if unanswered.gone else answered or hint  # a last call cut short by the deadline hides no reasons
         left_s = deadline_at - clock.monotonic()
         if left_s <= 0:
             print(f"robin: not started within {args.timeout:g} s: {last}", file=sys.stderr)
