@@ -239,10 +239,12 @@ class Rig:
 
     async def flush(self) -> None:
         """Let Robin's pool hold no upstream connection: the next request dials afresh."""
-        with self.replying(last_pong):
-            while any(connection.ended is None for connection in self.upstream.connections):
-                assert (await self.ask(b"GET /flush HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 200
-                await eventually(lambda: self.seen[-1][0].ended, what="the flushed upstream connection to end")
+        opened = [connection for connection in self.upstream.connections if connection.ended is None]
+        for connection in opened:
+            connection.half_close()
+        await eventually(lambda: all(connection.ended for connection in opened), what="Robin to leave its idle upstream connections")
+        for connection in opened:
+            await connection.close()
 
     async def _serve(self, connection: ScriptedConnection) -> None:
         while True:
@@ -273,8 +275,8 @@ async def last_pong(connection: ScriptedConnection, request: ReceivedRequest) ->
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, base: str = "", settings: Mapping[str, str] | None = None) -> AsyncIterator[Rig]:
-    """A started Rig. `base` is the base path of the upstream URL."""
+async def running(folder: Path, *, base: str = "", settings: Mapping[str, str] | None = None, exit_code: int = 0) -> AsyncIterator[Rig]:
+    """A started Rig. `base` is the base path of the upstream URL; `exit_code` is how Robin must end."""
     token_file = folder / "token"
     token_file.write_bytes(unsigned_token())
     async with RecordingUpstream(patience_s=PATIENCE_S) as upstream:
@@ -291,4 +293,4 @@ async def running(folder: Path, *, base: str = "", settings: Mapping[str, str] |
             errors = [entry for entry in robin.events if entry.get("level") == "error"]
             assert not errors, errors[:3]
             assert robin.stderr == []
-            assert robin.returncode == 0
+            assert robin.returncode == exit_code
