@@ -149,7 +149,7 @@ async def serve_connection(sock: socket.socket, caller: Caller, house: House) ->
     except OSError:
         pass  # the caller left before it was served
     except asyncio.CancelledError:
-        downstream.abort()
+        downstream.reset()  # cut: what the caller got must not be taken for the whole
         raise
     finally:
         house.leave(downstream)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
 from robin.model.verdict import Denial, Permit
@@ -59,17 +60,18 @@ async def _carry(downstream: "Downstream", house: House, head: RequestHead, perm
     while True:
         credential = house.credentials.ready(permit)  # a look, no await
         if credential is None:
-            began = house.now()
-            credential = await house.credentials.obtain(permit)  # identity -> grant, single flight
-            record.identity_wait_s += house.now() - began
-        record.identity = credential.identity
-        outbound = forward_request(head, permit, credential, house.rewriting)  # pure: strip first, inject after
+            credential = await _obtain(house, permit, record)
         upstream = None if retrying else house.pool.take(permit)
-        record.reused = upstream is not None
+        waited = upstream is None
         if upstream is None:
             upstream = await house.pool.acquire(permit, fresh=retrying)  # the one door out
         announced_idle_s = None
         try:
+            if waited:  # the wait may have outlived the credential
+                credential = house.credentials.ready(permit) or await _obtain(house, permit, record)
+            record.identity = credential.identity
+            record.reused = upstream.reused
+            outbound = forward_request(head, permit, credential, house.rewriting)  # pure: strip first, inject after
             if downstream.ended:
                 upstream.reusable = True  # nothing was said on it
                 raise CallerLeft
@@ -86,3 +88,12 @@ async def _carry(downstream: "Downstream", house: House, head: RequestHead, perm
             house.metrics.retries[stale.reason] += 1
         finally:
             house.pool.release(upstream, announced_idle_s)
+
+
+async def _obtain(house: House, permit: Permit, record: ExchangeRecord) -> Credential:
+    """Wait for a credential: identity -> grant, single flight. Raises Fault."""
+    began = house.now()
+    try:
+        return await house.credentials.obtain(permit)
+    finally:
+        record.identity_wait_s += house.now() - began
