@@ -53,8 +53,10 @@ def run_sidecar(settings: Settings) -> int:
 async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
     try:
         sidecar = Sidecar(settings, environ)
-    except (OSError, ValueError, ssl.SSLError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable PEM bundle"
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError too
+        why = "not a usable PEM bundle"
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            why = error.strerror or why
         print(f"robin: ROBIN_UPSTREAM_CA_FILE: {why}; give a readable PEM bundle of CA certificates", file=sys.stderr)  # noqa: T201
         return EXIT_SETTINGS
     try:

@@ -209,12 +209,14 @@ class SidecarProcess(RobinProcess):
         upstream_url: str,
         settings: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], None] | None = None,
+        pass_fds: tuple[int, ...] = (),
+        program: tuple[str, ...] = ROBIN,
         keep_lines: int = KEEP_LINES,
     ) -> None:
         chosen = {"ROBIN_UPSTREAM_URL": upstream_url, "ROBIN_ADMIN_ADDR": "127.0.0.1:0", **(settings or {})}
         if "ROBIN_LISTEN_UDS" not in chosen:
             chosen.setdefault("ROBIN_LISTEN_ADDR", "127.0.0.1:0")
-        super().__init__("sidecar", settings=chosen, on_line=on_line, keep_lines=keep_lines)
+        super().__init__("sidecar", settings=chosen, on_line=on_line, pass_fds=pass_fds, program=program, keep_lines=keep_lines)
         self.listen: tuple[str, ...] = ()
         self.admin: tuple[str, ...] = ()
 
