@@ -1,4 +1,4 @@
-"""From exec to serving: who answers when, what a missing identity means, and how each kind of start-up failure ends (K1, sections 2 and 9)."""
+"""From exec to serving: who answers when, what a missing identity means, how each failed start ends (K1, L3, L6, sections 2 and 9)."""
 
 import asyncio
 import json
@@ -114,9 +114,7 @@ async def test_exit_2_for_settings_before_anything_is_bound(tmp_path: Path):
         assert {line.split(" ")[1] for line in rig.robin.stderr} == {"ROBIN_LISTEN_ADDR", "ROBIN_DRAIN_MAX", "ROBIN_TOKEN_FIEL"}
 
 
-@pytest.mark.parametrize(
-    ("content", "why"), [(None, "No such file"), (b"no certificate", "not a usable PEM bundle"), (b"", "not a usable")]
-)
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"none", "not a usable PEM"), (b"", "not a usable PEM")])
 async def test_exit_2_for_a_ca_bundle_that_cannot_be_used(tmp_path: Path, content: bytes | None, why: str):
     bundle = tmp_path / "ca.pem"
     if content is not None:
