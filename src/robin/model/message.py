@@ -45,22 +45,28 @@ class RequestHead:
     `upgrade` is the one protocol asked for, folded, where the request may be upgraded at all (GET, HTTP/1.1, Connection: upgrade, no body).
     """
 
-    # Defaults stand on the class: most requests change few of them.
-    path = b""
-    framing: int = Framing.NONE
-    length = 0
-    host = b""
-    hop: frozenset[bytes] = frozenset()
-    expects_continue = False
-    te_trailers = False
-    upgrade: bytes | None = None
-    origin: bytes | None = None
-    fetch_site: bytes | None = None
-    via: bytes | None = None
-    max_forwards: bytes | None = None
-    traceparent: bytes | None = None
-    websocket_key: bytes | None = None
-    forwarded: tuple[Permit, object, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
+    __slots__ = (
+        "expects_continue",
+        "fetch_site",
+        "fields",
+        "forwarded",
+        "framing",
+        "hop",
+        "host",
+        "keep_alive",
+        "length",
+        "max_forwards",
+        "method",
+        "minor",
+        "origin",
+        "path",
+        "target",
+        "te_trailers",
+        "traceparent",
+        "upgrade",
+        "via",
+        "websocket_key",
+    )
 
     def __init__(self, method: str, target: bytes, minor: int, fields: list[Field]) -> None:
         self.method = method
@@ -68,6 +74,21 @@ class RequestHead:
         self.minor = minor
         self.fields = fields
         self.keep_alive = minor == 1
+        self.path = b""
+        self.framing: int = Framing.NONE
+        self.length = 0
+        self.host = b""
+        self.hop: frozenset[bytes] = frozenset()
+        self.expects_continue = False
+        self.te_trailers = False
+        self.upgrade: bytes | None = None
+        self.origin: bytes | None = None
+        self.fetch_site: bytes | None = None
+        self.via: bytes | None = None
+        self.max_forwards: bytes | None = None
+        self.traceparent: bytes | None = None
+        self.websocket_key: bytes | None = None
+        self.forwarded: tuple[Permit, object, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
 
 
 class ResponseHead:
@@ -77,13 +98,20 @@ class ResponseHead:
     `Keep-Alive: timeout=N` in seconds, None where it says nothing. `upgrade` is the protocol of a 101, folded.
     """
 
-    framing: int = Framing.NONE
-    length = -1
-    hop: frozenset[bytes] = frozenset()
-    idle_s: int | None = None
-    upgrade: bytes | None = None
-    websocket_accept: bytes | None = None
-    forwarded: tuple[tuple[int, bool, bool], bytes] | None = None  # kept by `wire.forwarding`
+    __slots__ = (
+        "fields",
+        "forwarded",
+        "framing",
+        "hop",
+        "idle_s",
+        "keep_alive",
+        "length",
+        "minor",
+        "reason",
+        "status",
+        "upgrade",
+        "websocket_accept",
+    )
 
     def __init__(self, status: int, reason: bytes, minor: int, fields: list[Field]) -> None:
         self.status = status
@@ -91,3 +119,10 @@ class ResponseHead:
         self.minor = minor
         self.fields = fields
         self.keep_alive = minor == 1
+        self.framing: int = Framing.NONE
+        self.length = -1
+        self.hop: frozenset[bytes] = frozenset()
+        self.idle_s: int | None = None
+        self.upgrade: bytes | None = None
+        self.websocket_accept: bytes | None = None
+        self.forwarded: tuple[tuple[int, bool, bool], bytes] | None = None  # kept by `wire.forwarding`

@@ -12,27 +12,46 @@ from robin.model.message import RequestHead
 class ExchangeRecord:
     """What one exchange did (sidecar spec section 8). None where the exchange did not get that far."""
 
-    # Defaults stand on the class: most exchanges change few of them, and a record is made for each.
-    outcome = "internal_error"
-    request_id: str | None = None  # set by whoever shows it to the caller; else the recorder gives one
-    method: str | None = None
-    path: bytes | None = None  # without the query
-    protocol: str | None = None  # "HTTP/1.1"
-    status: int | None = None
-    upstream_status: int | None = None
-    bytes_in = 0  # body bytes from the caller
-    bytes_out = 0  # body bytes to the caller
-    ttfb_s: float | None = None
-    duration_s = 0.0
-    identity_wait_s = 0.0
-    retries = 0
-    reused: bool | None = None
-    identity: IdentityToken | None = None
-    traceparent: bytes | None = None
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "caller",
+        "duration_s",
+        "identity",
+        "identity_wait_s",
+        "method",
+        "outcome",
+        "path",
+        "protocol",
+        "request_id",
+        "retries",
+        "reused",
+        "started_at",
+        "status",
+        "traceparent",
+        "ttfb_s",
+        "upstream_status",
+    )
 
     def __init__(self, caller: Caller, started_at: float) -> None:
         self.caller = caller
         self.started_at = started_at
+        self.outcome = "internal_error"
+        self.request_id: str | None = None  # set by whoever shows it to the caller; else the recorder gives one
+        self.method: str | None = None
+        self.path: bytes | None = None  # without the query
+        self.protocol: str | None = None  # "HTTP/1.1"
+        self.status: int | None = None
+        self.upstream_status: int | None = None
+        self.bytes_in = 0  # body bytes from the caller
+        self.bytes_out = 0  # body bytes to the caller
+        self.ttfb_s: float | None = None
+        self.duration_s = 0.0
+        self.identity_wait_s = 0.0
+        self.retries = 0
+        self.reused: bool | None = None
+        self.identity: IdentityToken | None = None
+        self.traceparent: bytes | None = None
 
     def note_head(self, head: RequestHead) -> None:
         """What the request said of itself."""
