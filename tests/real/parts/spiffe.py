@@ -49,6 +49,15 @@ class Svid:
     claims: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of the Workload API as the agent logged it when it ended."""
+
+    method: str
+    code: str
+    took_s: float
+
+
 class SpiffeDomain:
     """Made by `spiffe_domain()`. `authority` and `agent` are Servers: kill, pause, resume them; start them with the methods here."""
 
@@ -123,6 +132,12 @@ class SpiffeDomain:
         """The trust domain's JWKS, from the authority itself."""
         found: dict[str, Any] = self._tell_authority("GET", "/state")["bundle"]
         return found
+
+    def calls(self, pid: int) -> list[Call]:
+        """The unary calls that this process has made, of this agent and of those before its restarts; not those under way."""
+        lines = (line.partition("CALL ")[2].split() for line in self.agent.log_text().splitlines())
+        mine = (words for words in lines if words and int(words[0]) == pid)
+        return [Call(method=method, code=code, took_s=float(took_s)) for _, method, code, took_s in mine]
 
     def spiffe_id(self, path: str) -> str:
         return f"spiffe://{self.trust_domain}{path}"

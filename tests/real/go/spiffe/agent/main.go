@@ -39,7 +39,7 @@ func main() {
 	}
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{}),
-		grpc.ChainUnaryInterceptor(checkedUnary),
+		grpc.ChainUnaryInterceptor(told, checkedUnary),
 		grpc.ChainStreamInterceptor(checkedStream),
 	)
 	workload.RegisterSpiffeWorkloadAPIServer(server, &service{mirror: mirror, vault: newVault(mirror.client)})

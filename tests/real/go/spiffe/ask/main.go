@@ -3,6 +3,7 @@
 //	spiffe-ask fetch  -socket unix:///path -audience A [-spiffe-id ID]    the JWT-SVIDs that the Workload API gives this process
 //	spiffe-ask bundle -socket unix:///path                                the JWT bundles by trust domain
 //	spiffe-ask verify -bundle FILE -trust-domain T -audience A < token    what go-spiffe makes of a token, offline
+//	spiffe-ask judge -bundle FILE -trust-domain T -audience A < tokens    the same for one token a line, one JSON line each, until EOF
 package main
 
 import (
@@ -35,7 +36,7 @@ type seen struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("say fetch, bundle or verify"))
+		fail(fmt.Errorf("say fetch, bundle, verify or judge"))
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	socket := flags.String("socket", "", "address of the Workload API, unix:///path or tcp://IP:port")
@@ -56,8 +57,13 @@ func main() {
 		answer, err = bundle(call, *socket)
 	case "verify":
 		answer, err = verify(*bundleFile, *trustDomain, *audience)
+	case "judge":
+		if err := judge(*bundleFile, *trustDomain, *audience); err != nil {
+			fail(err)
+		}
+		return
 	default:
-		err = fmt.Errorf("%q is none of fetch, bundle, verify", os.Args[1])
+		err = fmt.Errorf("%q is none of fetch, bundle, verify, judge", os.Args[1])
 	}
 	if err != nil {
 		fail(err)
@@ -110,11 +116,7 @@ func bundle(call context.Context, socket string) (map[string]json.RawMessage, er
 }
 
 func verify(file, trustDomain, audience string) (seen, error) {
-	domain, err := spiffeid.TrustDomainFromString(trustDomain)
-	if err != nil {
-		return seen{}, err
-	}
-	keys, err := jwtbundle.Load(domain, file)
+	keys, err := load(file, trustDomain)
 	if err != nil {
 		return seen{}, err
 	}
@@ -127,6 +129,44 @@ func verify(file, trustDomain, audience string) (seen, error) {
 		return seen{}, err
 	}
 	return look(svid), nil
+}
+
+// verdict is seen, or why not.
+type verdict struct {
+	Error string `json:"error,omitempty"`
+	*seen
+}
+
+// judge reads the bundle file again before each token, so a rotated key is known as soon as the file has it.
+func judge(file, trustDomain, audience string) error {
+	lines := bufio.NewScanner(os.Stdin)
+	answers := json.NewEncoder(os.Stdout)
+	for lines.Scan() {
+		keys, err := load(file, trustDomain)
+		if err != nil {
+			return err
+		}
+		var answer verdict
+		svid, err := jwtsvid.ParseAndValidate(lines.Text(), keys, []string{audience})
+		if err == nil {
+			one := look(svid)
+			answer.seen = &one
+		} else {
+			answer.Error = err.Error()
+		}
+		if err := answers.Encode(answer); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func load(file, trustDomain string) (*jwtbundle.Bundle, error) {
+	domain, err := spiffeid.TrustDomainFromString(trustDomain)
+	if err != nil {
+		return nil, err
+	}
+	return jwtbundle.Load(domain, file)
 }
 
 func look(svid *jwtsvid.SVID) seen {
