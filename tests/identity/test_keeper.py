@@ -407,7 +407,7 @@ async def test_a_source_that_cancels_itself_is_followed_by_the_next_try() -> Non
 
     stage.source.answer = cancel
     await stage.pass_time(3)
-    assert stage.source.calls >= 3
+    assert 3 <= stage.source.calls <= 6
     stage.source.answer = stage.source.give_fresh
     await stage.pass_time(8)
     assert stage.keeper.ready() is not None
@@ -568,6 +568,25 @@ async def test_a_forced_fetch_that_finds_the_same_token_keeps_the_plan() -> None
     assert stage.keeper.status().state is IdentityState.FRESH
 
 
+async def test_a_401_forces_nothing_from_a_platform_that_refused(stage_of_refusal: Stage) -> None:
+    token = stage_of_refusal.keeper.ready()
+    assert token is not None
+    stage_of_refusal.keeper.rejected(token)
+    assert stage_of_refusal.keeper._flight is None
+
+
+@pytest.fixture
+async def stage_of_refusal() -> Stage:
+    """A STALE token, and a platform that refused to renew it."""
+    stage = Stage()
+    await stage.warm()
+    stage.source.answer = stage.source.failing(REFUSED)
+    stage.clock.advance(260)
+    await stage.pass_time(1)
+    assert stage.source.calls == 2
+    return stage
+
+
 async def test_a_401_for_a_token_that_was_replaced_forces_nothing() -> None:
     stage = Stage()
     token = await stage.warm()
@@ -588,6 +607,16 @@ async def test_a_replaced_socket_is_tried_within_a_second_whatever_the_backoff()
     stage.landmark = "second"
     await stage.pass_time(2.5)
     assert stage.keeper.ready() is not None
+
+
+async def test_a_new_socket_whose_agent_is_still_starting_is_tried_from_the_first_backoff_again() -> None:
+    stage = Stage()
+    stage.source.answer = stage.source.failing(UNAVAILABLE)
+    await stage.pass_time(200)
+    before = stage.source.calls
+    stage.landmark = "second"
+    await stage.pass_time(6)
+    assert 4 <= stage.source.calls - before <= 6
 
 
 async def test_a_thousand_keepers_do_not_return_as_one_after_an_outage() -> None:

@@ -409,6 +409,17 @@ async def test_answers_401_force_one_read_in_thirty_seconds(stage: Stage) -> Non
     assert stage.watch.ready() is None
 
 
+async def test_a_401_for_a_token_that_was_replaced_forces_nothing(stage: Stage) -> None:
+    stage.write(stage.token())
+    old = await stage.get()
+    assert isinstance(old, IdentityToken)
+    stage.write(stage.token())
+    stage.settle()
+    await stage.get()
+    stage.watch.rejected(old)
+    assert stage.watch.ready() is not None
+
+
 async def test_a_sighup_reads_the_file_again(stage: Stage) -> None:
     stage.write(stage.token())
     stage.settle()

@@ -135,9 +135,11 @@ async def test_one_deadline_keeps_the_connection_and_two_in_a_row_renew_it(tmp_p
     api = WorkloadApi(answer_never)
     channel = ControlChannel(await api.start_unix(str(tmp_path / "api")))
     try:
-        assert (await call(channel, timeout_s=0.05)).code == "DeadlineExceeded"
-        api.answer = ONE
-        assert (await call(channel)).code == "OK"
+        for _ in range(3):
+            api.answer = answer_never
+            assert (await call(channel, timeout_s=0.05)).code == "DeadlineExceeded"
+            api.answer = ONE
+            assert (await call(channel)).code == "OK"
         assert api.connections == 1
         api.answer = answer_never
         for _ in range(2):
@@ -255,6 +257,21 @@ async def test_a_hostile_peer_is_an_answer_within_the_deadline(tmp_path: Path, s
         for task in wrapped:
             task.cancel()
         await asyncio.gather(*wrapped, return_exceptions=True)
+
+
+async def test_a_peer_that_does_not_speak_http2_is_hung_up_on_without_a_further_call(tmp_path: Path) -> None:
+    ended = asyncio.Event()
+
+    async def wait_for_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with raw_server(tmp_path / "api", wait_for_the_end) as channel:
+        assert (await call(channel)).code == "Unavailable"
+        async with asyncio.timeout(10):
+            await ended.wait()
 
 
 async def test_a_peer_that_resets_the_tcp_connection_is_unavailable() -> None:

@@ -75,6 +75,7 @@ def test_a_call_says_what_grpc_wants_to_hear() -> None:
     assert peer.headers[":path"] == "/service/Method"
     assert peer.headers[":authority"] == "localhost"
     assert peer.headers["te"] == "trailers"
+    assert peer.h2.remote_settings.enable_push == 0
     assert peer.headers["content-type"] == "application/grpc"
     assert peer.headers["grpc-timeout"] == "10000m"
     assert peer.headers["workload.spiffe.io"] == "true"
@@ -281,6 +282,25 @@ def test_a_flood_of_frames_ends_the_connection(noise: bytes) -> None:
         peer.line.outgoing()
     assert answer(peer)[0] in {"Unavailable", "ResourceExhausted"}
     assert not peer.line.usable
+
+
+def test_a_flood_of_large_frames_ends_the_connection() -> None:
+    peer = called()
+    for _ in range(200):
+        peer.line.receive(frame(0x42, 0, 0, bytes(16384)))
+    assert answer(peer)[0] == "ResourceExhausted"
+    assert not peer.line.usable
+
+
+def test_what_a_peer_may_send_is_counted_from_call_to_call() -> None:
+    peer = called()
+    for number in range(5):
+        peer.line.receive(peer.h2.data_to_send() + frame(0x42, 0, 0) * 2000)
+        peer.h2.send_headers(1 + 2 * number, [*OK_HEAD, ("grpc-status", "14")], end_stream=True)
+        peer.exchange()
+        assert peer.line.usable
+        peer.line.begin("/service/Method", (), b"again", timeout_s=1)
+        peer.exchange()
 
 
 def test_a_flood_while_no_call_runs_ends_the_connection() -> None:

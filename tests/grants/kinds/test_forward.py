@@ -77,6 +77,8 @@ async def test_the_line_is_built_once_per_token() -> None:
     assert second is not first
     assert forward.ready(PERMIT) is second
     assert line_of(second) == fingerprint(Secret(b"Authorization: Bearer " + text + b"\r\n"))
+    text, identity.token = new_token()
+    assert line_of(forward.ready(PERMIT)) == fingerprint(Secret(b"Authorization: Bearer " + text + b"\r\n"))
 
 
 async def test_without_a_token_nothing_is_ready_and_the_fault_passes_through() -> None:
