@@ -110,6 +110,24 @@ METHODS = (
         Either(verdicts=(Answered(), Refused(code="bad_request"))),
     ),
     served(
+        "options-max-forwards-twice",
+        "A4",
+        b"OPTIONS /x HTTP/1.1\r\n" + HOST + b"Max-Forwards: 0\r\nMax-Forwards: 5\r\n\r\n",
+        Either(verdicts=(Answered(), Refused(code="bad_request"))),
+    ),
+    served(
+        "options-max-forwards-twin",
+        "A4",
+        b"OPTIONS /x HTTP/1.1\r\n" + HOST + b"max_forwards: 0\r\nMax-Forwards: 5\r\n\r\n",
+        Either(
+            verdicts=(
+                Answered(),
+                Refused(code="bad_request"),
+                Forwarded(method=b"OPTIONS", target=b"/x", fields=((b"max_forwards", b"0"), (b"Max-Forwards", b"4"))),
+            )
+        ),
+    ),
+    served(
         "options-max-forwards-10-keeps-its-place",
         "A4",
         b"OPTIONS /x HTTP/1.1\r\n" + HOST + b"A: 1\r\nmax-forwards: 10\r\nB: 2\r\n\r\n",
