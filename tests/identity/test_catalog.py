@@ -219,3 +219,19 @@ async def test_closing_during_a_hanging_fetch_leaves_nothing(tmp_path: Path) -> 
     await eventually(lambda: len(os.listdir("/proc/self/fd")) == before, what="the descriptors to be let go")
     await api.close()
     assert isinstance(room.tasks, TaskOwner)
+
+
+async def test_a_request_that_leaves_at_any_await_disturbs_nobody(tmp_path: Path) -> None:
+    api = WorkloadApi(issue)
+    address = await api.start_unix(str(tmp_path / "api"))
+    for turns in range(30):
+        room = Room(source="jwtsvid")
+        async with running(Chosen(spiffe_socket=address), room) as identity:
+            leaving, staying = asyncio.ensure_future(identity.obtain()), asyncio.ensure_future(identity.obtain())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            assert await staying is identity.ready()
+    assert len(api.requests) == 30
+    await api.close()

@@ -337,3 +337,25 @@ def test_every_outcome_is_the_same_on_both_loops(tmp_path: Path, run: Callable[[
         channel.close()
 
     run(walk())
+
+
+async def test_a_call_cancelled_at_any_of_its_awaits_leaves_nothing_and_the_next_one_works(tmp_path: Path) -> None:
+    api = WorkloadApi(ONE)
+    address = await api.start_unix(str(tmp_path / "api"))
+    before = len(os.listdir("/proc/self/fd"))
+    finished = 0
+    for turns in range(40):
+        channel = ControlChannel(address)
+        for _ in range(2):  # on a new connection, and on the one kept open
+            running = asyncio.ensure_future(call(channel))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.cancel()
+            (outcome,) = await asyncio.gather(running, return_exceptions=True)
+            finished += isinstance(outcome, GrpcAnswer)
+        assert (await call(channel)).code == "OK"
+        channel.close()
+    assert 0 < finished < 80
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) == before, what="the descriptors to be let go")
+    await api.close()
+    assert api.failures == []
