@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -127,3 +128,17 @@ def exchanges(rig: Rig) -> list[dict[str, Any]]:
 def shell(script: str, *, before: tuple[str, ...] = ()) -> tuple[str, ...]:
     """A program that runs `script` in sh and becomes Robin; Robin's own arguments follow. `before`: what starts that shell."""
     return (*before, "/bin/sh", "-ec", f'{script}\nexec "{sys.executable}" -m robin.cli.main "$@"', "sh")
+
+
+def activated(*listeners: socket.socket, names: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The program, and what to pass, that starts Robin as systemd would: sockets from descriptor 3 on, LISTEN_* for its own pid."""
+    fds = tuple(listener.fileno() for listener in listeners)
+    code = (
+        "import fcntl, os, sys\n"
+        f"held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in {fds!r}]\n"
+        "[os.dup2(fd, 3 + at) for at, fd in enumerate(held)]\n"
+        "os.closerange(3 + len(held), 400)\n"
+        f"os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(held)), LISTEN_FDNAMES={names!r})\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'robin.cli.main', *sys.argv[1:]])\n"
+    )
+    return (sys.executable, "-c", code), fds

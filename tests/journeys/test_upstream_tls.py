@@ -1,5 +1,6 @@
 """TLS towards the upstream: what is refused and why, and a CA bundle that changes while connections live (J1, K5)."""
 
+import asyncio
 import json
 import signal
 import ssl
@@ -11,6 +12,7 @@ from tests.corpus.rig import Rig, unsigned_token
 from tests.journeys.life import GET, exchanges, metric, serving
 
 from robin.testing.certificates import CertificateAuthority
+from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream
 from robin.testing.waiting import eventually
 
@@ -172,3 +174,42 @@ async def test_sighup_rereads_the_token_at_once(tmp_path: Path):
         assert (await rig.ask(GET)).status == 200
         assert rig.seen[0][1].values(b"authorization") == [b"Bearer " + old]
         assert rig.seen[1][1].values(b"authorization") == [b"Bearer " + rig.token]
+
+
+async def test_j1_a_hundred_exchanges_over_tls_share_one_connection(tmp_path: Path, certificates: CertificateAuthority):
+    """With a write buffer of size 0 uvloop's TLS took an empty one for a full one, and one connection in twelve was thrown away."""
+    settings = {"ROBIN_UPSTREAM_CA_FILE": str(certificates.ca_file)}
+    async with (
+        RecordingUpstream(tls=certificates.issue("127.0.0.1").server_context()) as upstream,
+        serving(tmp_path, upstream=upstream, settings=settings) as rig,
+    ):
+        caller = await rig.caller()
+        for size in range(100):
+            caller.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+            assert (await caller.answer(b"POST")).status == 200
+        assert len(upstream.connections) == 1
+
+
+@pytest.mark.parametrize("maximum", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_j1_a_large_body_over_tls_arrives_whole_though_the_upstream_reads_late(
+    tmp_path: Path, certificates: CertificateAuthority, maximum: ssl.TLSVersion
+):
+    context = certificates.issue("127.0.0.1").server_context(maximum=maximum)
+    settings = {"ROBIN_UPSTREAM_CA_FILE": str(certificates.ca_file), "ROBIN_STREAM_IDLE_TIMEOUT": "5s"}
+    body = bytes(range(256)) * 64 * 1024  # 16 MiB
+    read_now = asyncio.Event()
+
+    async def late(connection: ScriptedConnection) -> None:
+        await connection.read_until(b"\r\n\r\n")
+        await read_now.wait()
+        assert await connection.read_exactly(len(body)) == body
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong")
+
+    async with RecordingUpstream(tls=context) as upstream, serving(tmp_path, upstream=upstream, settings=settings) as rig:
+        upstream.script = late
+        caller = await rig.caller()
+        caller.send(b"PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        origin = await upstream.connection(0)
+        await eventually(lambda: origin.received_count > 200_000, what="the upstream's own window to fill")
+        read_now.set()
+        assert (await caller.answer(b"PUT")).status == 200
