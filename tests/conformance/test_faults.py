@@ -138,9 +138,8 @@ async def _refused(rig: Rig) -> Answer | None:
 SABOTAGE = "import {module} as module\n{patch}\nimport sys\nfrom robin.cli.main import main\nsys.exit(main())"
 UNRESOLVED = SABOTAGE.format(module="socket", patch="def fail(*a, **k): raise module.gaierror(-2, 'x')\nmodule.getaddrinfo = fail")
 UNANSWERED = SABOTAGE.format(module="socket", patch="import threading\nmodule.getaddrinfo = lambda *a, **k: threading.Event().wait()")
-FAILING = SABOTAGE.format(
-    module="robin.proxy.exchange", patch="def fail(*a, **k): raise ZeroDivisionError('canary')\nmodule.forward_request = fail"
-)
+BUG = "def fail(*a, **k): raise ZeroDivisionError('canary')\nmodule.ExchangeRecord.note_head = fail"
+FAILING = SABOTAGE.format(module="robin.telemetry.record", patch=BUG)
 
 
 @contextlib.asynccontextmanager
@@ -229,6 +228,7 @@ async def test_d5_a_head_that_ends_in_a_drain_is_draining(tmp_path: Path) -> Non
         assert await caller.closed() == "eof"
         await outcome_of(rig, "draining")
         assert len(rig.seen) == 1
+        assert await rig.robin.returned() == 0
 
 
 async def test_d5_a_peer_that_is_not_listed_is_peer_denied(tmp_path: Path) -> None:
