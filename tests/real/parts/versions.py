@@ -11,4 +11,12 @@ ENVOY_HASHES = (
 )
 
 # Debian signs its packages and mends them in place, so what is pinned is the command and the package that has it.
-DEBIAN = {"nginx": "nginx", "haproxy": "haproxy", "redis-server": "redis-server", "faketime": "faketime"}
+DEBIAN = {
+    "nginx": "nginx",
+    "haproxy": "haproxy",
+    "redis-server": "redis-server",
+    "faketime": "faketime",
+    "curl": "curl",
+    "git": "git",
+    "fcgiwrap": "fcgiwrap",
+}
