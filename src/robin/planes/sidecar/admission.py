@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import select
 import socket
 from typing import Final
 
@@ -15,6 +16,7 @@ from robin.wire.proxy_status import render_problem
 
 _REFUSALS_MAX: Final = 64
 _LINGER_S: Final = 1.0
+_LINGER_GRAIN_S: Final = 0.02
 _LINGER_BYTES: Final = 65536
 
 
@@ -82,11 +84,16 @@ class Admission:
             house.tasks.start(self._part(sock, answer, unread=fault.code == "peer_denied"), "refusal")
 
     async def _part(self, sock: socket.socket, answer: bytes, *, unread: bool) -> None:
-        """Write the refusal and close; a peer that is over the limit is read for a moment, so that no reset destroys the answer."""
+        """Write the refusal, say that it is all, and leave the peer a moment to take it: closing at once could destroy it by a reset.
+
+        A denied peer is not read even then.
+        """
         try:
             async with asyncio.timeout(_LINGER_S):
                 await self._house.loop.sock_sendall(sock, answer)
                 sock.shutdown(socket.SHUT_WR)
+                if unread:
+                    await _until_gone(sock)
                 left = 0 if unread else _LINGER_BYTES
                 while left > 0 and (octets := await self._house.loop.sock_recv(sock, left)):
                     left -= len(octets)
@@ -95,6 +102,14 @@ class Admission:
         finally:
             self._refusals -= 1
             sock.close()
+
+
+async def _until_gone(sock: socket.socket) -> None:
+    """Wait until the peer has closed, without reading what it sent."""
+    hung_up = select.poll()
+    hung_up.register(sock, 0)  # POLLHUP and POLLERR are told unasked
+    while not hung_up.poll(0):  # noqa: ASYNC110 - a loop has no event for a hang-up that does not also read
+        await asyncio.sleep(_LINGER_GRAIN_S)
 
 
 def _is_loopback(host: str) -> bool:
