@@ -125,9 +125,12 @@ def exchanges(rig: Rig) -> list[dict[str, Any]]:
     return [entry for entry in rig.robin.events if entry.get("event") == "exchange"]
 
 
-def shell(script: str, *, before: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """A program that runs `script` in sh and becomes Robin; Robin's own arguments follow. `before`: what starts that shell."""
-    return (*before, "/bin/sh", "-ec", f'{script}\nexec "{sys.executable}" -m robin.cli.main "$@"', "sh")
+def shell(script: str, *, before: tuple[str, ...] = (), prefix: str = "") -> tuple[str, ...]:
+    """A program that runs `script` in sh and becomes Robin; Robin's own arguments follow.
+
+    `before`: what starts that shell. `prefix`: what the shell becomes first, such as `setpriv ...`.
+    """
+    return (*before, "/bin/sh", "-ec", f'{script}\nexec {prefix} "{sys.executable}" -m robin.cli.main "$@"', "sh")
 
 
 def activated(*listeners: socket.socket, names: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
