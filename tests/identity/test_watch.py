@@ -288,6 +288,17 @@ async def test_a_token_ends_in_the_file_when_its_time_has_come(stage: Stage) -> 
     assert stage.watch.status().state is IdentityState.EXPIRED
 
 
+async def test_a_token_past_its_use_stays_so_however_often_the_file_is_read_again(stage: Stage) -> None:
+    """Its lifetime counts from when it was first seen: judged as new it would have a shorter one, a smaller margin, and come back."""
+    stage.write(stage.token(lifetime_s=10))
+    stage.settle()
+    assert isinstance(await stage.get(), IdentityToken)
+    stage.clock.advance(7.3)  # 0.7 s left, and a tenth of the 8 s that it had is 0.8 s
+    assert [await stage.code() for _ in range(3)] == ["identity_expired"] * 3
+    await stage.watch.poll()
+    assert not stage.watch.status().usable
+
+
 async def test_a_future_token_is_used_when_its_time_has_come(stage: Stage) -> None:
     text = stage.write(stage.token(claims={"nbf": stage.clock.wall() + 100}))
     assert await stage.code() == "identity_not_yet_valid"

@@ -44,6 +44,7 @@ class FileWatch:
         "_reread_at",
         "_room",
         "_rules",
+        "_seen",
         "_source",
         "_token",
         "_warned_open",
@@ -59,6 +60,7 @@ class FileWatch:
         self._metrics = room.metrics
         self._bulletin = Bulletin(room)
         self._token: IdentityToken | None = None
+        self._seen: tuple[bytes, float] | None = None  # the last text judged, and when it was first seen: its lifetime counts from then
         self._key: FileKey | None = None  # of the bytes that may serve from the cache; None: read anew
         self._reread_at = 0.0
         self._failed_at: float | None = None  # the first failed read in a row, monotonic
@@ -181,16 +183,17 @@ class FileWatch:
 
     def _accept(self, reading: FileReading, *, began_at: float, began_wall: float) -> None:
         """Judge what was read; raises TokenRefused."""
-        known = self._token
-        if known is not None and not same_token(known, reading.raw.text):
-            known = None
-        token = inspect_token(reading.raw.text, self._rules, now=self._clock.wall(), seen_at=known.seen_at if known is not None else None)
+        wall, mark = self._clock.wall(), fingerprint(reading.raw.text)
+        if self._seen is None or self._seen[0] != mark:
+            self._seen = (mark, wall)
+        token = inspect_token(reading.raw.text, self._rules, now=wall, seen_at=self._seen[1])
+        known = self._token is not None and same_token(self._token, reading.raw.text)
         self._accepts += 1
         self._failed_at = None
         self._reread_at = began_at + _REREAD_S
         self._key = reading.key if began_wall - reading.written_at > _SETTLED_S else None
         duration_s = self._clock.monotonic() - began_at
-        if known is not None:
+        if known:
             self._bulletin.unchanged("ok", duration_s)
         else:
             self._token = token
