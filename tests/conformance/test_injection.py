@@ -13,11 +13,15 @@ import pytest_asyncio
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.rig import PONG, Answer, Rig, running, unsigned_token
 
+from robin.model.secret import Secret
+from robin.testing.authority import IdentityAuthority
 from robin.testing.connection import ScriptedConnection
 from robin.testing.message import ReceivedRequest
 from robin.testing.process import SidecarProcess
 from robin.testing.recording_upstream import RecordingUpstream, answer, response
 from robin.testing.waiting import eventually
+from robin.testing.workload_api import WorkloadApi, answer_with
+from robin.wire.workload_api import JwtSvid
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -180,6 +184,31 @@ async def test_d8_a_thousand_401s_are_relayed_and_no_request_is_repeated(tmp_pat
                 assert (found.status, found.body) == (401, b"no")
             await caller.leave()
         assert [request.target for _, request in rig.seen] == [b"/%d" % number for number in range(1000)]
+
+
+async def test_d8_a_thousand_401s_cause_one_forced_fetch_at_most(tmp_path: Path) -> None:
+    authority = IdentityAuthority(issuer="https://issuer.test", trust_domain="robin.test")
+    svid = JwtSvid(spiffe_id="spiffe://robin.test/ns/demo/sa/agent", svid=Secret(authority.jwt_svid(audience="broker", lifetime_s=3600)))
+    agent = WorkloadApi(answer_with((svid,)))
+    path = str(tmp_path / "agent.sock")
+    await agent.start_unix(path)
+    try:
+        settings = {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_AUDIENCE": "broker", "ROBIN_SPIFFE_SOCKET": f"unix://{path}"}
+        async with running(tmp_path, settings=settings) as rig:
+
+            async def refuse(connection: ScriptedConnection, request: ReceivedRequest) -> None:
+                await connection.send(response(401, b"no", reason="Unauthorized"))
+
+            with rig.replying(refuse):
+                caller = await rig.caller()
+                for _ in range(1000):
+                    caller.send(GET)
+                    assert (await caller.answer()).status == 401
+                await caller.leave()
+            assert len(rig.seen) == 1000
+            assert 1 <= len(agent.requests) <= 2
+    finally:
+        await agent.close()
 
 
 async def test_d1_the_token_arrives_as_the_file_holds_it_trimmed_at_its_end(tmp_path: Path) -> None:
