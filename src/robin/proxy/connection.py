@@ -56,6 +56,14 @@ class Downstream(Stream):
             self.idle = False
         return True
 
+    def take_head(self) -> bytes | None:
+        """A whole raw head, if it is here as it should be: the usual case, without a wait."""
+        end = self.received.find(b"\r\n\r\n")
+        if end <= 0 or end > self.house.limits.head_bytes - 4 or self.received[0] < 0x21:
+            return None
+        self.deadline_at = math.inf
+        return self.take(end + 4)
+
     async def receive_head(self) -> bytes:
         """One raw head, up to and with its CRLF CRLF. Raises Fault, and Ended when the caller leaves in the middle of it."""
         limits = self.house.limits

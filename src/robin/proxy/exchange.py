@@ -27,7 +27,7 @@ async def serve_exchange(downstream: "Downstream", house: House) -> bool:
     house.metrics.in_flight += 1
     head = None
     try:
-        head = downstream.read_head(await downstream.receive_head())
+        head = downstream.read_head(downstream.take_head() or await downstream.receive_head())
         record.note_head(head)
         if house.closing:
             raise Fault("draining", "draining: this Robin is shutting down")

@@ -41,13 +41,12 @@ class Upstream(Stream):
     `reused`: it has carried an exchange before, so that the upstream may have closed it meanwhile (J3).
     """
 
-    __slots__ = ("_last_head", "_last_method", "_last_raw", "bucket", "generation", "idle", "reusable", "reused")
+    __slots__ = ("_last_head", "_last_method", "_last_raw", "bucket", "generation", "reusable", "reused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
         self.bucket = bucket
         self.generation = generation
-        self.idle = False
         self.reusable = False
         self.reused = False
         self._last_raw = b""
@@ -63,31 +62,9 @@ class Upstream(Stream):
             self._last_raw, self._last_method, self._last_head = raw, method, head
         return head
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes on an idle connection belong to no request: the connection is discarded with them."""
-        if self.idle:
-            self.bucket.discard_idle(self)
-        else:
-            super().data_received(data)
-
-    def eof_received(self) -> bool:
-        """An idle connection that ends is discarded."""
-        if self.idle:
-            self.bucket.discard_idle(self)
-        return super().eof_received()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """As above."""
-        if self.idle:
-            self.bucket.discard_idle(self)
-        super().connection_lost(error)
-
-    def expire(self) -> None:
-        """Idle for too long, or a wait ran out."""
-        if self.idle:
-            self.bucket.discard_idle(self)
-        else:
-            super().expire()
+    def stray(self) -> None:
+        """Idle, and it spoke, ended or grew old: the connection is discarded with what it said."""
+        self.bucket.discard_idle(self)
 
 
 class Bucket:
@@ -104,7 +81,7 @@ class Bucket:
     def discard_idle(self, upstream: Upstream) -> None:
         """An idle connection ended, spoke or grew old."""
         self.idle.remove(upstream)
-        upstream.idle = False
+        upstream.barred = False
         self.metrics.upstream_idle -= 1
         upstream.abort()
         self.vacate()
@@ -132,7 +109,19 @@ class Bucket:
 class Pool:
     """All buckets. `tls` None where no origin is TLS."""
 
-    __slots__ = ("_buckets", "_closing", "_deadlines", "_dialer", "_limit", "_loop", "_metrics", "_sweeper", "_tls")
+    __slots__ = (
+        "_buckets",
+        "_closing",
+        "_deadlines",
+        "_dialer",
+        "_last_bucket",
+        "_last_origin",
+        "_limit",
+        "_loop",
+        "_metrics",
+        "_sweeper",
+        "_tls",
+    )
 
     def __init__(
         self,
@@ -153,17 +142,20 @@ class Pool:
         self._deadlines = deadlines
         self._metrics = metrics
         self._buckets: dict[Origin, Bucket] = {}
+        self._last_origin: Origin | None = None  # most exchanges go where the last one went
+        self._last_bucket = Bucket(metrics)
         self._closing = False
 
     def take(self, permit: Permit) -> Upstream | None:
         """An idle connection that is certainly not known dead, without awaiting; None when one must be acquired."""
-        bucket = self._buckets.get(permit.origin)
-        if bucket is None:
-            return None
+        if permit.origin is not self._last_origin:
+            self._last_origin = permit.origin
+            self._last_bucket = self._buckets.setdefault(permit.origin, Bucket(self._metrics))
+        bucket = self._last_bucket
         idle = bucket.idle
         while idle:
             upstream = idle.pop()
-            upstream.idle = False
+            upstream.barred = False
             self._metrics.upstream_idle -= 1
             if self._tls is None or upstream.generation == self._tls.generation:  # its age is the sweep's business
                 self._metrics.upstream_active += 1
@@ -241,7 +233,7 @@ class Pool:
         upstream.reused = True
         if bucket.waiters and bucket.hand_over(upstream):
             return
-        upstream.idle = True
+        upstream.barred = True
         upstream.deadline_at = self._loop.time() + self._idle_s(announced_idle_s)
         if upstream.paused:
             upstream.listen()

@@ -74,7 +74,15 @@ class Relay:
             if self._upload is not None and not self._upload.done:
                 early = True
                 await self._upload.stop()
-            goes_on = await self._bring(response, goes_on=head.keep_alive and not early and not self.house.closing)
+            goes_on = head.keep_alive and not early and not self.house.closing
+            if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
+                self._count(response.length)
+                first = forward_response(response, minor=head.minor, keep_alive=goes_on, chunked=False)
+                self._write(first + upstream.take(response.length))
+                if downstream.choked:
+                    await self._drain()
+            else:
+                goes_on = await self._bring(response, goes_on=goes_on)
             upstream.reusable = response.keep_alive and not early and not upstream.received
             self.record.outcome = "injected"
             return response, goes_on and not (head.upgrade and downstream.received)
@@ -118,7 +126,12 @@ class Relay:
                 if len(received) > limit or (received and find_bad_byte(received, scanned)):
                     raise Fault("upstream_protocol", "bad_response: the response head is too large or holds a bare CR, LF or control")
                 scanned = max(0, len(received) - 3)
-                await self._await_upstream()
+                try:
+                    more = not self.downstream.ended and await upstream.fill()
+                except TimeoutError:
+                    raise Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT") from None
+                if not more or self._upload is not None or self.downstream.ended:
+                    self._tell_end(more=more)
                 continue
             if end + 4 > limit:
                 raise Fault("upstream_protocol", "bad_response: the response head is too large")
@@ -142,14 +155,8 @@ class Relay:
             self.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
             await self._drain()
 
-    async def _await_upstream(self) -> None:
-        """Wait for more of the answer; tell apart who ended."""
-        if self.downstream.ended:
-            raise CallerLeft
-        try:
-            more = await self.upstream.fill()
-        except TimeoutError:
-            raise Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT") from None
+    def _tell_end(self, *, more: bool) -> None:
+        """Raise what ended the wait for an answer, if something did."""
         if self._upload is not None and self._upload.fault is not None:
             raise self._upload.fault
         if self.downstream.ended:
@@ -170,11 +177,7 @@ class Relay:
         if framing == Framing.NONE:
             self._write(first)
         elif framing == Framing.LENGTH:
-            if 0 < response.length <= len(self.upstream.received):  # all of it is here: one write
-                self._count(response.length)
-                self._write(first + self.upstream.take(response.length))
-            else:
-                await self._bring_length(response.length, first)
+            await self._bring_length(response.length, first)
         elif framing == Framing.CHUNKED:
             await self._bring_chunked(first, chunked=chunked)
         else:

@@ -6,6 +6,7 @@ came from outside (path, method, claims) goes through that escaping, so hostile 
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quote
 from typing import Final, Literal
@@ -101,9 +102,13 @@ class Recorder:
         histogram = metrics.request_duration.get(outcome)
         if histogram is None:
             histogram = metrics.request_duration[outcome] = Histogram(EXCHANGE_S)
-        histogram.observe(record.duration_s)
-        if record.ttfb_s is not None:
-            metrics.time_to_first_byte.observe(record.ttfb_s)
+        duration_s, ttfb_s = record.duration_s, record.ttfb_s
+        histogram.counts[bisect_left(EXCHANGE_S, duration_s)] += 1  # Histogram.observe, without the call
+        histogram.total += duration_s
+        if ttfb_s is not None:
+            histogram = metrics.time_to_first_byte
+            histogram.counts[bisect_left(EXCHANGE_S, ttfb_s)] += 1
+            histogram.total += ttfb_s
         if record.upstream_status is not None:
             metrics.upstream_responses[record.upstream_status] += 1
         mode = self._mode

@@ -25,7 +25,8 @@ class Ended(Exception):
 class Stream(asyncio.Protocol):
     """One TCP, Unix or TLS connection.
 
-    `ended`: the peer will send no more (FIN, or lost). `lost`: the connection is gone. `partner`: the stream that must hear of our end.
+    `barred`: it is in nobody's use, and bytes that come now belong to nobody. `ended`: the peer will send no more (FIN, or lost). `lost`:
+    the connection is gone. `partner`: the stream that must hear of our end.
     """
 
     __slots__ = (
@@ -33,6 +34,7 @@ class Stream(asyncio.Protocol):
         "_loop",
         "_reader",
         "_sweeper",
+        "barred",
         "broken",
         "choked",
         "deadline_at",
@@ -49,6 +51,7 @@ class Stream(asyncio.Protocol):
         self._sweeper = sweeper
         self.transport: Any = None
         self.received: bytes | bytearray = b""
+        self.barred = False
         self.ended = False
         self.lost = False
         self.broken = False  # the connection did not end by a clean FIN
@@ -64,11 +67,14 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there; every write goes out at once, and `choked` is said as soon as the kernel takes no more."""
         self.transport = transport
-        self.transport.set_write_buffer_limits(high=0)
+        self.transport.set_write_buffer_limits(high=1)  # not 0: uvloop's TLS takes an empty buffer for a full one then
         self._sweeper.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived: keep them, wake the reader, stop reading when enough is held."""
+        if self.barred:
+            self.stray()
+            return
         received = self.received
         if not received:
             self.received = data
@@ -83,13 +89,21 @@ class Stream(asyncio.Protocol):
         if reader is not None and not reader.done():
             reader.set_result(None)
 
+    def stray(self) -> None:
+        """A barred stream spoke, ended or grew old: it is of no use."""
+        self.abort()
+
     def eof_received(self) -> bool:
         """The peer sends no more. A plain connection stays open for our answer; TLS has no half-close and ends."""
+        if self.barred:
+            self.stray()
         self._end()
         return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
+        if self.barred:
+            self.stray()
         self.lost = True
         self.broken = self.broken or error is not None
         self._sweeper.discard(self)
@@ -122,6 +136,9 @@ class Stream(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline passed: whoever waits gets TimeoutError. Called by the sweeper."""
+        if self.barred:
+            self.stray()
+            return
         self.deadline_at = math.inf
         for waiter in (self._reader, self._drained):
             if waiter is not None and not waiter.done():
