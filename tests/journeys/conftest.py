@@ -22,13 +22,14 @@ def own_mounts() -> tuple[str, ...]:
 
 @pytest.fixture
 def replaced(tmp_path: Path, own_mounts: tuple[str, ...]) -> Callable[[dict[str, str]], tuple[str, ...]]:
-    """A program that is Robin with other contents of some system files: `replaced({"/etc/hosts": "..."})`."""
+    """A program that is Robin with other contents of some system files: `replaced({"/etc/hosts": "..."})`, kept in tmp_path/etc-hosts."""
 
     def build(files: dict[str, str]) -> tuple[str, ...]:
         mounts = []
-        for number, (target, text) in enumerate(files.items()):
-            (tmp_path / f"file-{number}").write_text(text)
-            mounts.append(f"mount --bind {tmp_path}/file-{number} {target}")
+        for target, text in files.items():
+            other = tmp_path / target.replace("/", "-").strip("-")
+            other.write_text(text)
+            mounts.append(f"mount --bind {other} {target}")
         return shell("\n".join(mounts), before=own_mounts)
 
     return build
