@@ -202,8 +202,13 @@ def _read_expect(request: RequestHead, value: bytes) -> None:
 
 
 def _read_upgrade(request: RequestHead, count: int) -> None:
-    """Keep `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly (G1)."""
+    """Keep `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly (G1).
+
+    An offer of h2c is never taken, so a body does no harm: curl --http2 and Java's HttpClient offer it with every first POST.
+    """
     asked = b"upgrade" in request.hop
+    if request.upgrade == b"h2c":
+        asked = False
     if asked and (request.framing == Framing.CHUNKED or request.length):
         raise _bad("bad_upgrade", "an upgrade request cannot have a body")
     if not asked or count > 1 or request.method != "GET" or request.minor == 0 or b"," in (request.upgrade or b""):

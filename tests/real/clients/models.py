@@ -1,4 +1,4 @@
-"""A model server that speaks the wire format of OpenAI and of Anthropic, as far as their SDKs use it: JSON, server-sent events, files, errors.
+"""A model server in the wire format of OpenAI and of Anthropic, as far as their SDKs use it: JSON, server-sent events, files, errors.
 
 It makes up no answer of its own: what it says is made from the question, so a mixed-up exchange shows. A question that contains
 `<pause>` stops half-way through its stream until `go_on` is set; `<throttle>` is answered 429 the first time.

@@ -1,4 +1,4 @@
-"""An upstream of ours for real clients: it verifies the injected identity of every request, finds any placeholder key, then lets a route answer.
+"""An upstream of ours for real clients: it verifies the identity of every request, finds any placeholder key, and lets a route answer.
 
 A route is `async def route(exchange: Exchange) -> None`. A token that is no good, or a placeholder that came through, is an error of the
 server, which fails the test when the server is closed.
