@@ -271,6 +271,8 @@ BODIES = (
     cut("chunked-size-2-64", CHUNKED + b"3\r\nhel\r\n10000000000000002\r\nlo\r\n0\r\n\r\n", b"hel"),
     cut("chunked-bare-lf", CHUNKED + b"3\r\nhel\r\n2\nlo\r\n0\r\n\r\n", b"hel"),
     cut("chunked-data-without-crlf", CHUNKED + b"3\r\nhello\r\n0\r\n\r\n", b"hel"),
+    cut("chunked-data-end-other-bytes", CHUNKED + b"3\r\nhelXX0\r\n\r\n", b"hel"),
+    cut("chunked-data-end-lf-lf", CHUNKED + b"3\r\nhel\n\n0\r\n\r\n", b"hel"),
     cut("chunked-zeros", CHUNKED + b"3\r\nhel\r\n" + b"0" * 70_000 + b"2\r\nlo\r\n0\r\n\r\n", b"hel"),
     cut("chunked-extension-huge", CHUNKED + b"3\r\nhel\r\n2;" + b"x" * 70_000 + b"\r\nlo\r\n0\r\n\r\n", b"hel"),
     cut("chunked-trailer-length", CHUNKED + b"3\r\nhel\r\n0\r\nContent-Length: 5\r\n\r\n", b"hel"),

@@ -260,7 +260,7 @@ class Rig:
 
 
 def _unscripted() -> ScriptedConnection:
-    return ScriptedConnection(lambda _: None, patience_s=DEADLINE_S, window_bytes=1 << 26)
+    return ScriptedConnection(lambda _: None, patience_s=PATIENCE_S, window_bytes=1 << 26)
 
 
 async def pong(connection: ScriptedConnection, request: ReceivedRequest) -> None:
