@@ -102,17 +102,13 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """The real kubectl as the administrator; look at its returncode, stdout and stderr."""
-        command: list[str | Path] = [
-            self._programs / "kubectl",
-            "--kubeconfig",
-            self.kubeconfig,
-            "--cache-dir",
-            self.folder / "kubectl-cache",
-            *arguments,
-        ]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s, env={"HOME": str(self.folder)}
-        )
+        command, home = self.kubectl_command(*arguments), {"HOME": str(self.folder)}
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s, env=home)
+
+    def kubectl_command(self, *arguments: str) -> list[str]:
+        """The command line of `kubectl`, for one that runs for longer."""
+        cache = str(self.folder / "kubectl-cache")
+        return [str(self._programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), "--cache-dir", cache, *arguments]
 
     def dry_run(self, manifests: Path | str) -> list[str]:
         """Server-side dry run of a file or folder (Path) or of YAML text (str), one line an object; KubeRefused in kubectl's words."""

@@ -167,3 +167,22 @@ class Load:
         return Answer(
             started_at=answer.started_at, ended_at=answer.ended_at, status=200, fields=answer.fields, body=answer.body, wrong=wrong
         )
+
+
+def check_the_end(
+    load: Load, *, slack_s: float, lives_s: tuple[float, float], expires_at: float, ended_at: float, recovered_at: float
+) -> None:
+    """200 to everybody until a tenth of the life before `exp` (never inject a token with less left), 503 to everybody from then on.
+
+    `lives_s`: the least and the most that the token had left when the sidecar first saw it. `ended_at`: when the platform was mended;
+    `recovered_at`: when a request first carried the next token.
+    """
+    first_end_at, last_end_at = expires_at - max(lives_s) / 10, expires_at - min(lives_s) / 10
+    early = [one for one in load.failed if one.ended_at < first_end_at - slack_s]
+    assert not early, f"refused {first_end_at - early[0].ended_at:.3f} s before the token was past its use: {early[:3]}"
+    late = [one for one in load.answers if one.status == 200 and last_end_at + slack_s < one.started_at and one.ended_at < ended_at]
+    assert not late, f"served {late[0].started_at - last_end_at:.3f} s after the token was past its use: {late[:3]}"
+    after = [one for one in load.failed if one.started_at > recovered_at + slack_s]
+    assert not after, f"refused after the recovery: {after[:3]}"
+    assert {(one.status, one.code) for one in load.failed} <= {(503, "identity_expired"), (503, "identity_unavailable")}
+    assert load.failed, "it never came to an end"

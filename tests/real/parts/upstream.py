@@ -87,6 +87,10 @@ class JudgingUpstream(ScriptedServer):
         except TimeoutError:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}; the last of {position}: {self.judgements[-1:]}") from None
 
+    async def first(self, token: str) -> Judgement:
+        """The next judgement of the token with this fingerprint."""
+        return await self.until(lambda one: one.token == token, what=f"the token {token}")
+
     def accepted(self, connection: ScriptedConnection) -> None:
         """Count it, whatever it says."""
         self.connections_accepted += 1
