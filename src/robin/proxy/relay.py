@@ -131,7 +131,7 @@ class Relay:
                 except TimeoutError:
                     raise Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT") from None
                 if not more or self._upload is not None or self.downstream.ended:
-                    self._tell_end(more=more)
+                    self._tell_end(more=more, spoke=interim > 0)
                 continue
             if end + 4 > limit:
                 raise Fault("upstream_protocol", "bad_response: the response head is too large")
@@ -155,14 +155,14 @@ class Relay:
             self.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
             await self._drain()
 
-    def _tell_end(self, *, more: bool) -> None:
-        """Raise what ended the wait for an answer, if something did."""
+    def _tell_end(self, *, more: bool, spoke: bool) -> None:
+        """Raise what ended the wait for an answer, if something did. `spoke`: an interim response came: it is no stale connection."""
         if self._upload is not None and self._upload.fault is not None:
             raise self._upload.fault
         if self.downstream.ended:
             raise CallerLeft
         if not more:
-            if self.upstream.received:
+            if self.upstream.received or spoke:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
             repeatable = self.head.method in _REPEATABLE and not self.record.bytes_in
             raise StaleConnection("reset" if self.upstream.broken else "eof", repeatable=repeatable)
