@@ -1,13 +1,12 @@
 """Items B1-B8 of the sidecar spec at socket level: what single raw cases cannot say (half-close, resets, memory, processor time)."""
 
 import asyncio
-import socket
-import struct
 
 import pytest
+from tests.conformance.parts import half_close, leave, reset
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.process_stats import processor_s, resident_bytes
-from tests.corpus.rig import PONG, Caller, Rig
+from tests.corpus.rig import PONG, Rig
 
 from robin.testing.connection import ScriptedConnection
 from robin.testing.message import ReceivedRequest
@@ -21,20 +20,6 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 def whole_requests(rig: Rig, target: bytes) -> list[ReceivedRequest]:
     return [request for _, request in rig.seen if request.target == target]
-
-
-async def half_close(caller: Caller) -> None:
-    caller.peer.half_close()
-
-
-async def reset(caller: Caller) -> None:
-    opened: socket.socket = caller.peer.transport.get_extra_info("socket")
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    caller.peer.transport.abort()
-
-
-async def leave(caller: Caller) -> None:
-    await caller.leave()
 
 
 @pytest.mark.parametrize("end", [half_close, reset, leave])

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from tests.conformance.test_responses import scripted
+from tests.conformance.parts import scripted
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.rig import PONG, Rig
 

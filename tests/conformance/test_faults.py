@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.conformance.test_injection import without_identity
-from tests.conformance.test_upgrade import ASK
+from tests.conformance.parts import ASK, without_identity
 from tests.corpus.cases import FAULT_TABLE
 from tests.corpus.judge import check_problem
 from tests.corpus.rig import Answer, Caller, Rig, running, unsigned_token

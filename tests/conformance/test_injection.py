@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.conformance.parts import without_identity
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.rig import PONG, Answer, Rig, running, unsigned_token
 
@@ -42,19 +43,6 @@ BAD_TOKENS = {
     "expired": (unsigned_token(exp=1_000_000_000), "identity_expired"),
     "not-yet-valid": (unsigned_token(nbf=4_102_440_000), "identity_not_yet_valid"),
 }
-
-
-@contextlib.asynccontextmanager
-async def without_identity(folder: Path, token: bytes | None, **settings: str) -> AsyncIterator[Rig]:
-    """A Rig whose token file holds `token` (None: there is no file)."""
-    token_file = folder / "token"
-    if token is not None:
-        token_file.write_bytes(token)
-    async with RecordingUpstream(patience_s=600.0) as upstream:
-        chosen = {"ROBIN_TOKEN_FILE": str(token_file), "ROBIN_IDENTITY_WAIT": "100ms", **settings}
-        async with SidecarProcess(upstream_url=upstream.url, settings=chosen) as robin:
-            await robin.listening()
-            yield Rig(robin, upstream, token_file)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,8 +10,21 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.conformance.test_body import half_close, leave, reset
-from tests.conformance.test_responses import record_of, scripted
+from tests.conformance.parts import (
+    ACCEPT,
+    ASK,
+    KEY,
+    OTHER,
+    OTHER_SWITCH,
+    SWITCH,
+    echo,
+    half_close,
+    leave,
+    open_tunnel,
+    record_of,
+    reset,
+    scripted,
+)
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.process_stats import open_sockets
 from tests.corpus.rig import PONG, Caller, Rig, running
@@ -21,16 +34,7 @@ from robin.testing.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-ACCEPT = base64.b64encode(hashlib.sha1(KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-ASK = (
-    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: " + KEY + b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
-)
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + ACCEPT + b"\r\n\r\n"
-OTHER = b"GET /raw HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: raw-bytes\r\n\r\n"
 End = Callable[[Caller], Awaitable[None]]
-OTHER_SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: raw-bytes\r\n\r\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -38,27 +42,6 @@ async def tunnels(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig
     """Robin with a second upgrade protocol besides WebSocket."""
     async with running(tmp_path_factory.mktemp("tunnels"), settings={"ROBIN_UPGRADE_PROTOCOLS": "websocket,raw-bytes"}) as rig:
         yield rig
-
-
-async def echo(connection: ScriptedConnection) -> None:
-    """Switch, then give back every byte; a plain request gets a pong."""
-    while True:
-        head = await connection.read_until(b"\r\n\r\n")
-        if b"\r\nUpgrade:" not in head:
-            await connection.send(PONG)
-            continue
-        await connection.send(OTHER_SWITCH if b"raw-bytes" in head else SWITCH)
-        while some := await connection.read_some():
-            await connection.send(some)
-        return
-
-
-async def open_tunnel(rig: Rig, ask: bytes = ASK) -> tuple[Caller, bytes]:
-    caller = await rig.caller()
-    caller.send(ask)
-    head = await caller.peer.read_until(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 101 "), head
-    return caller, head
 
 
 async def test_g1_g5_the_handshake_goes_up_with_the_injected_token_and_the_switch_comes_down_clean(tunnels: Rig) -> None:
