@@ -307,7 +307,7 @@ class Sidecar:
         self._end(EXIT_FAILED)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
-        self._events.error("task_failed", task=name, stack=stack_of(error))
+        self._events.error("task_failed", code=type(error).__name__, task=name, stack=stack_of(error))
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")

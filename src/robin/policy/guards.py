@@ -12,7 +12,7 @@ from robin.model.message import RequestHead
 from robin.model.origin import UpstreamUrl
 from robin.model.verdict import Denial, Permit, Verdict
 
-_FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
+_OWN_SITES = frozenset({b"same-origin", b"none"})  # any other value, known or not, is foreign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class SidecarPolicy:
             if head.origin is not None:
                 if head.origin not in self._origins:
                     return Denial(code="origin_refused", detail="origin: browser pages need their Origin in ROBIN_ALLOWED_ORIGINS")
-            elif head.fetch_site is not None and head.fetch_site.lower() in _FOREIGN_SITES:
+            elif head.fetch_site is not None and head.fetch_site.lower() not in _OWN_SITES:
                 return Denial(code="origin_refused", detail="sec_fetch_site: a browser sent this across sites; see ROBIN_ALLOWED_ORIGINS")
         if self._required is not None and not _is_present(head, self._required):
             return Denial(code="required_header_missing", detail="required_header: send the field that ROBIN_REQUIRE_HEADER names")

@@ -61,6 +61,7 @@ async def _carry(downstream: "Downstream", house: House, head: RequestHead, perm
         credential = house.credentials.ready(permit)  # a look, no await
         if credential is None:
             credential = await _obtain(house, permit, record)
+        outbound = forward_request(head, permit, credential, house.rewriting)  # pure: strip first, inject after
         upstream = None if retrying else house.pool.take(permit)
         waited = upstream is None
         if upstream is None:
@@ -69,9 +70,9 @@ async def _carry(downstream: "Downstream", house: House, head: RequestHead, perm
         try:
             if waited:  # the wait may have outlived the credential
                 credential = house.credentials.ready(permit) or await _obtain(house, permit, record)
+                outbound = forward_request(head, permit, credential, house.rewriting)
             record.identity = credential.identity
             record.reused = upstream.reused
-            outbound = forward_request(head, permit, credential, house.rewriting)  # pure: strip first, inject after
             if downstream.ended:
                 upstream.reusable = True  # nothing was said on it
                 raise CallerLeft

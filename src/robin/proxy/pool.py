@@ -188,12 +188,12 @@ class Pool:
             async with asyncio.timeout(self._deadlines.queue_s):
                 return await waiter
         except BaseException as error:
-            if waiter.done() and not waiter.cancelled():  # handed over in the very moment we left
-                if (late := waiter.result()) is None:
-                    bucket.vacate()
-                else:
+            if waiter in bucket.waiters:
+                bucket.waiters.remove(waiter)  # a pool that stays full must not gather who gave up
+            elif not waiter.cancelled():  # handed over in the very moment we left
+                if (late := waiter.result()) is not None:
                     late.abort()
-                    bucket.vacate()
+                bucket.vacate()
             if isinstance(error, TimeoutError):
                 raise Fault("limit_connections", "queue: every upstream connection is busy; see ROBIN_UPSTREAM_MAX_CONNECTIONS") from None
             raise

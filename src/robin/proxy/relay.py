@@ -67,9 +67,11 @@ class Relay:
             self._send(outbound)
             response = await self._receive_response()
             if response.status == 101:
-                check_switch(head, response)
+                check_switch(head, response, self.house.metrics)
                 await tunnel(downstream, upstream, response, self.record, self.house, protocol=head.upgrade or b"")
                 return response, False
+            if head.upgrade is not None:
+                self.house.metrics.upgrades["refused"] += 1
             early = False
             if self._upload is not None and not self._upload.done:
                 early = True

@@ -8,6 +8,7 @@ from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
 from robin.proxy.house import House
 from robin.proxy.pool import Upstream
+from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import Ended, Stream
 from robin.wire.forwarding import forward_switch
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 _FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
 
 
-def check_switch(head: RequestHead, response: ResponseHead) -> None:
+def check_switch(head: RequestHead, response: ResponseHead, metrics: Metrics) -> None:
     """A 101 must be asked for, name the protocol asked for, and prove that it understood the key. Raises Fault `upgrade_failed`."""
     if head.upgrade is None or response.upgrade != head.upgrade or b"upgrade" not in response.hop:
+        metrics.upgrades["failed"] += 1
         raise Fault("upgrade_failed", "upgrade: the upstream switched to a protocol that was not asked for")
     if head.upgrade == b"websocket":
         key = head.websocket_key
         if key is None or response.websocket_accept != accept_value(key):
+            metrics.upgrades["failed"] += 1
             raise Fault("upgrade_failed", "upgrade: Sec-WebSocket-Accept does not match the key")
 
 

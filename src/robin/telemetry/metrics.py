@@ -56,7 +56,7 @@ class Metrics:
         self.downstream_connections: defaultdict[str, int] = defaultdict(int)  # by listener
         self.upstream_active = 0
         self.upstream_idle = 0
-        self.retries: defaultdict[str, int] = defaultdict(int, eof=0, reset=0, write_failed=0)
+        self.retries: defaultdict[str, int] = defaultdict(int, eof=0, reset=0)
         self.connect_duration: dict[str, Histogram] = {}  # by result
         self.upgrades_active = 0
         self.upgrades: defaultdict[str, int] = defaultdict(int, switched=0, refused=0, failed=0)

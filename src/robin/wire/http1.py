@@ -165,6 +165,8 @@ def _read_rare(request: RequestHead, role: int, value: bytes) -> None:
     elif role == Role.TE:
         request.te_trailers = request.te_trailers or any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b","))
     elif role == Role.MAX_FORWARDS:
+        if request.max_forwards is not None:
+            raise _bad("bad_field", "Max-Forwards must not be repeated")
         request.max_forwards = value
     elif role == Role.TRACEPARENT:
         request.traceparent = value

@@ -37,7 +37,11 @@ class Admission:
         """Own `sock` from now on."""
         house = self._house
         sock.setblocking(False)
-        caller, denied = self._judge(sock, bound)
+        try:
+            caller, denied = self._judge(sock, bound)
+        except OSError:  # it reset before we looked: no caller, no exchange
+            sock.close()
+            return
         if denied is not None:
             house.metrics.peer_denied[denied] += 1
             self._refuse(sock, caller, Fault("peer_denied", f"{denied}: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS"))
@@ -51,7 +55,7 @@ class Admission:
         self._admitted -= 1
 
     def _judge(self, sock: socket.socket, bound: BoundSocket) -> tuple[Caller, str | None]:
-        """The caller, and why it is denied (None: it is not)."""
+        """The caller, and why it is denied (None: it is not). Raises OSError when the peer is gone already."""
         if bound.unix:
             known = peer_credentials(sock)
             if known is None:
@@ -59,11 +63,8 @@ class Admission:
             uid, pid = known
             caller = Caller(evidence=Evidence.UNIX_PEER, listener=bound.label, uid=uid, pid=pid)
             return caller, "uid" if self._allow_uids is not None and uid not in self._allow_uids else None
-        try:
-            loopback = _is_loopback(sock.getpeername()[0]) and _is_loopback(sock.getsockname()[0])
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:  # gone already
-            loopback = False
+        loopback = _is_loopback(sock.getpeername()[0]) and _is_loopback(sock.getsockname()[0])
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         evidence = Evidence.LOOPBACK if loopback else Evidence.OPEN
         return Caller(evidence=evidence, listener=bound.label), None if loopback or self._open else "not_loopback"
 
