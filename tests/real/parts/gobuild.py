@@ -52,7 +52,8 @@ SPIFFE = GoModule(
     version=f"with go-spiffe {versions.GO_SPIFFE}",
     commands={"spiffe-authority": "./authority", "spiffe-agent": "./agent", "spiffe-ask": "./ask"},
 )
-ALL = (SPIFFE, ETCD, KUBERNETES)
+HTTP = GoModule(name="http", version="(net/http)", commands={"http-client": "./client", "http-origin": "./origin"})
+ALL = (SPIFFE, HTTP, ETCD, KUBERNETES)
 
 
 def key(module: GoModule) -> str:

@@ -1,0 +1,3 @@
+module robin.test/real/http
+
+go 1.22
