@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.real.clients.conftest import Stands
 from tests.real.clients.everything import LARGE, Everything
-from tests.real.clients.websocket_echo import WebSocketEcho
 from tests.real.clients.stand import identity, sidecar
+from tests.real.clients.websocket_echo import WebSocketEcho
 from tests.real.parts import nodeclients
 from tests.real.parts.guarded import PLACEHOLDER
 from tests.real.parts.program import run

@@ -1,4 +1,4 @@
-"""The websockets library on both sides of Robin: a 64 MiB message, compression, pings both ways, many at once, and a rotation in between."""
+"""The websockets library on both sides of Robin: 64 MiB in one message, compression, pings both ways, fifty at once, a rotation between."""
 
 import asyncio
 import hashlib
