@@ -1,0 +1,33 @@
+"""A head says no more than it was told: each new one is closed, unframed and permits nothing."""
+
+import pytest
+
+from robin.model.message import Field, Framing, RequestHead, ResponseHead
+
+
+def test_a_new_request_has_no_body_no_upgrade_and_no_host() -> None:
+    head = RequestHead("GET", b"/", 1, [])
+    assert (head.framing, head.length) == (Framing.NONE, 0)
+    assert (head.upgrade, head.host, head.hop) == (None, b"", frozenset())
+    assert head.expects_continue is False
+
+
+@pytest.mark.parametrize(("minor", "goes_on"), [(1, True), (0, False)])
+def test_only_http_1_1_goes_on_unasked(minor: int, goes_on: bool) -> None:
+    assert RequestHead("GET", b"/", minor, []).keep_alive is goes_on
+    assert ResponseHead(200, b"OK", minor, []).keep_alive is goes_on
+
+
+def test_a_response_without_content_length_is_told_from_an_empty_one() -> None:
+    assert ResponseHead(200, b"OK", 1, []).length == -1
+
+
+def test_the_four_framings_differ_and_those_without_a_length_come_last() -> None:
+    framings = (Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE)
+    assert sorted(set(framings)) == list(framings)  # the relay asks `framing >= CHUNKED`
+
+
+def test_a_field_takes_no_attribute_that_is_not_its_own() -> None:
+    field = Field(name=b"A", folded=b"a", value=b"1", line=b"A: 1\r\n", role=0, meaning=None, goes_up=True, goes_down=True)
+    with pytest.raises(AttributeError):
+        field.secret = b"x"  # type: ignore[attr-defined]
