@@ -12,7 +12,9 @@ from tests.real.parts.spiffe import SpiffeDomain, spiffe_domain
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, pluggy.Result[None], None]:
-    """Judge a MissingPart that a fixture raised."""
+    """Leave the slow ones to CI and to whoever asks for them; judge a MissingPart that a fixture raised."""
+    if item.get_closest_marker("slow") is not None and not (os.environ.get("CI") or "slow" in item.config.option.markexpr):
+        pytest.skip('slow: CI runs it, and `make real ARGS="-m slow"` does')
     outcome = yield
     _judge(outcome)
 
