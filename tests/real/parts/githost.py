@@ -1,4 +1,4 @@
-"""A git host as people run one: nginx in front of fcgiwrap in front of git's own http-backend, each request's identity judged by `auth_request`.
+"""A git host as people run one: nginx, fcgiwrap, git's own http-backend; nginx has the identity of each request judged (`auth_request`).
 
 `judge_url` is asked by nginx about every request, with its fields, before git sees it: 2xx lets it through.
 """
@@ -60,7 +60,7 @@ def git_host(judge_url: str) -> Iterator[GitHost]:
     with scratch_folder("git") as folder:
         repositories, socket = folder / "repositories", folder / "fcgi"
         repositories.mkdir()
-        # one process a request in flight; HOME so that git reads nobody's settings
+        # HOME: git reads nobody's settings
         wrap = Server(
             "fcgiwrap", [debian.find("fcgiwrap"), "-c", "4", "-s", f"unix:{socket}"], folder=folder, environment={"HOME": str(folder)}
         )
