@@ -1,12 +1,12 @@
 """The hall: the one place that knows the order of the walk of a request (sidecar spec section 1)."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
 from robin.model.verdict import Denial, Permit
+from robin.proxy.downstream import Downstream
 from robin.proxy.house import House
 from robin.proxy.relay import CallerLeft, Relay, StaleConnection
 from robin.proxy.rescue import answer_options, rescue
@@ -15,11 +15,8 @@ from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import Ended
 from robin.wire.forwarding import forward_request
 
-if TYPE_CHECKING:
-    from robin.proxy.connection import Downstream
 
-
-async def serve_exchange(downstream: "Downstream", house: House) -> bool:
+async def serve_exchange(downstream: Downstream, house: House) -> bool:
     """Carry one request from its caller to its origin, and the answer back. Whether the connection goes on."""
     if not await downstream.await_request():
         return False
@@ -54,7 +51,7 @@ async def serve_exchange(downstream: "Downstream", house: House) -> bool:
         house.recorder.finish(record)
 
 
-async def _carry(downstream: "Downstream", house: House, head: RequestHead, permit: Permit, record: ExchangeRecord) -> bool:
+async def _carry(downstream: Downstream, house: House, head: RequestHead, permit: Permit, record: ExchangeRecord) -> bool:
     """Identity, rewrite, connect, relay; once more on a new connection if a reused one turned out dead before it said a byte (J3)."""
     retrying = False
     while True:

@@ -5,10 +5,11 @@ direction; an upstream connection is `reusable` only after a whole and clean ans
 """
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead, ResponseHead
+from robin.proxy.downstream import Downstream
 from robin.proxy.house import House
 from robin.proxy.pool import Upstream
 from robin.proxy.tunnel import check_switch, tunnel
@@ -18,9 +19,6 @@ from robin.transport.stream import Ended
 from robin.wire.forwarding import forward_response, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
 from robin.wire.http1 import find_bad_byte
-
-if TYPE_CHECKING:
-    from robin.proxy.connection import Downstream
 
 _INTERIM_MAX: Final = 16
 _INTERIM_BYTES: Final = 65536
@@ -47,7 +45,7 @@ class Relay:
 
     __slots__ = ("_idle_s", "_upload", "downstream", "head", "house", "record", "upstream")
 
-    def __init__(self, downstream: "Downstream", upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
+    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
         self.downstream = downstream
         self.upstream = upstream
         self.head = head

@@ -1,20 +1,18 @@
 """The one translator of failures: a Fault becomes status, Proxy-Status and problem body, or a reset where a head went out already."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
+from robin.proxy.downstream import Downstream
 from robin.proxy.house import House
 from robin.telemetry.record import ExchangeRecord
 from robin.wire.proxy_status import render_options, render_problem
 
 _FORGET_BYTES: Final = 256 * 1024
 
-if TYPE_CHECKING:
-    from robin.proxy.connection import Downstream
 
-
-async def rescue(downstream: "Downstream", house: House, head: RequestHead | None, record: ExchangeRecord, fault: Fault) -> bool:
+async def rescue(downstream: Downstream, house: House, head: RequestHead | None, record: ExchangeRecord, fault: Fault) -> bool:
     """Answer for a failed exchange. Whether the connection goes on."""
     record.outcome = fault.code
     if record.status is not None:  # the caller saw a head: only a reset can tell it that the rest will not come
@@ -47,12 +45,12 @@ def _unread_body(head: RequestHead, record: ExchangeRecord) -> int | None:
     return left if left <= _FORGET_BYTES else None
 
 
-async def _part(downstream: "Downstream", unread: int | None) -> bool:
+async def _part(downstream: Downstream, unread: int | None) -> bool:
     """After an answer of our own: forget the body and go on, or close. Whether the connection goes on."""
     return unread is not None and (not unread or await downstream.forget(unread))
 
 
-async def answer_options(downstream: "Downstream", head: RequestHead, record: ExchangeRecord) -> bool:
+async def answer_options(downstream: Downstream, head: RequestHead, record: ExchangeRecord) -> bool:
     """Our own 204 to `OPTIONS *` and to OPTIONS that may travel no further."""
     unread = _unread_body(head, record) if head.keep_alive else None
     record.status = 204

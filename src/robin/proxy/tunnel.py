@@ -2,10 +2,11 @@
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
+from robin.proxy.downstream import Downstream
 from robin.proxy.house import House
 from robin.proxy.pool import Upstream
 from robin.telemetry.metrics import Metrics
@@ -13,9 +14,6 @@ from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import Ended, Stream
 from robin.wire.forwarding import forward_switch
 from robin.wire.websocket import FrameTracker, accept_value, close_frame
-
-if TYPE_CHECKING:
-    from robin.proxy.connection import Downstream
 
 _FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
 
@@ -131,7 +129,7 @@ class Tunnel:
 
 
 async def tunnel(
-    downstream: "Downstream", upstream: Upstream, response: ResponseHead, record: ExchangeRecord, house: House, *, protocol: bytes
+    downstream: Downstream, upstream: Upstream, response: ResponseHead, record: ExchangeRecord, house: House, *, protocol: bytes
 ) -> None:
     """Answer 101 and pass bytes until either side ends; both are closed then."""
     record.status = 101

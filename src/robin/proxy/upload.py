@@ -2,19 +2,17 @@
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
+from robin.proxy.downstream import Downstream
 from robin.proxy.house import House
 from robin.proxy.pool import Upstream
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import Ended
 from robin.wire.forwarding import forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
-
-if TYPE_CHECKING:
-    from robin.proxy.connection import Downstream
 
 _CONTINUE_S: Final = 1.0  # how long a body is withheld without a 100 (RFC 9110 10.1.1)
 
@@ -24,7 +22,7 @@ class Upload:
 
     __slots__ = ("_decoder", "_downstream", "_go", "_house", "_left", "_record", "_task", "_upstream", "done", "fault")
 
-    def __init__(self, downstream: "Downstream", upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
+    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
         self._downstream = downstream
         self._upstream = upstream
         self._record = record
