@@ -133,6 +133,7 @@ class Sidecar:
             sweeper=self._sweeper,
             tasks=self._tasks,
             entropy=entropy,
+            clock=clock,
         )
         self._admission = Admission(self._house, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
         self._notifier = Notifier(environ, os.getpid())

@@ -20,7 +20,7 @@ async def serve_exchange(downstream: Downstream, house: House) -> bool:
     """Carry one request from its caller to its origin, and the answer back. Whether the connection goes on."""
     if not await downstream.await_request():
         return False
-    record = ExchangeRecord(downstream.caller, house.now())
+    record = ExchangeRecord(downstream.caller, house.clock())
     house.metrics.in_flight += 1
     head = None
     try:
@@ -47,7 +47,7 @@ async def serve_exchange(downstream: Downstream, house: House) -> bool:
         return await rescue(downstream, house, head, record, Fault("internal_error", "internal_error: see the log of this Robin"))
     finally:
         house.metrics.in_flight -= 1
-        record.duration_s = house.now() - record.started_at
+        record.duration_s = house.clock() - record.started_at
         house.recorder.finish(record)
 
 
@@ -90,8 +90,8 @@ async def _carry(downstream: Downstream, house: House, head: RequestHead, permit
 
 async def _obtain(house: House, permit: Permit, record: ExchangeRecord) -> Credential:
     """Wait for a credential: identity -> grant, single flight. Raises Fault."""
-    began = house.now()
+    began = house.clock()
     try:
         return await house.credentials.obtain(permit)
     finally:
-        record.identity_wait_s += house.now() - began
+        record.identity_wait_s += house.clock() - began

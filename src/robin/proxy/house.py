@@ -12,6 +12,7 @@ from robin.proxy.pool import Pool
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.recorder import Recorder
+from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.entropy import Entropy
 from robin.transport.tasks import TaskOwner
@@ -46,6 +47,7 @@ class House:
     """The rooms an exchange walks through."""
 
     __slots__ = (
+        "clock",
         "closing",
         "connections",
         "credentials",
@@ -84,9 +86,11 @@ class House:
         sweeper: Sweeper,
         tasks: TaskOwner,
         entropy: Entropy,
+        clock: Clock,
     ) -> None:
         self.loop = loop
-        self.now = loop.time
+        self.now = loop.time  # for deadlines: cheap, and as coarse as the loop's turn
+        self.clock = clock.monotonic  # for what is recorded
         self.policy = policy
         self.credentials = credentials
         self.pool = pool

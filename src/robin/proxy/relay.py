@@ -254,7 +254,7 @@ class Relay:
         """Write to the caller; with the first bytes of the answer, the caller has seen a head."""
         if self.record.status is None:
             self.record.status = self.record.upstream_status
-            self.record.ttfb_s = self.house.now() - self.record.started_at
+            self.record.ttfb_s = self.house.clock() - self.record.started_at
         self.downstream.write(octets)
 
     def _count(self, octets: int) -> None:

@@ -24,7 +24,7 @@ async def rescue(downstream: Downstream, house: House, head: RequestHead | None,
     goes_on = unread is not None and head is not None and head.keep_alive and not house.closing
     record.request_id = house.recorder.request_id()
     record.status = kind.status
-    record.ttfb_s = house.now() - record.started_at
+    record.ttfb_s = house.clock() - record.started_at
     answer = render_problem(
         kind,
         detail=fault.detail,

@@ -133,7 +133,7 @@ async def tunnel(
 ) -> None:
     """Answer 101 and pass bytes until either side ends; both are closed then."""
     record.status = 101
-    record.ttfb_s = house.now() - record.started_at
+    record.ttfb_s = house.clock() - record.started_at
     record.outcome = "injected"
     downstream.write(forward_switch(response))
     both = Tunnel(downstream, upstream, house, websocket=protocol == b"websocket")

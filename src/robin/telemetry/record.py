@@ -1,6 +1,6 @@
 """The one line per exchange: what happened, filled in by the hall as it goes, written when it ends.
 
-A record is mutable while its exchange runs and belongs to that exchange alone. Times are monotonic seconds of the loop's clock;
+A record is mutable while its exchange runs and belongs to that exchange alone. Times are seconds of the monotonic clock;
 nothing here holds token bytes, a query string or a field value.
 """
 

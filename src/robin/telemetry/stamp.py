@@ -6,20 +6,20 @@ import time
 class Stamp:
     """Formats wall-clock seconds."""
 
-    __slots__ = ("_millisecond", "_prefix", "_second", "_text")
+    __slots__ = ("_millisecond", "_second", "_second_text", "_text")
 
     def __init__(self) -> None:
-        self._second = self._millisecond = -1
-        self._prefix = self._text = ""
+        self._millisecond = self._second = -1
+        self._second_text = self._text = ""
 
     def text(self, wall: float) -> str:
         """`2026-08-22T10:11:12.123Z` for seconds since the epoch."""
         millisecond = int(wall * 1000)
         if millisecond != self._millisecond:
+            self._millisecond = millisecond
             second, rest = divmod(millisecond, 1000)
             if second != self._second:
-                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
                 self._second = second
-            self._text = f"{self._prefix}.{rest:03d}Z"
-            self._millisecond = millisecond
+                self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._text = f"{self._second_text}.{rest:03d}Z"
         return self._text

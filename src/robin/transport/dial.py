@@ -29,13 +29,19 @@ class Dialer:
     __slots__ = ("_connect_s", "_loop", "_own", "_resolver", "_tls")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, tls: UpstreamTls | None, connect_s: float, own: Callable[[str, int], bool]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        tls: UpstreamTls | None,
+        connect_s: float,
+        own: Callable[[str, int], bool],
+        resolver: Resolver | None = None,
     ) -> None:
         self._loop = loop
         self._tls = tls
         self._connect_s = connect_s
         self._own = own
-        self._resolver = Resolver(loop)
+        self._resolver = resolver or Resolver(loop)
 
     async def dial(self, permit: Permit, build: Callable[[], AnyStream]) -> AnyStream:
         """A connected stream to `permit.origin`, made by `build()`. DNS, TCP and TLS share one deadline. Raises Fault."""

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 _PLACES: Final = 64
 _ADDRESSES_MAX: Final = 16
@@ -17,13 +18,17 @@ SocketAddress = tuple[int, tuple[str, int]]  # family, (host, port)
 
 
 class Resolver:
-    """At most `_PLACES` questions at a time; who comes later stands in line, within the deadline of its own connection attempt."""
+    """At most `places` questions at a time; who comes later stands in line, within the deadline of its own connection attempt."""
 
-    __slots__ = ("_loop", "_places")
+    __slots__ = ("_getaddrinfo", "_loop", "_places")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, getaddrinfo: Callable[..., Iterable[Any]] = socket.getaddrinfo, places: int = _PLACES
+    ) -> None:
+        """`getaddrinfo` is called on a thread and may block."""
         self._loop = loop
-        self._places = asyncio.Semaphore(_PLACES)
+        self._getaddrinfo = getaddrinfo
+        self._places = asyncio.Semaphore(places)
 
     async def resolve(self, host: str, port: int) -> list[SocketAddress]:
         """Every address of the name, families interleaved, in the resolver's order; a literal is itself. Raises OSError, UnicodeError."""
@@ -45,7 +50,7 @@ class Resolver:
         found: list[SocketAddress] = []
         failure: Exception | None = None
         try:
-            for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            for family, _, _, _, place in self._getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 if family in {socket.AF_INET, socket.AF_INET6}:
                     found.append((family, (str(place[0]), port)))
         except (OSError, UnicodeError) as error:

@@ -70,7 +70,7 @@ class Admission:
 
     def _refuse(self, sock: socket.socket, caller: Caller, fault: Fault) -> None:
         house = self._house
-        record = ExchangeRecord(caller, house.now())
+        record = ExchangeRecord(caller, house.clock())
         record.outcome = fault.code
         record.status = fault.kind.status
         record.request_id = house.recorder.request_id()
