@@ -1,0 +1,196 @@
+"""The one door out: which addresses are tried, in what time, and what each failure is called (J5; the process itself is in journeys)."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from robin.model.faults import Fault
+from robin.model.origin import Origin
+from robin.model.verdict import Permit
+from robin.testing.certificates import CertificateAuthority
+from robin.testing.recording_upstream import RecordingUpstream, hold
+from robin.testing.waiting import eventually
+from robin.transport.deadlines import Sweeper
+from robin.transport.dial import Dialer
+from robin.transport.resolve import Resolver
+from robin.transport.stream import Stream
+from robin.transport.tls import UpstreamTls
+
+
+def permit(port: int, *, host: str = "broker.test", scheme: str = "http") -> Permit:
+    origin = Origin(scheme=scheme, host=host, port=port, authority=f"{host}:{port}".encode())
+    return Permit(origin=origin, base_path=b"", grant="forward")
+
+
+def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset(), tls: UpstreamTls | None = None) -> Dialer:
+    """One whose name `broker.test` has these addresses."""
+    loop = asyncio.get_running_loop()
+
+    def known(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        assert host == "broker.test"
+        return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+
+    return Dialer(loop, tls=tls, connect_s=connect_s, own=lambda host, _: host in own, resolver=Resolver(loop, getaddrinfo=known))
+
+
+def stream() -> Stream:
+    loop = asyncio.get_running_loop()
+    return Stream(loop, Sweeper(loop))
+
+
+async def peer_of(dialled: Stream) -> str:
+    host: str = dialled.transport.get_extra_info("peername")[0]
+    dialled.abort()
+    return host
+
+
+@contextlib.contextmanager
+def black_hole(host: str, port: int) -> Iterator[None]:
+    """The kernel drops each SYN here: the queue is full and nobody accepts."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((host, port))
+        yield
+
+
+async def test_the_first_address_that_accepts_is_taken():
+    async with RecordingUpstream(hold) as upstream:
+        for at, addresses in enumerate((("127.0.0.1", "127.0.0.2"), ("127.0.0.8", "127.0.0.9", "127.0.0.1"))):
+            assert await peer_of(await dialer(*addresses).dial(permit(upstream.port), stream)) == "127.0.0.1"
+            await upstream.connection(at)
+
+
+async def test_a_silent_address_costs_one_stagger_and_its_attempt_is_given_up():
+    loop = asyncio.get_running_loop()
+    async with RecordingUpstream(hold) as upstream:
+        with black_hole("127.0.0.2", upstream.port):
+            before = len(os.listdir("/proc/self/fd"))
+            began = loop.time()
+            dialled = await dialer("127.0.0.2", "127.0.0.1").dial(permit(upstream.port), stream)
+            assert 0.24 <= loop.time() - began < 2
+            await upstream.connection(0)
+            assert len(os.listdir("/proc/self/fd")) <= before + 2, "only the winner and its other end are open"
+            assert await peer_of(dialled) == "127.0.0.1"
+
+
+async def test_both_families_of_one_name_are_tried():
+    async with RecordingUpstream(hold) as upstream:
+        assert await peer_of(await dialer("::1", "127.0.0.1").dial(permit(upstream.port), stream)) == "127.0.0.1"
+        await upstream.connection(0)
+
+
+async def test_two_winners_leave_one_connection():
+    """The slower of two attempts that both succeed is closed, unsaid."""
+    async with RecordingUpstream(hold, host="0.0.0.0") as upstream:
+        dialled = await dialer("127.0.0.1", "127.0.0.2", "127.0.0.3").dial(permit(upstream.port), stream)
+        await eventually(lambda: sum(one.ended is None for one in upstream.connections) == 1, what="one connection to be left")
+        dialled.abort()
+
+
+async def refusal(dialling: Dialer, leave: Permit) -> tuple[str, str]:
+    with pytest.raises(Fault) as refused:
+        await dialling.dial(leave, stream)
+    return refused.value.code, refused.value.detail.partition(":")[0]
+
+
+async def test_each_failure_has_its_code():
+    async with RecordingUpstream(hold) as upstream:
+        port = upstream.port
+    assert await refusal(dialer("127.0.0.1"), permit(port)) == ("connect_refused", "connect_refused")
+    assert await refusal(dialer("127.0.0.1", "127.0.0.2"), permit(port)) == ("connect_refused", "connect_refused")
+    assert await refusal(dialer(), permit(port)) == ("dns_failed", "dns_failed")
+    assert await refusal(dialer("255.255.255.255"), permit(port)) == ("unroutable", "unroutable")
+    with black_hole("127.0.0.2", port):
+        assert await refusal(dialer("127.0.0.2", "127.0.0.2", connect_s=0.1), permit(port)) == ("connect_timeout", "connect_timeout")
+
+
+async def test_a_name_that_takes_too_long_is_a_dns_timeout():
+    loop = asyncio.get_running_loop()
+    release = loop.create_future()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        asyncio.run_coroutine_threadsafe(_wait(release), loop).result(10)
+        return []
+
+    dialling = Dialer(loop, tls=None, connect_s=0.05, own=lambda *_: False, resolver=Resolver(loop, getaddrinfo=hang))
+    assert await refusal(dialling, permit(9)) == ("dns_timeout", "dns_timeout")
+    release.set_result(None)
+
+
+async def _wait(release: "asyncio.Future[None]") -> None:
+    await release
+
+
+async def test_our_own_listener_among_the_addresses_is_a_loop_and_nothing_is_dialled():
+    async with RecordingUpstream(hold) as upstream:
+        dialling = dialer("127.0.0.1", "127.0.0.2", own=frozenset({"127.0.0.2"}))
+        assert await refusal(dialling, permit(upstream.port)) == ("loop", "own_address")
+        assert await refusal(dialling, permit(upstream.port, host="127.0.0.2")) == ("loop", "own_address")
+        assert upstream.connections == []
+
+
+async def test_no_descriptor_left_is_our_limit():
+    async with RecordingUpstream(hold) as upstream:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        with contextlib.ExitStack() as held:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+            held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    held.enter_context(open("/dev/null", "rb"))
+            with pytest.raises(Fault) as refused:
+                await dialer().dial(permit(upstream.port, host="127.0.0.1"), stream)
+        assert (refused.value.code, refused.value.detail.partition(":")[0]) == ("limit_connections", "descriptors")
+
+
+async def test_tls_that_fails_says_why(certificates: CertificateAuthority, tmp_path):
+    stranger = CertificateAuthority(tmp_path)
+    tls = UpstreamTls(str(stranger.ca_file), lambda _: None)
+    async with RecordingUpstream(hold, tls=certificates.issue("broker.test").server_context()) as upstream:
+        leave = permit(upstream.port, scheme="https")
+        assert await refusal(dialer("127.0.0.1", tls=tls), leave) == ("upstream_certificate", "unknown_ca")
+
+
+async def test_sni_and_verification_are_for_the_name_of_the_url(certificates: CertificateAuthority):
+    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
+    context = certificates.issue("broker.test").server_context()
+    names: list[str | None] = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+    async with RecordingUpstream(hold, tls=context) as upstream:
+        dialled = await dialer("127.0.0.1", tls=tls).dial(permit(upstream.port, scheme="https"), stream)
+        assert names == ["broker.test"]
+        assert dialled.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
+        dialled.abort()
+
+
+async def test_a_peer_that_leaves_in_the_handshake_is_a_tls_failure(certificates: CertificateAuthority):
+    async def leaves(connection) -> None:
+        await connection.read_exactly(5)
+        await connection.reset()
+
+    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
+    async with RecordingUpstream(leaves) as upstream:
+        assert await refusal(dialer("127.0.0.1", tls=tls), permit(upstream.port, scheme="https")) == ("upstream_tls", "alert")
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+async def test_leaving_at_any_moment_of_the_dial_leaks_nothing(after_s: float):
+    async with RecordingUpstream(hold) as upstream:
+        with black_hole("127.0.0.2", upstream.port), black_hole("127.0.0.3", upstream.port):
+            before = len(os.listdir("/proc/self/fd"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(after_s):
+                    await dialer("127.0.0.2", "127.0.0.3").dial(permit(upstream.port), stream)
+            await eventually(lambda: len(os.listdir("/proc/self/fd")) == before, what="every descriptor to be closed")
