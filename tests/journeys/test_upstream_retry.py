@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.corpus.judge import check_problem
-from tests.corpus.rig import PONG, Rig, unsigned_token
+from tests.corpus.rig import DEADLINE_S, PONG, Rig, unsigned_token
 from tests.journeys.life import exchanges, metric, serving
 
 from robin.testing.connection import ScriptedConnection
@@ -137,6 +137,34 @@ async def test_j4_what_must_not_be_repeated_is_502_after_one_delivery(tmp_path: 
         assert len(rig.upstream.connections) == 1
         await eventually(lambda: len(exchanges(rig)) == 2, what="the records")
         assert [record["retries"] for record in exchanges(rig)] == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+@pytest.mark.parametrize("taken", [b"38\r\n", b"0\r\n", b"0\r\n\r\n"])
+async def test_j4_a_chunk_line_that_was_taken_is_body_too_though_it_carries_no_data(tmp_path: Path, method: str, taken: bytes):
+    """Sent again, what is left would be read as chunk lines from its middle on: body bytes became a request of their own."""
+    async with serving(tmp_path) as rig:
+        dead = asyncio.Event()
+
+        async def script(connection: ScriptedConnection) -> None:
+            rig.seen.append((connection, await connection.read_request()))
+            await connection.send(PONG)
+            await connection.read_until(b"\r\n\r\n")
+            await connection.close()
+            dead.set()
+
+        rig.upstream.script = script
+        caller = await rig.caller()
+        caller.send(request("GET"))
+        assert (await caller.answer()).status == 200
+        caller.send(request(method, b"", "Transfer-Encoding: chunked") + taken)
+        await asyncio.wait_for(dead.wait(), DEADLINE_S)
+        answer = await caller.answer(method.encode())
+        check_problem(answer, "upstream_closed")
+        caller.send(b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await caller.closed()
+        assert caller.rest == b""
+        assert len(rig.upstream.connections) == 1
 
 
 async def test_j4_a_fresh_connection_that_ends_is_502_even_for_get(tmp_path: Path):

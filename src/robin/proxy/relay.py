@@ -164,7 +164,8 @@ class Relay:
         if not more:
             if self.upstream.received or spoke:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
-            repeatable = self.head.method in _REPEATABLE and not self.record.bytes_in
+            begun = self.record.bytes_in or (self._upload is not None and self._upload.began)  # a chunk line without data counts
+            repeatable = self.head.method in _REPEATABLE and not begun
             raise StaleConnection("reset" if self.upstream.broken else "eof", repeatable=repeatable)
 
     async def _bring(self, response: ResponseHead, *, goes_on: bool) -> bool:

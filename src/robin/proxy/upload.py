@@ -18,9 +18,12 @@ _CONTINUE_S: Final = 1.0  # how long a body is withheld without a 100 (RFC 9110 
 
 
 class Upload:
-    """One request body. `done`: all of it is written. `fault`: why it can not be: the connection upstream is aborted then."""
+    """One request body. `done`: all of it is written. `fault`: why it can not be: the connection upstream is aborted then.
 
-    __slots__ = ("_decoder", "_downstream", "_go", "_house", "_left", "_record", "_task", "_upstream", "done", "fault")
+    `began`: some of it was taken from the caller, framing counted: what is left can not be read as a body once more.
+    """
+
+    __slots__ = ("_decoder", "_downstream", "_go", "_house", "_left", "_record", "_task", "_upstream", "began", "done", "fault")
 
     def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
         self._downstream = downstream
@@ -31,6 +34,7 @@ class Upload:
         self._left = head.length
         self._go: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
         self._task: asyncio.Task[None] | None = None
+        self.began = False
         self.done = False
         self.fault: Fault | None = None
 
@@ -55,6 +59,7 @@ class Upload:
         downstream = self._downstream
         if not downstream.received:
             return self.done
+        self.began = True
         if self._decoder is None:
             payload = downstream.take(min(self._left, len(downstream.received)))
             self._left -= len(payload)
