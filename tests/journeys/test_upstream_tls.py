@@ -138,7 +138,7 @@ async def test_k5_sighup_with_a_broken_ca_keeps_the_old_logs_and_counts(tmp_path
     ):
         assert (await rig.ask(GET)).status == 200
         failures = 0.0
-        for number, broken in enumerate((b"-----BEGIN CERTIFICATE-----\nnonsense", b"", None)):
+        for number, broken in enumerate((b"-----BEGIN CERTIFICATE-----\nnonsense", b"\xff\xfe", b"", None)):
             if broken is None:
                 bundle.unlink()
             else:

@@ -24,7 +24,7 @@ def client_context(ca_file: str | None) -> ssl.SSLContext:
         pem = bundle.read(_BUNDLE_BYTES + 1)
     if len(pem) > _BUNDLE_BYTES:
         raise ValueError("the bundle exceeds 8 MiB")
-    context.load_verify_locations(cadata=pem.decode("ascii", "replace"))
+    context.load_verify_locations(cadata=pem.decode("ascii", "backslashreplace"))  # comments may be in any language
     if not context.cert_store_stats()["x509"]:
         raise ValueError("the bundle holds no certificate")
     return context

@@ -1,0 +1,269 @@
+"""One connection as bytes: what is held, who is woken, how back-pressure and ends are told. Real sockets on both ends."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from robin.testing.waiting import eventually
+from robin.transport.deadlines import Sweeper
+from robin.transport.stream import Ended, Stream
+
+Pair = tuple[Stream, socket.socket]
+LARGE = 4 << 20
+
+
+@pytest.fixture
+async def sweeper() -> AsyncIterator[Sweeper]:
+    made = Sweeper(asyncio.get_running_loop())
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+async def connect(request: pytest.FixtureRequest, sweeper: Sweeper) -> AsyncIterator[Callable[[], Awaitable[Pair]]]:
+    """Makes a Stream and the plain socket at its other end (non-blocking)."""
+    loop = asyncio.get_running_loop()
+    made: list[Pair] = []
+
+    async def call() -> Pair:
+        if request.param == "unix":
+            ours, theirs = socket.socketpair(socket.AF_UNIX)
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                ours = socket.create_connection(listener.getsockname())
+                theirs, _ = listener.accept()
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        stream = Stream(loop, sweeper)
+        await loop.connect_accepted_socket(lambda: stream, ours)
+        made.append((stream, theirs))
+        return stream, theirs
+
+    yield call
+    for stream, theirs in made:
+        stream.abort()
+        theirs.close()
+    await eventually(lambda: all(stream.lost for stream, _ in made), what="every stream to be gone")
+
+
+Connect = Callable[[], Awaitable[Pair]]
+
+
+async def test_bytes_arrive_and_are_taken_exactly(connect: Connect):
+    stream, theirs = await connect()
+    theirs.send(b"hello")
+    assert await stream.fill()
+    theirs.send(b" world")
+    await eventually(lambda: len(stream.received) == 11, what="both pieces")
+    assert stream.take(4) == b"hell"
+    assert stream.take(7) == b"o world"
+    assert stream.received == b""
+
+
+async def test_what_is_taken_is_plain_bytes_however_it_came(connect: Connect):
+    stream, theirs = await connect()
+    for octets in (b"a", b"b", b"c"):
+        theirs.send(octets)
+        await stream.fill()
+    assert (type(stream.take(2)), type(stream.take(1))) == (bytes, bytes)
+
+
+async def test_reading_pauses_at_64_kib_and_goes_on_when_asked(connect: Connect):
+    stream, theirs = await connect()
+    sent = await _send_until_full(theirs)
+    held = len(stream.received)
+    assert stream.paused
+    assert 65536 <= held <= 65536 + 256 * 1024, "one read of the loop above the mark at most"
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(stream.received) == held
+    total = 0
+    while total < sent:
+        total += len(stream.take(len(stream.received)))
+        if total < sent:
+            assert await stream.fill()
+    assert total == sent
+
+
+async def _send_until_full(sock: socket.socket) -> int:
+    """How many bytes the kernel and a peer that stops reading take."""
+    sent = 0
+    while True:
+        try:
+            sent += sock.send(bytes(65536))
+        except BlockingIOError:
+            return sent
+        await asyncio.sleep(0)
+
+
+async def test_a_fin_ends_the_filling_and_leaves_our_own_direction_open(connect: Connect):
+    stream, theirs = await connect()
+    theirs.send(b"last")
+    theirs.shutdown(socket.SHUT_WR)
+    while not stream.ended:
+        await stream.fill()
+    assert stream.received == b"last"
+    assert not await stream.fill()
+    assert (stream.lost, stream.broken) == (False, False)
+    stream.write(b"answer")
+    await eventually(lambda: _received(theirs) == b"answer", what="our answer")
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(65536)
+    except BlockingIOError:
+        return b""
+
+
+async def test_a_waiting_reader_hears_of_the_end(connect: Connect):
+    stream, theirs = await connect()
+    waiting = asyncio.ensure_future(stream.fill())
+    await asyncio.sleep(0)
+    theirs.close()
+    assert await waiting is False
+    assert stream.ended
+
+
+async def test_writing_to_one_who_does_not_read_chokes_until_it_reads(connect: Connect):
+    stream, theirs = await connect()
+    stream.write(bytes(LARGE))
+    assert stream.choked
+    draining = asyncio.ensure_future(stream.drain())
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    got = 0
+    while not draining.done():
+        got += len(_received(theirs))
+        await asyncio.sleep(0)
+    await draining
+    assert not stream.choked
+    while got < LARGE:
+        got += len(_received(theirs))
+        await asyncio.sleep(0)
+    assert got == LARGE
+
+
+async def test_draining_to_one_who_left_raises_ended(connect: Connect):
+    stream, theirs = await connect()
+    stream.write(bytes(LARGE))
+    draining = asyncio.ensure_future(stream.drain())
+    await asyncio.sleep(0)
+    theirs.close()
+    with pytest.raises(Ended):
+        await draining
+    assert stream.lost
+    stream.write(b"into nothing")
+    with pytest.raises(Ended):
+        await stream.drain()
+
+
+async def test_a_deadline_wakes_reader_and_writer(connect: Connect):
+    loop = asyncio.get_running_loop()
+    stream, _ = await connect()
+    stream.deadline_at = loop.time() + 0.05
+    with pytest.raises(TimeoutError):
+        await stream.fill()
+    stream.write(bytes(LARGE))
+    stream.deadline_at = loop.time() + 0.05
+    with pytest.raises(TimeoutError):
+        await stream.drain()
+    assert not stream.lost, "whose deadline it was decides what to do"
+
+
+async def test_the_partners_end_wakes_reader_and_writer(connect: Connect):
+    stream, _ = await connect()
+    partner, theirs = await connect()
+    partner.partner = stream
+    stream.write(bytes(LARGE))
+    waiting = [asyncio.ensure_future(stream.fill()), asyncio.ensure_future(stream.drain())]
+    await asyncio.sleep(0)
+    theirs.close()
+    assert await waiting[0] is True
+    assert await waiting[1] is None
+    assert (stream.ended, stream.choked, partner.ended) == (False, True, True)
+
+
+async def test_close_flushes_and_abort_does_not(connect: Connect):
+    stream, theirs = await connect()
+    stream.write(bytes(LARGE))
+    stream.close()
+    assert await _read_all(theirs) == LARGE
+    stream, theirs = await connect()
+    stream.write(bytes(LARGE))
+    stream.abort()
+    assert await _read_all(theirs) < LARGE
+
+
+async def _read_all(sock: socket.socket) -> int:
+    """Bytes up to the end, a reset included."""
+    loop, got = asyncio.get_running_loop(), 0
+    async with asyncio.timeout(10):
+        try:
+            while piece := await loop.sock_recv(sock, 1 << 20):
+                got += len(piece)
+        except ConnectionResetError:
+            pass
+    return got
+
+
+async def test_reset_is_seen_as_a_reset_by_tcp(sweeper: Sweeper):
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setblocking(False)
+    stream = Stream(loop, sweeper)
+    await loop.connect_accepted_socket(lambda: stream, ours)
+    stream.write(b"half")
+    await asyncio.sleep(0)
+    stream.reset()
+    await eventually(lambda: stream.lost, what="the stream to be gone")
+    theirs.settimeout(5)
+    with theirs:
+        try:
+            assert theirs.recv(4) == b"half"
+            with pytest.raises(ConnectionResetError):
+                theirs.recv(1)
+        except ConnectionResetError:
+            pass  # the kernel may drop unread bytes with the reset
+
+
+async def test_a_lost_stream_is_swept_no_more(connect: Connect, sweeper: Sweeper):
+    stream, theirs = await connect()
+    assert len(sweeper) == 1
+    theirs.close()
+    while await stream.fill():
+        pass
+    stream.close()
+    await eventually(lambda: len(sweeper) == 0, what="the sweeper to forget it")
+
+
+async def test_a_cancelled_wait_leaves_the_stream_usable(connect: Connect):
+    stream, theirs = await connect()
+    for _ in range(3):
+        waiting = asyncio.ensure_future(stream.fill())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    theirs.send(b"x")
+    assert await stream.fill()
+    assert stream.take(1) == b"x"
+
+
+async def test_a_barred_stream_that_speaks_ends_or_grows_old_is_aborted(connect: Connect):
+    for stir in ("speaks", "ends", "grows old"):
+        stream, theirs = await connect()
+        stream.barred = True
+        if stir == "speaks":
+            theirs.send(b"x")
+        elif stir == "ends":
+            theirs.shutdown(socket.SHUT_WR)
+        else:
+            stream.deadline_at = asyncio.get_running_loop().time()
+        await eventually(lambda stream=stream: stream.lost, what=f"the stream to be aborted as it {stir}")
+        assert stream.received == b""
