@@ -27,7 +27,7 @@ pytestmark = pytest.mark.real
 
 AUDIENCE = "https://broker.test"
 AT_ONCE_S = 0.05  # on a machine that lets us run; its stalls come on top
-NOTICED_S = 5.0  # an agent that came back is used within this time (sidecar spec N8)
+NOTICED_S = 1.0  # an agent that came, or came back, is used within this time (sidecar spec K1; N8 would allow 5 s)
 DENIED = "permission_denied: the Workload API gave no identity (no identity issued); create a registration entry that selects this workload"
 
 
@@ -134,7 +134,7 @@ async def test_a_sidecar_that_was_there_before_the_agent_serves_a_token_that_the
             await asyncio.to_thread(domain.start_agent)
             began_at = time.monotonic()
             await way.robin.note("started")
-            assert time.monotonic() - began_at < NOTICED_S
+            assert time.monotonic() - began_at < NOTICED_S + way.slack_s
 
             answer = await way.get("/first?x=1")
             assert (answer.status, answer.document["sub"]) == (200, "spiffe://robin.test/app")
@@ -180,7 +180,7 @@ async def test_an_agent_killed_and_restarted_is_not_noticed_by_any_request(certi
             await asyncio.to_thread(spiffe.start_agent)
             began_at = time.time()
             renewed = await way.upstream.until(lambda one: one.token != held.token, what="a token of the new agent")
-            assert renewed.at - began_at < NOTICED_S
+            assert renewed.at - began_at < NOTICED_S + way.slack_s
         assert not load.failed, load.failed[:3]
         assert not way.upstream.refused
         way.check_nobody_waited()

@@ -21,6 +21,8 @@ from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
 from robin.wire.jose import TokenRefused, TokenRules, fingerprint, inspect_token, same_token
 
 _TICK_S: Final = 1.0
+_LOOK_S: Final = 0.25  # how often a failing endpoint is looked at: with the spread, another one is used within a second
+_SPREAD_S: Final = 0.5
 _SHORTEST_S: Final = 0.01
 _FORCED_EVERY_S: Final = 30.0
 
@@ -165,12 +167,14 @@ class Keeper:
             self._due_at = now + (self._due_wall - wall)
             if self._failures == 0 and not math.isinf(self._next_at):
                 self._next_at = self._due_at
-        if self._failures or math.isinf(self._next_at):
+        failing = bool(self._failures) or math.isinf(self._next_at)
+        if failing:
             self._notice_endpoint(now)
         if self._flight is None and now >= self._next_at:
             self._take_off()
         self._bulletin.standing(usable=self._usable() is not None, fault=self._code_now())
-        return _TICK_S if self._flight is not None else min(_TICK_S, max(self._next_at - now, _SHORTEST_S))
+        tick_s = _LOOK_S if failing else _TICK_S
+        return tick_s if self._flight is not None else min(tick_s, max(self._next_at - now, _SHORTEST_S))
 
     async def _step_for_ever(self) -> None:
         while True:
@@ -188,12 +192,12 @@ class Keeper:
         await asyncio.wait((self._landed,), timeout=timeout_s)
 
     def _notice_endpoint(self, now: float) -> None:
-        """Another endpoint than the one that failed: try it within a second, at a moment of our own (a node's sidecars see it together)."""
+        """Another endpoint than the one that failed: try it soon, at a moment of our own (a node's sidecars see it together)."""
         seen = self._landmark()
         if seen is not None and seen != self._seen_landmark:
             self._seen_landmark = seen
             self._failures = 0
-            self._next_at = min(self._next_at, now + self._room.entropy.uniform() * _TICK_S)
+            self._next_at = min(self._next_at, now + self._room.entropy.uniform() * _SPREAD_S)
 
     # flights
 
