@@ -213,10 +213,8 @@ class Rig:
 
     async def caller(self) -> Caller:
         """A fresh connection to Robin."""
-        loop = asyncio.get_running_loop()
-        _, peer = await loop.create_connection(_unscripted, *self.address)
         self.callers = [caller for caller in self.callers if not caller.peer.transport.is_closing()]
-        self.callers.append(Caller(peer))
+        self.callers.append(await open_caller(*self.address))
         return self.callers[-1]
 
     @contextlib.contextmanager
@@ -257,6 +255,12 @@ class Rig:
             await self.reply(connection, request)
             if connection.transport.is_closing():
                 return
+
+
+async def open_caller(host: str, port: int) -> Caller:
+    """A raw connection to whatever listens there."""
+    _, peer = await asyncio.get_running_loop().create_connection(_unscripted, host, port)
+    return Caller(peer)
 
 
 def _unscripted() -> ScriptedConnection:

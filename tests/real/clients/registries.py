@@ -1,7 +1,7 @@
-"""Two small package registries behind one route: a Python index (upload form, PEP 503 pages, files) and an npm registry (publish, packument, tarball).
+"""Two small package registries: a Python index (upload, PEP 503 pages, files) and an npm registry (publish, packument, tarball).
 
-They keep what is published in memory and hand out what they were given; each page is made from that. Links on the Python index are relative;
-npm writes the URL it was told into what it publishes, so its tarballs are fetched through Robin as well.
+They keep what is published in memory; each page is made from that. Links on the Python index are relative. npm writes the URL that it was
+told into what it publishes, so its tarballs are fetched through Robin as well.
 """
 
 import base64
