@@ -1,0 +1,107 @@
+"""Who may open a connection: a table for the judgement of addresses; and the real process where the kernel must speak (L2, L3)."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from tests.corpus.judge import check_problem
+from tests.corpus.rig import Caller, Rig
+from tests.journeys.life import GET, exchanges, metric, serving
+
+from robin.planes.sidecar.admission import _is_loopback
+from robin.testing.connection import ScriptedConnection
+from robin.testing.waiting import eventually
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.255.255.254", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::ffff:10.0.0.1", False),
+        ("fe80::1%lo", False),
+        ("::127.0.0.1", False),
+        ("128.0.0.1", False),
+    ],
+)
+def test_which_addresses_are_loopback(host: str, loopback: bool):
+    assert _is_loopback(host) is loopback
+
+
+def outer_address() -> str:
+    """An address of this machine that is not loopback; skips, loudly, where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # no packet is sent
+        except OSError:
+            pytest.skip("NOT TESTED: this machine has no address beyond loopback")
+        address: str = probe.getsockname()[0]
+    if address.startswith("127."):
+        pytest.skip("NOT TESTED: this machine has no address beyond loopback")
+    return address
+
+
+async def from_outside(rig: Rig, port: int) -> Caller:
+    """A connection to Robin on 127.0.0.1 whose source is not loopback."""
+
+    def build() -> ScriptedConnection:
+        return ScriptedConnection(lambda _: None)
+
+    local = (outer_address(), 0)
+    _, peer = await asyncio.get_running_loop().create_connection(build, "127.0.0.1", port, local_addr=local)
+    rig.callers.append(Caller(peer))
+    return rig.callers[-1]
+
+
+async def test_l3_a_peer_beyond_loopback_is_denied_though_the_listener_is_loopback(tmp_path: Path):
+    async with serving(tmp_path) as rig:
+        caller = await from_outside(rig, rig.address[1])
+        check_problem(await caller.answer(), "peer_denied", "not_loopback")
+        assert rig.bytes_seen == 0
+        assert await metric(rig.robin, "robin_peer_denied_total", reason="not_loopback") == 1
+        await eventually(lambda: exchanges(rig), what="the record")
+        assert (exchanges(rig)[0]["outcome"], exchanges(rig)[0]["peer_uid"]) == ("peer_denied", None)
+
+
+async def test_l3_the_switch_lets_such_peers_in(tmp_path: Path):
+    async with serving(tmp_path, settings={"ROBIN_UNSAFE_LISTEN": "true"}) as rig:
+        caller = await from_outside(rig, rig.address[1])
+        caller.send(GET)
+        assert (await caller.answer()).status == 200
+
+
+async def test_a_crowd_of_refused_callers_is_dropped_rather_than_gathered(tmp_path: Path):
+    """At most 64 refusals are written at a time; who comes on top of that is just closed."""
+    async with serving(tmp_path, settings={"ROBIN_MAX_CONNECTIONS": "1"}) as rig:
+        kept = await rig.caller()
+        kept.send(GET)
+        assert (await kept.answer()).status == 200
+        crowd = [socket.create_connection(rig.address) for _ in range(300)]
+        for sock in crowd:
+            sock.setblocking(False)
+        refused = [0]
+
+        def count() -> bool:
+            refused[0] = sum(_told(sock) for sock in crowd)
+            return len(exchanges(rig)) == 301
+
+        await eventually(count, what="a record for each of them")
+        assert 0 < refused[0] <= 300
+        kept.send(GET)
+        assert (await kept.answer()).status == 200, "who was there first is served on"
+        for sock in crowd:
+            sock.close()
+        assert len([record for record in exchanges(rig) if record["outcome"] == "limit_connections"]) == 300
+
+
+def _told(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 503"
+    except (BlockingIOError, ConnectionResetError):
+        return False
