@@ -213,9 +213,10 @@ class Rig:
 
     async def caller(self) -> Caller:
         """A fresh connection to Robin."""
+        opened = await open_caller(*self.address)
         self.callers = [caller for caller in self.callers if not caller.peer.transport.is_closing()]
-        self.callers.append(await open_caller(*self.address))
-        return self.callers[-1]
+        self.callers.append(opened)
+        return opened
 
     @contextlib.contextmanager
     def replying(self, reply: Reply) -> Iterator[None]:
