@@ -171,6 +171,23 @@ async def test_stream_idle_timeout_of_a_tunnel_ends_it(tmp_path: Path):
         assert both.origin.ended in ("eof", "reset") or await both.origin.wait_ended()
 
 
+async def test_a_tunnel_that_is_silent_from_its_start_is_not_cut_by_the_response_timeout(tmp_path: Path):
+    async with switched(tmp_path, b"echo", ROBIN_UPGRADE_PROTOCOLS="echo", **short("UPSTREAM_RESPONSE_TIMEOUT")) as both:
+        both.rig.reply = silent
+        for _ in range(2):  # begun later, and over by the same timeout: the tunnel's answer came long ago
+            check_problem(await both.rig.ask(GET), "response_timeout", "response_timeout")
+        await both.origin.send(b".")
+        assert await both.caller.read_exactly(1) == b"."
+
+
+async def test_stream_idle_timeout_of_a_tunnel_that_never_moved_ends_it(tmp_path: Path):
+    settings = {"ROBIN_UPSTREAM_RESPONSE_TIMEOUT": "0", **short("STREAM_IDLE_TIMEOUT")}
+    async with switched(tmp_path, b"echo", ROBIN_UPGRADE_PROTOCOLS="echo", **settings) as both:
+        with Stopwatch(), pytest.raises(PeerLeft):
+            await both.caller.read_exactly(1)
+        assert both.origin.ended in ("eof", "reset") or await both.origin.wait_ended()
+
+
 async def test_none_of_them_cuts_an_answer_or_an_upload_that_moves(tmp_path: Path):
     """Every timeout at 0.4 s; both streams move each 0.1 s and last five times as long, at once."""
     names = (

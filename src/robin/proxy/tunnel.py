@@ -78,6 +78,7 @@ class Tunnel:
         mask = bytes.fromhex(house.entropy.token_hex(4)) if websocket else None
         self._up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
         self._down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
+        self._touch()  # the deadline of the answer ends here: a tunnel may be silent from its first moment on
 
     def retire(self) -> None:
         """Tell a WebSocket that we go away, on both sides; other protocols go on until the drain's end."""
