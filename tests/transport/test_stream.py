@@ -210,6 +210,22 @@ async def _read_all(sock: socket.socket) -> int:
     return got
 
 
+async def test_a_closed_stream_whose_peer_takes_nothing_is_let_go_in_a_while(connect: Connect):
+    stream, theirs = await connect()
+    stream.write(bytes(LARGE))
+    stream.close()
+    assert stream.choked
+    assert not stream.lost, "the rest may still be taken"
+    assert 0 < stream.deadline_at - asyncio.get_running_loop().time() <= 10
+    stream.deadline_at = 0.0  # the sweep finds it overdue
+    await eventually(lambda: stream.lost, what="the descriptor to be given back")
+    theirs.setblocking(True)
+    taken = 0
+    while octets := theirs.recv(1 << 20):
+        taken += len(octets)
+    assert taken < LARGE
+
+
 async def test_reset_is_seen_as_a_reset_by_tcp(sweeper: Sweeper):
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from robin.transport.deadlines import Sweeper
 
 _PAUSE_BYTES: Final = 65536
+_FLUSH_S: Final = 10.0  # how long a peer may take to take what is left when we close
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
@@ -37,6 +38,7 @@ class Stream(asyncio.Protocol):
         "barred",
         "broken",
         "choked",
+        "closing",
         "deadline_at",
         "ended",
         "lost",
@@ -56,6 +58,7 @@ class Stream(asyncio.Protocol):
         self.lost = False
         self.broken = False  # the connection did not end by a clean FIN
         self.choked = False  # the transport holds bytes that the peer does not take
+        self.closing = False  # closed by us; the last bytes are on their way
         self.partner: Stream | None = None
         self.deadline_at = math.inf
         self.paused = False
@@ -104,6 +107,8 @@ class Stream(asyncio.Protocol):
         """The connection is gone."""
         if self.barred:
             self.stray()
+        if not self.ended and self.transport.get_extra_info("ssl_object") is not None:
+            self.broken = True  # TLS that ends without close_notify was cut (RFC 9112 9.8); uvloop tells only close_notify as an end
         self.lost = True
         self.broken = self.broken or error is not None
         self._sweeper.discard(self)
@@ -140,6 +145,9 @@ class Stream(asyncio.Protocol):
             self.stray()
             return
         self.deadline_at = math.inf
+        if self.closing:
+            self.abort()
+            return
         for waiter in (self._reader, self._drained):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(TimeoutError())
@@ -210,8 +218,10 @@ class Stream(asyncio.Protocol):
             self.transport.write(octets)
 
     def close(self) -> None:
-        """Flush what is held, then close."""
-        if self.transport is not None:
+        """Flush what is held, then close; a peer that does not take it must not keep the descriptor for ever."""
+        if self.transport is not None and not self.lost:
+            self.closing = True
+            self.deadline_at = self._loop.time() + _FLUSH_S
             self.transport.close()
 
     def abort(self) -> None:
