@@ -219,3 +219,25 @@ async def test_a12_100000_pipelined_requests_that_are_never_read_push_back(rig: 
     assert rss_most - rss_before < 8 << 20
     caller.peer.transport.abort()
     assert (await rig.ask(SENTINEL)).status == 200
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_a12_answers_of_our_own_that_are_never_read_push_back_and_hold_up_nobody(rig: Rig, head: bytes) -> None:
+    caller = await rig.caller()
+    caller.peer.transport.pause_reading()
+    rss_before, last, slowest_s = resident_bytes(rig.robin.pid), -1, 0.0
+    caller.send(head * 400_000)
+
+    async def stands_still() -> bool:
+        nonlocal last, slowest_s
+        began_at = asyncio.get_running_loop().time()
+        assert (await rig.ask(SENTINEL)).status == 200
+        slowest_s = max(slowest_s, asyncio.get_running_loop().time() - began_at)
+        still, last = caller.peer.transport.get_write_buffer_size() == last, caller.peer.transport.get_write_buffer_size()
+        return still
+
+    await eventually(stands_still, timeout_s=60.0, every_s=0.5, what="Robin to take no further request")
+    assert last > 0, "Robin took every request"
+    assert resident_bytes(rig.robin.pid) - rss_before < 8 << 20
+    assert slowest_s < 1.0
+    caller.peer.transport.abort()

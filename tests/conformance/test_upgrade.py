@@ -30,6 +30,7 @@ from tests.corpus.process_stats import open_sockets
 from tests.corpus.rig import PONG, Caller, Rig, running
 
 from robin.testing.connection import PeerLeft, ScriptedConnection
+from robin.testing.message import ReceivedRequest
 from robin.testing.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -197,6 +198,23 @@ async def test_g5_tunnel_bytes_sent_before_a_plain_answer_are_never_read_as_a_re
         await caller.leave()
         assert (await tunnels.ask(SENTINEL)).body == b"pong"
     assert not [head for head in heads if b"smuggled" in head]
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"elsewhere.example"])
+async def test_g5_tunnel_bytes_sent_before_an_answer_of_our_own_are_never_read_as_a_request(tunnels: Rig, host: bytes) -> None:
+    await tunnels.flush()
+    before = len(tunnels.seen)
+
+    async def wrong_switch(connection: ScriptedConnection, _: ReceivedRequest) -> None:
+        await connection.send(OTHER_SWITCH)
+
+    with tunnels.replying(wrong_switch):
+        caller = await tunnels.caller()
+        caller.send(ASK.replace(b"localhost", host) + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        check_problem(await caller.answer(), "upgrade_failed" if host == b"localhost" else "host_not_allowed")
+        await caller.closed()
+    assert caller.rest == b""
+    assert [seen.target for _, seen in tunnels.seen[before:]] == ([b"/ws"] if host == b"localhost" else [])
 
 
 @pytest.mark.parametrize("end", [half_close, reset, leave])

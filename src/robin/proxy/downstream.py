@@ -114,6 +114,17 @@ class Downstream(Stream):
             raise Fault("bad_request", "leading_crlf: at most four CRLF may precede a request")
         return skipped
 
+    async def unburden(self) -> bool:
+        """Wait until the caller has taken what we answered ourselves; False when it does not, or has left: it is served no more."""
+        while self.choked and not self.ended:
+            self.deadline_at = self.house.now() + self.house.deadlines.keepalive_s
+            try:
+                await self.drain()
+            except (Ended, TimeoutError):
+                return False
+        self.deadline_at = math.inf
+        return not self.choked
+
     async def linger(self) -> None:
         """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
         if not self.ended and not self.transport.is_closing():

@@ -1,5 +1,6 @@
 """The one translator of failures: a Fault becomes status, Proxy-Status and problem body, or a reset where a head went out already."""
 
+import asyncio
 from typing import Final
 
 from robin.model.faults import Fault
@@ -39,15 +40,22 @@ async def rescue(downstream: Downstream, house: House, head: RequestHead | None,
 
 def _unread_body(head: RequestHead, record: ExchangeRecord) -> int | None:
     """How many bytes of the body to forget so that the connection can go on; None: it is not worth that, or can not be told."""
-    if head.framing == Framing.CHUNKED or head.expects_continue:
+    if head.framing == Framing.CHUNKED or head.expects_continue or head.upgrade is not None:  # tunnel bytes may follow: no request
         return None
     left = head.length - record.bytes_in
     return left if left <= _FORGET_BYTES else None
 
 
 async def _part(downstream: Downstream, unread: int | None) -> bool:
-    """After an answer of our own: forget the body and go on, or close. Whether the connection goes on."""
-    return unread is not None and (not unread or await downstream.forget(unread))
+    """After an answer of our own: forget the body and go on, or close. Whether the connection goes on.
+
+    The next request is looked at once this answer is taken: who pipelines and never reads must not make us hold answers without end.
+    """
+    if unread is None or (unread and not await downstream.forget(unread)):
+        return False
+    if downstream.received:
+        await asyncio.sleep(0)  # pipelined refusals need no wait of their own: the other callers have their turn
+    return not downstream.choked or await downstream.unburden()
 
 
 async def answer_options(downstream: Downstream, head: RequestHead, record: ExchangeRecord) -> bool:
