@@ -1,0 +1,48 @@
+"""The page that says how to add a source is followed to the letter: its source conforms, and its catalog line keeps a token."""
+
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.docs.pages import DOCS, blocks_of
+from tests.identity.room import Room
+from tests.identity.test_catalog import Chosen
+
+from robin.testing.tokens import make_token
+from robin.testing.waiting import eventually
+from robin.transport.clock import SystemClock
+
+PAGE = DOCS / "how-to" / "add-an-identity-source.md"
+SOURCE, CATALOG, CONFORMANCE = (block.text for block in blocks_of("python") if block.page == PAGE)
+
+
+@pytest.fixture(autouse=True)
+def _source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's file, in its place."""
+    module = types.ModuleType("robin.identity.sources.newest")
+    exec(compile(SOURCE, str(PAGE), "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+async def test_the_source_of_the_page_passes_the_suite_as_the_page_runs_it(tmp_path: Path) -> None:
+    names: dict[str, object] = {}
+    exec(compile(CONFORMANCE, str(PAGE), "exec"), names)
+    await names["test_the_newest_source_conforms"](tmp_path)  # type: ignore[operator]
+
+
+async def test_the_catalog_line_of_the_page_keeps_a_token(tmp_path: Path) -> None:
+    names: dict[str, object] = {}
+    exec(compile(CATALOG, str(PAGE), "exec"), names)
+    clock, room = SystemClock(), Room(source="newest")
+    (tmp_path / "token").write_bytes(make_token(expires_at=clock.wall() + 300))
+    chosen = Chosen(token_source="newest", token_file=str(tmp_path))
+    identity = names["_newest"](chosen, replace(room.surroundings(), clock=clock))  # type: ignore[operator]
+    await identity.start()
+    try:
+        await eventually(lambda: identity.status().usable, what="a usable token")
+        assert identity.ready().subject == "spiffe://example.org/app"
+    finally:
+        await identity.close()
+    assert room.crashes == []

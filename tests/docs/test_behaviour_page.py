@@ -1,0 +1,58 @@
+"""The page of behaviour has its numbers from the code."""
+
+import ast
+import re
+
+from tests.docs.pages import DOCS, ROOT
+
+from robin.model.limits import Limits
+
+PAGE = (DOCS / "reference" / "behaviour.md").read_text()
+
+
+def constant(folder: str, name: str) -> float:
+    """The number that a module of this floor calls so; in which module it stands does not matter here."""
+    found = []
+    for path in (ROOT / "src" / "robin" / folder).glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(target, ast.Name) and target.id == name and node.value is not None:
+                found.append(eval(compile(ast.Expression(node.value), name, "eval"), {}))
+    assert len(found) == 1, f"{name} stands {len(found)} times in {folder}"
+    return found[0]
+
+
+NUMBERS: dict[str, float | str] = {
+    "empty lines before a request": constant("proxy", "_LEADING_CRLF_MAX"),
+    "seconds that a body is held back for a 100": constant("proxy", "_CONTINUE_S"),
+    "interim answers to one request": constant("proxy", "_INTERIM_MAX"),
+    "bytes of interim answers to one request": constant("proxy", "_INTERIM_BYTES"),
+    "bytes of an answer's head": Limits().response_head_bytes,
+    "field lines of an answer": Limits().response_fields,
+    "trailer fields": constant("wire", "_TRAILER_FIELDS"),
+    "bytes of a trailer section": constant("wire", "_TRAILER_BYTES"),
+    "bytes of chunk lines beyond 64 for each chunk": constant("wire", "_OVERHEAD_BYTES"),
+    "bytes held for one direction before reading stops": constant("transport", "_PAUSE_BYTES"),
+    "bytes of a refused request's body that are dropped so that the connection goes on": constant("proxy", "_FORGET_BYTES"),
+    "bytes that are read and dropped before a close, so that no reset overtakes the answer": constant("proxy", "_LINGER_BYTES"),
+    "seconds for either": constant("proxy", "_LINGER_S"),
+    "seconds between addresses of one name": constant("transport", "_STAGGER_S"),
+    "addresses of one name that are tried": constant("transport", "_ADDRESSES_MAX"),
+    "least and most seconds of an announced idle time": f"{constant('proxy', '_IDLE_MIN_S'):g} to {constant('proxy', '_IDLE_MAX_S'):g}",
+    "bytes of a token": constant("wire", "TOKEN_LIMIT_BYTES"),
+    "seconds that `nbf` may lie ahead": constant("wire", "NOT_BEFORE_LEEWAY_S"),
+    "bytes of a CA bundle": constant("transport", "_BUNDLE_BYTES"),
+}
+
+
+def test_the_fixed_numbers_are_the_codes() -> None:
+    section = PAGE.partition("## Fixed numbers")[2]
+    told = dict(re.findall(r"^\| (?!number)([^|]+?) \| ([^|]+?) \|$", section, re.MULTILINE))
+    told.pop("---", None)
+    assert told == {name: value if isinstance(value, str) else f"{value:.10g}" for name, value in NUMBERS.items()}
+
+
+def test_what_is_told_in_passing_is_so_too() -> None:
+    assert constant("transport", "GRAIN_S") == 0.25
+    assert constant("wire", "_OVERHEAD_PER_CHUNK") == 64
+    assert constant("proxy", "_IDLE_DEFAULT_S") == 4.0

@@ -1,0 +1,100 @@
+"""The pages of faults and outcomes are the code's tables: every row, every reason word, and no other."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.docs.pages import DOCS, ROOT
+
+from robin.model.faults import FAULTS, OUTCOMES
+
+FAULTS_PAGE = (DOCS / "reference" / "faults.md").read_text()
+OUTCOMES_PAGE = (DOCS / "reference" / "outcomes.md").read_text()
+
+COMPUTED = {
+    "peer_denied": {"uid", "no_credentials", "not_loopback"},
+    "identity_refused": {"invalid_argument", "unimplemented"},
+    "identity_unavailable": {"deadline_exceeded", "unavailable", "permission_denied", "unchanged", "starting"},
+    "dns_timeout": {"dns_timeout"},
+    "connect_timeout": {"connect_timeout"},
+    "upstream_certificate": {"unknown_ca", "name_mismatch", "expired", "not_yet_valid"},
+    "identity_expired": {"identity_unavailable"},  # the code whose words it borrows
+}
+"""Words that the code makes of other words, and so cannot be read off it."""
+
+BY_CALL = {"_bad": "bad_request", "FramingError": "bad_request", "_broken": "upstream_protocol", "_malformed": "identity_malformed"}
+
+
+def rows(page: str, columns: int) -> list[list[str]]:
+    """Rows of tables with so many columns whose first cell is a word in backticks."""
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if re.match(r"\| `\w+` \|", line)]
+    return [row for row in found if len(row) == columns]
+
+
+def section_of(code: str) -> str:
+    """The source that the section of this code's row names."""
+    before = FAULTS_PAGE[: FAULTS_PAGE.index(f"\n| `{code}` |")]
+    return re.findall(r"^## .*\(`(\w+)`\)$", before, re.MULTILINE)[-1]
+
+
+def test_every_row_is_the_codes_row() -> None:
+    told = {row[0].strip("`"): (int(row[1]), row[2].strip("`"), row[3], row[4]) for row in rows(FAULTS_PAGE, 7)}
+    assert told == {
+        code: (kind.status, kind.error, "never" if kind.retry_after_s is None else "after", "yes" if kind.closes else "no")
+        for code, kind in FAULTS.items()
+    }
+    assert len(rows(FAULTS_PAGE, 7)) == len(FAULTS)
+    assert {code: section_of(code) for code in FAULTS} == {code: kind.source.value for code, kind in FAULTS.items()}
+
+
+def test_every_row_says_cause_and_fix() -> None:
+    for row in rows(FAULTS_PAGE, 7):
+        assert all(cell.endswith(".") for cell in row[5:]), row[0]
+
+
+def test_every_outcome_is_on_its_page_and_nothing_else_is() -> None:
+    own = {row[0].strip("`") for row in rows(OUTCOMES_PAGE, 3)}
+    assert own == OUTCOMES - FAULTS.keys()
+    assert set(re.findall(r"`([a-z_]+)`", OUTCOMES_PAGE.partition("## Which")[2])) <= OUTCOMES
+    groups = set(re.findall(r"`([a-z_]+)`", OUTCOMES_PAGE.partition("## Which")[2]))
+    assert {code for code, kind in FAULTS.items() if kind.source.value in {"identity", "upstream"}} <= groups
+
+
+def test_every_reason_word_of_the_code_is_on_the_page_and_no_other() -> None:
+    told = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows(FAULTS_PAGE, 2) if row[0].strip("`") in FAULTS}
+    said: dict[str, set[str]] = {code: set(words) for code, words in COMPUTED.items()}
+    for path in sorted((ROOT / "src" / "robin").rglob("*.py")):
+        if "testing" not in path.parts:
+            for code, word in _reasons(path):
+                said.setdefault(code, set()).add(word)
+    assert told == said
+
+
+def _reasons(path: Path) -> Iterator[tuple[str, str]]:
+    """(code, reason word) of each call that refuses something with a text of its own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        texts = [_text(argument) for argument in node.args]
+        named = {keyword.arg: _text(keyword.value) for keyword in node.keywords}
+        if name == "Fault" and len(texts) > 1 and texts[0] and texts[1]:
+            yield texts[0], texts[1].partition(":")[0]
+        elif name == "Denial":
+            yield named["code"], named["detail"].partition(":")[0]
+        elif name in {"TokenRefused", "_discarded"} and texts[0] and texts[1]:
+            yield texts[0], texts[1]
+        elif name == "SourceFailure" and texts[0]:
+            yield named.get("fault") or "identity_unavailable", texts[0]
+        elif name == "_fail" and len(texts) > 2 and texts[2]:
+            yield texts[1], texts[2].partition(":")[0]
+        elif name in BY_CALL and texts[0]:
+            yield BY_CALL[name], "bad_response" if name == "_broken" else texts[0].partition(":")[0]
+
+
+def _text(node: ast.expr) -> str:
+    """The constant text that an argument is or begins with; empty where it is computed."""
+    if isinstance(node, ast.JoinedStr):
+        node = node.values[0]
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
