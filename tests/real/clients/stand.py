@@ -1,12 +1,14 @@
 """What each client test stands on: identity authority, projected volume, guarded upstream over TLS, and the real sidecar between."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.real.parts.guarded import AUDIENCE, GuardedServer, Route
+from tests.real.parts.program import Ended, run
 from tests.real.parts.sidecar import RealSidecar
 
 from robin.testing.authority import IdentityAuthority
@@ -76,6 +78,26 @@ async def sidecar(upstream_url: str, volume: ProjectedDirectory, changed: dict[s
         assert await robin.stop() == 0
         assert errors(robin.notes) == []
         assert robin.stderr == []
+
+
+class Paused(Protocol):
+    """A route that stops in the middle of a stream, says so, and goes on when it is told."""
+
+    half_way: asyncio.Event
+    go_on: asyncio.Event
+
+
+async def run_while_rotating(stand: Stand, paused: Paused, command: Sequence[str | Path], environment: Mapping[str, str]) -> Ended:
+    """Run a client to its end; while its stream is in the middle, the token is rotated under it. Both tokens must have been used."""
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(run(command, home=stand.home, environment=environment))
+        running.add_done_callback(lambda _: paused.half_way.set())
+        await paused.half_way.wait()
+        assert len(stand.server.tokens) == 1
+        stand.rotate()
+        paused.go_on.set()
+    assert len(stand.server.tokens) == 2
+    return running.result()
 
 
 def errors(notes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,6 +19,11 @@ from tests.real.parts.webservers import nginx
 pytestmark = pytest.mark.real
 
 
+@pytest.fixture(autouse=True)
+def _curl_is_there() -> None:
+    debian.find("curl")
+
+
 async def curl(stand: Stand, *arguments: str, feed: bytes = b"", codes: tuple[int, ...] = (0,)) -> Ended:
     """curl as it comes, no .curlrc; `-sS` keeps its progress away and lets it complain."""
     return await run([debian.find("curl"), "-q", "-sS", *arguments], home=stand.home, feed=feed, codes=codes)

@@ -1,14 +1,13 @@
 """Go's net/http through Robin: bodies, trailers both ways, expectations, early answers, connections, streams, cancellation."""
 
-import asyncio
 import hashlib
 
 import pytest
 from tests.real.clients.conftest import Stands
 from tests.real.clients.everything import LARGE, Everything
+from tests.real.clients.stand import run_while_rotating
 from tests.real.parts import gobuild
 from tests.real.parts.guarded import PLACEHOLDER
-from tests.real.parts.program import run
 
 pytestmark = pytest.mark.real
 
@@ -17,13 +16,8 @@ async def test_net_http(stand_of: Stands) -> None:
     everything = Everything()
     async with stand_of(everything.route) as stand:
         command = [gobuild.find(gobuild.HTTP) / "http-client"]
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(run(command, home=stand.home, environment={"BASE_URL": stand.url, "PLACEHOLDER": PLACEHOLDER}))
-            running.add_done_callback(lambda _: everything.half_way.set())
-            await everything.half_way.wait()
-            stand.rotate()
-            everything.go_on.set()
-        told = running.result().told
+        environment = {"BASE_URL": stand.url, "PLACEHOLDER": PLACEHOLDER}
+        told = (await run_while_rotating(stand, everything, command, environment)).told
         assert told["get"] == "/echo?x=%2F"
         assert told["post"] == [3_000_000, True]
         assert told["chunked"] == 5_000_000
@@ -42,4 +36,3 @@ async def test_net_http(stand_of: Stands) -> None:
         assert told["concurrent"] is True
         assert told["paused"] == "data: first\n\ndata: second\n\n"
         assert (told["left"], told["last"]) == (100_000, 200)
-        assert len(stand.server.tokens) == 2

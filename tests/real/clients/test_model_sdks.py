@@ -1,38 +1,25 @@
 """The openai and anthropic SDKs do all that they do against their own servers, through Robin, with a placeholder for a key."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 from tests.real.clients.conftest import Stands
 from tests.real.clients.models import SPEECH, ModelServer, answer_to
-from tests.real.clients.stand import Stand
+from tests.real.clients.stand import Stand, run_while_rotating
 from tests.real.parts import pyclients
-from tests.real.parts.guarded import PLACEHOLDER
-from tests.real.parts.program import Ended, run
+from tests.real.parts.guarded import PLACEHOLDER, Exchange
+from tests.real.parts.program import run
 
 pytestmark = pytest.mark.real
 
 PROGRAMS = Path(__file__).parent / "python"
 
 
-async def used(stand: Stand, models: ModelServer, program: str, environment: dict[str, str]) -> Ended:
-    """Run the program; while it is in the middle of its paused stream, the token is rotated under it."""
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(run([pyclients.find(), PROGRAMS / program], home=stand.home, environment=environment))
-        running.add_done_callback(lambda _: models.half_way.set())
-        await models.half_way.wait()
-        assert len(stand.server.tokens) == 1
-        stand.rotate()
-        models.go_on.set()
-    return running.result()
-
-
 async def test_the_openai_sdk_works_unchanged_while_the_token_rotates_under_its_stream(stand_of: Stands) -> None:
     models = ModelServer()
     async with stand_of(models.route) as stand:
         environment = {"OPENAI_BASE_URL": f"{stand.url}/v1", "OPENAI_API_KEY": PLACEHOLDER}
-        told = (await used(stand, models, "use_openai.py", environment)).told
+        told = (await run_while_rotating(stand, models, [pyclients.find(), PROGRAMS / "use_openai.py"], environment)).told
         assert told["models"] == ["robin-1"]
         assert told["plain"] == [answer_to("plain"), "req-1"]
         assert told["paused"] == answer_to("<pause>")
@@ -54,7 +41,7 @@ async def test_the_anthropic_sdk_works_unchanged_while_the_token_rotates_under_i
     models = ModelServer()
     async with stand_of(models.route) as stand:
         environment = {"ANTHROPIC_BASE_URL": stand.url, "ANTHROPIC_API_KEY": PLACEHOLDER}
-        told = (await used(stand, models, "use_anthropic.py", environment)).told
+        told = (await run_while_rotating(stand, models, [pyclients.find(), PROGRAMS / "use_anthropic.py"], environment)).told
         assert told["plain"] == answer_to("plain")
         assert told["paused"] == answer_to("<pause>")
         assert told["after"] == answer_to("after")
@@ -69,9 +56,29 @@ async def test_the_anthropic_sdk_works_unchanged_while_the_token_rotates_under_i
         await check(stand, models)
 
 
+async def test_a_long_session_of_the_openai_sdk_gets_every_rotation_at_once(stand_of: Stands) -> None:
+    """The token is rotated after every third of 60 streamed answers; each request must carry the newest."""
+    models = ModelServer()
+    async with stand_of(models.route) as stand:
+        answered: list[str] = []
+
+        async def rotating(exchange: Exchange) -> None:
+            await models.route(exchange)
+            answered.append(exchange.seen.token)
+            if len(answered) % 3 == 0:
+                stand.rotate()
+
+        stand.server.route = rotating
+        environment = {"OPENAI_BASE_URL": f"{stand.url}/v1", "OPENAI_API_KEY": PLACEHOLDER}
+        ended = await run([pyclients.find(), PROGRAMS / "use_openai.py", "60"], home=stand.home, environment=environment)
+        assert ended.told["long"] == [answer_to(f"long {number}") for number in range(60)]
+        assert answered == [token for token in dict.fromkeys(answered) for _ in range(3)]
+        assert len(set(answered)) == 20
+        assert await stand.outcomes(60) == ["injected"] * 60
+
+
 async def check(stand: Stand, models: ModelServer) -> None:
-    """Both tokens were used, the new one by all after the rotation; the abandoned stream ended at the server; nothing failed."""
-    assert len(stand.server.tokens) == 2
+    """The new token was used by all after the rotation; the abandoned stream ended at the server; nothing failed."""
     order = [one.token for one in stand.server.seen]
     assert order == sorted(order, key=stand.server.tokens.index), "an old token came after a new one"
     outcomes = await stand.outcomes(len(stand.server.seen))

@@ -1,6 +1,5 @@
 """requests, httpx and aiohttp do through Robin what they do without it; the token rotates in the middle of a stream of each."""
 
-import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import pytest
 from tests.real.clients.conftest import Stands
 from tests.real.clients.everything import LARGE, Everything
-from tests.real.clients.stand import Stand
+from tests.real.clients.stand import Stand, run_while_rotating
 from tests.real.parts import pyclients
 from tests.real.parts.guarded import PLACEHOLDER
-from tests.real.parts.program import run
 
 pytestmark = pytest.mark.real
 
@@ -23,16 +21,9 @@ def sha256(content: bytes) -> str:
 
 
 async def used(stand: Stand, everything: Everything, program: str) -> dict[str, Any]:
-    """What the program told; the token is rotated while its stream is in the middle."""
+    """What the program told."""
     environment = {"BASE_URL": stand.url, "PLACEHOLDER": PLACEHOLDER}
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(run([pyclients.find(), PROGRAMS / program], home=stand.home, environment=environment))
-        running.add_done_callback(lambda _: everything.half_way.set())
-        await everything.half_way.wait()
-        stand.rotate()
-        everything.go_on.set()
-    assert len(stand.server.tokens) == 2
-    return running.result().told
+    return (await run_while_rotating(stand, everything, [pyclients.find(), PROGRAMS / program], environment)).told
 
 
 async def test_requests(stand_of: Stands) -> None:

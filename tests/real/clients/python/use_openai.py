@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 from telling import tell
@@ -60,6 +61,15 @@ async def concurrent() -> None:
         tell("async speech", len(speech.content))
 
 
+def long(count: int) -> None:
+    chat = OpenAI().chat.completions
+    streams = (chat.create(model=MODEL, messages=ask(f"long {number}"), stream=True) for number in range(count))
+    tell("long", ["".join(piece.choices[0].delta.content or "" for piece in stream) for stream in streams])
+
+
 if __name__ == "__main__":
-    blocking()
-    asyncio.run(concurrent())
+    if sys.argv[1:]:
+        long(int(sys.argv[1]))
+    else:
+        blocking()
+        asyncio.run(concurrent())
