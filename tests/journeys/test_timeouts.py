@@ -143,6 +143,23 @@ async def test_stream_idle_timeout_of_a_request_body_is_408(tmp_path: Path):
         await eventually(lambda: rig.upstream.connections[0].ended, what="the upstream to see an abort")
 
 
+async def test_an_interim_response_takes_nothing_from_the_idle_timeout_of_a_request_body(tmp_path: Path):
+    async with serving(tmp_path, settings=short("STREAM_IDLE_TIMEOUT")) as rig:
+
+        async def hinting(connection: ScriptedConnection) -> None:
+            await connection.read_until(b"some")
+            await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            await connection.wait_ended()
+
+        rig.upstream.script = hinting
+        caller = await rig.caller()
+        caller.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nsome")
+        with Stopwatch():
+            answer = await caller.answer(b"POST")
+        assert answer.interim == (103,)
+        check_problem(answer, "request_timeout", "body")
+
+
 async def test_stream_idle_timeout_of_a_caller_that_does_not_read(tmp_path: Path):
     async with serving(tmp_path, settings=short("STREAM_IDLE_TIMEOUT")) as rig:
 

@@ -283,12 +283,15 @@ class Relay:
     async def _drain(self) -> None:
         """Wait until the caller took what was written. Raises CallerLeft, TimeoutError."""
         downstream = self.downstream
+        if not downstream.choked:
+            return  # the deadline may be that of a body that still comes up
         while downstream.choked:
             if downstream.ended:
                 raise CallerLeft
             downstream.deadline_at = self.house.now() + self._idle_s
             await downstream.drain()
-        downstream.deadline_at = math.inf
+        uploading = self._upload is not None and not self._upload.done
+        downstream.deadline_at = self.house.now() + self._idle_s if uploading else math.inf
 
     def _cut(self, error: Exception) -> Exception:
         """The exchange broke after its start: who left decides what it is called."""
