@@ -192,3 +192,21 @@ async def test_j6_a_place_is_free_again_after_every_kind_of_end(tmp_path: Path):
         gate.gate(b"/x").set()
         assert (await rig.ask(GET)).status == 200
         assert await metric(rig.robin, "robin_upstream_connections", state="active") == 0
+
+
+async def test_j6_a_slow_upload_on_a_reused_connection_outlives_its_idle_time(tmp_path: Path):
+    async with serving(tmp_path, settings={"ROBIN_UPSTREAM_IDLE_TIMEOUT": "500ms"}) as rig:
+        assert (await rig.ask(GET)).status == 200
+        caller = await rig.caller()
+        caller.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n")
+        began = asyncio.get_running_loop().time()
+
+        async def dripped() -> bool:  # a byte each poll, until the idle time is well over
+            if asyncio.get_running_loop().time() - began < 1.5:
+                return False
+            caller.send(b"12345678")
+            return True
+
+        await eventually(dripped, every_s=0.1, what="the idle time to pass")
+        assert (await caller.answer("POST")).status == 200
+        assert len(rig.upstream.connections) == 1

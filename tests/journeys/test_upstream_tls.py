@@ -1,8 +1,10 @@
 """TLS towards the upstream: what is refused and why, and a CA bundle that changes while connections live (J1, K5)."""
 
 import asyncio
+import contextlib
 import json
 import signal
+import socket
 import ssl
 from pathlib import Path
 
@@ -213,3 +215,31 @@ async def test_j1_a_large_body_over_tls_arrives_whole_though_the_upstream_reads_
         await eventually(lambda: origin.received_count > 200_000, what="the upstream's own window to fill")
         read_now.set()
         assert (await caller.answer(b"PUT")).status == 200
+
+
+@pytest.mark.parametrize("notified", [True, False])
+async def test_e3_a_close_delimited_answer_over_tls_is_whole_only_with_close_notify(
+    tmp_path: Path, certificates: CertificateAuthority, notified: bool
+):
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.read_request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
+        if notified:
+            return
+        connection.transport.get_extra_info("socket").shutdown(socket.SHUT_WR)  # a FIN below TLS, as an attacker on the path can send
+        await connection.wait_ended()
+
+    async with RecordingUpstream(tls=certificates.issue("127.0.0.1").server_context()) as upstream:
+        settings = {"ROBIN_UPSTREAM_CA_FILE": str(certificates.ca_file)}
+        async with serving(tmp_path, upstream=upstream, url=upstream.url_as("127.0.0.1"), settings=settings) as rig:
+            rig.upstream.script = script
+            reader, writer = await asyncio.open_connection(*rig.address)
+            writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            seen = b""
+            with contextlib.suppress(ConnectionResetError):
+                while piece := await reader.read(4096):
+                    seen += piece
+            writer.close()
+            assert seen.endswith(b"0\r\n\r\n") is notified
+            await eventually(lambda: exchanges(rig), what="its record")
+            assert exchanges(rig)[0]["outcome"] == ("injected" if notified else "upstream_aborted")

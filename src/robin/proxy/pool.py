@@ -5,6 +5,7 @@ discarded with what it said; one of an older CA generation is never reused; no P
 """
 
 import asyncio
+import math
 from collections import deque
 from typing import Final, Protocol
 
@@ -156,6 +157,7 @@ class Pool:
         while idle:
             upstream = idle.pop()
             upstream.barred = False
+            upstream.deadline_at = math.inf  # its idle time is over
             self._metrics.upstream_idle -= 1
             if self._tls is None or upstream.generation == self._tls.generation:  # its age is the sweep's business
                 self._metrics.upstream_active += 1

@@ -114,6 +114,7 @@ class Upload:
             while upstream.choked:
                 downstream.deadline_at = upstream.deadline_at = house.now() + idle_s
                 await upstream.drain()
+                upstream.deadline_at = math.inf
             downstream.deadline_at = house.now() + idle_s
             if not await downstream.fill():
                 raise Ended

@@ -5,6 +5,7 @@ Never dials without a Permit; never dials our own listeners; ignores every proxy
 
 import asyncio
 import errno
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -80,6 +81,8 @@ class Dialer:
             found = await self._resolver.resolve(host, port)
         except (socket.gaierror, UnicodeError):
             raise Fault("dns_failed", "dns_failed: the name in ROBIN_UPSTREAM_URL does not resolve") from None
+        if host == "localhost":  # cleartext may go there: whatever a name server says of it, it is this machine (RFC 6761 6.3)
+            found = [entry for entry in found if ipaddress.ip_address(entry[1][0].partition("%")[0]).is_loopback]
         if not found:
             raise Fault("dns_failed", "dns_failed: the name in ROBIN_UPSTREAM_URL has no address")
         return found

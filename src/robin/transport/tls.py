@@ -5,6 +5,7 @@ Each successful load is a new generation; the pool reuses a connection only with
 
 import os
 import ssl
+import stat
 from collections.abc import Callable
 
 from robin.model.faults import Fault
@@ -20,7 +21,9 @@ def client_context(ca_file: str | None) -> ssl.SSLContext:
     if ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context
-    with open(ca_file, "rb") as bundle:
+    with open(ca_file, "rb", opener=_open_at_once) as bundle:
+        if not stat.S_ISREG(os.fstat(bundle.fileno()).st_mode):
+            raise ValueError("the bundle is not a regular file")
         pem = bundle.read(_BUNDLE_BYTES + 1)
     if len(pem) > _BUNDLE_BYTES:
         raise ValueError("the bundle exceeds 8 MiB")
@@ -28,6 +31,11 @@ def client_context(ca_file: str | None) -> ssl.SSLContext:
     if not context.cert_store_stats()["x509"]:
         raise ValueError("the bundle holds no certificate")
     return context
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A FIFO in the bundle's place must not hang the loop."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def tls_fault(error: ssl.SSLError | ssl.CertificateError) -> Fault:
