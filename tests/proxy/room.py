@@ -1,0 +1,237 @@
+"""What the engine's tests stand in: a real house (pool, dialer, policy, recorder) for one origin, and callers on real sockets."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from robin.model.caller import Caller, Evidence
+from robin.model.credential import Credential
+from robin.model.faults import Fault
+from robin.model.identity import IdentityToken
+from robin.model.limits import Deadlines, Limits
+from robin.model.origin import Origin, UpstreamUrl
+from robin.model.secret import Secret
+from robin.model.verdict import Permit
+from robin.policy.guards import SidecarPolicy
+from robin.proxy.connection import serve_connection
+from robin.proxy.house import House
+from robin.proxy.pool import Bucket, Pool
+from robin.telemetry.logs import EventLog
+from robin.telemetry.metrics import Metrics
+from robin.telemetry.recorder import Recorder
+from robin.telemetry.writer import LineWriter
+from robin.testing.waiting import eventually
+from robin.transport.clock import SystemClock
+from robin.transport.deadlines import Sweeper
+from robin.transport.dial import Dialer
+from robin.transport.entropy import SystemEntropy
+from robin.transport.tasks import TaskOwner
+from robin.wire.forwarding import DEFAULT_STRIP, Rewriting
+
+CALLER = Caller(evidence=Evidence.LOOPBACK, listener="test")
+PSEUDONYM = "robin-00c0ffee"
+
+
+class Tokens:
+    """Credentials by hand: `token` None: none is ready, and `obtain` waits until there is one, or until `refuse` says why not."""
+
+    def __init__(self, token: bytes | None = b"t0ken") -> None:
+        self.token = token
+        self.rejections = 0
+        self.waiting = 0
+        self._changed = asyncio.Condition()
+        self._fault: Fault | None = None
+
+    def ready(self, permit: Permit) -> Credential | None:
+        if self.token is None:
+            return None
+        identity = IdentityToken(
+            value=Secret(self.token), subject="alice", audiences=("a",), expires_at=None, not_before_at=None, seen_at=0.0, usable_until=9e9
+        )
+        return Credential(field=Secret(b"Authorization: Bearer " + self.token + b"\r\n"), grant=permit.grant, identity=identity)
+
+    async def obtain(self, permit: Permit) -> Credential:
+        self.waiting += 1
+        try:
+            async with self._changed:
+                while (credential := self.ready(permit)) is None and self._fault is None:
+                    await self._changed.wait()
+        finally:
+            self.waiting -= 1
+        if credential is None:
+            assert self._fault is not None
+            raise self._fault
+        return credential
+
+    def rejected(self, permit: Permit, credential: Credential) -> None:
+        self.rejections += 1
+
+    async def give(self, token: bytes) -> None:
+        self.token = token
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def refuse(self, fault: Fault) -> None:
+        self._fault = fault
+        async with self._changed:
+            self._changed.notify_all()
+
+
+class Room:
+    """The house, its only origin, and what it wrote."""
+
+    def __init__(self, house: House, permit: Permit, tokens: Tokens, writer: LineWriter, log: Path, failures: list[BaseException]) -> None:
+        self.house = house
+        self.permit = permit
+        self.tokens = tokens
+        self.failures = failures  # of tasks
+        self._writer = writer
+        self._log = log
+
+    @property
+    def recorded(self) -> int:
+        """How many exchanges were recorded."""
+        return sum(self.house.metrics.requests.values())
+
+    @property
+    def bucket(self) -> Bucket:
+        """The connections to the origin."""
+        return self.house.pool._buckets.setdefault(self.permit.origin, Bucket(self.house.metrics))
+
+    def outcomes(self) -> dict[str, int]:
+        """How many exchanges ended how."""
+        found: dict[str, int] = {}
+        for (outcome, _, _), count in self.house.metrics.requests.items():
+            found[outcome] = found.get(outcome, 0) + count
+        return found
+
+    def call(self) -> "CallerEnd":
+        """A new caller, connected and being served."""
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        task = self.house.tasks.start(serve_connection(far, CALLER, self.house), "connection")
+        return CallerEnd(near, task)
+
+    async def records(self) -> list[dict[str, Any]]:
+        """The access records, when all of them are written."""
+        expected = self.recorded
+        return await eventually(lambda: found if len(found := self._read("exchange")) >= expected else None, what="the records")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Lines that are no access records, as far as they are written."""
+        return [line for line in self._read(None) if line["event"] != "exchange"]
+
+    def _read(self, event: str | None) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self._log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in lines if event is None or line["event"] == event]
+
+    async def settled(self) -> None:
+        """Wait until nothing is in use, and hold the counts against each other."""
+        house, metrics, bucket = self.house, self.house.metrics, self.bucket
+        await eventually(lambda: not len(house.tasks), what="every task to end", every_s=0)
+        assert (metrics.in_flight, metrics.upstream_active, metrics.upgrades_active) == (0, 0, 0)
+        assert bucket.count == len(bucket.idle) == metrics.upstream_idle
+        assert not bucket.waiters
+        assert not house.connections
+        assert not house.tunnels
+        assert not any(metrics.downstream_connections.values())
+        assert self.failures == []
+
+
+class CallerEnd:
+    """The caller's socket, and the task that serves its other end."""
+
+    def __init__(self, sock: socket.socket, task: "asyncio.Task[None]") -> None:
+        self.sock = sock
+        self.task = task
+        self.loop = asyncio.get_running_loop()
+
+    async def send(self, octets: bytes) -> None:
+        await self.loop.sock_sendall(self.sock, octets)
+
+    async def receive(self, *, until: bytes = b"", octets: int = 0) -> bytes:
+        """What comes, up to a marker or a count, or (neither) to the end."""
+        seen = b""
+        async with asyncio.timeout(10):
+            while not (until and until in seen) and not (octets and len(seen) >= octets):
+                try:
+                    piece = await self.loop.sock_recv(self.sock, 65536)
+                except ConnectionResetError:
+                    piece = b""
+                if not piece:
+                    assert not until, f"ended before {until!r}: {seen!r}"
+                    return seen
+                seen += piece
+        return seen
+
+    async def ask(self, octets: bytes) -> bytes:
+        """One request, and its whole answer of known length."""
+        await self.send(octets)
+        head = await self.receive(until=b"\r\n\r\n")
+        start, _, rest = head.partition(b"\r\n\r\n")
+        length = next((int(line[15:]) for line in start.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+        if len(rest) < length:
+            head += await self.receive(octets=length - len(rest))
+        return head
+
+    async def hang_up(self) -> None:
+        """Leave, and wait until the connection was noticed to have ended."""
+        self.sock.close()
+        async with asyncio.timeout(10):
+            await asyncio.wait([self.task])
+
+
+@asynccontextmanager
+async def open_room(port: int, folder: Path, *, limits: Limits | None = None, deadlines: Deadlines | None = None) -> AsyncIterator[Room]:
+    """A house for the origin on this loopback port; what is still being served at the end is cut."""
+    loop = asyncio.get_running_loop()
+    limits, deadlines = limits or Limits(), deadlines or Deadlines()
+    clock = SystemClock()
+    log = folder / "log"
+    failures: list[BaseException] = []
+    with log.open("wb") as sink:
+        writer = LineWriter(sink.fileno(), flush_s=0.001)
+        metrics = Metrics(version="0", unsafe={})
+        sweeper = Sweeper(loop)
+        sweeper.start()
+        tasks = TaskOwner(lambda _, error: failures.append(error))
+        upstream = UpstreamUrl(
+            origin=Origin(scheme="http", host="127.0.0.1", port=port, authority=b"127.0.0.1:%d" % port),
+            base_path=b"",
+        )
+        policy = SidecarPolicy(
+            upstream, hosts=frozenset({b"localhost"}), origins=frozenset(), required=None, pseudonym=PSEUDONYM, any_host=False
+        )
+        dialer = Dialer(loop, tls=None, connect_s=deadlines.connect_s, own=lambda _host, _port: False)
+        tokens = Tokens()
+        house = House(
+            loop=loop,
+            clock=clock,
+            policy=policy,
+            credentials=tokens,
+            pool=Pool(loop, dialer=dialer, tls=None, sweeper=sweeper, limits=limits, deadlines=deadlines, metrics=metrics),
+            rewriting=Rewriting.build(strip=DEFAULT_STRIP, required_header=None, pseudonym=PSEUDONYM),
+            limits=limits,
+            deadlines=deadlines,
+            upgrades=frozenset({b"websocket"}),
+            metrics=metrics,
+            recorder=Recorder(metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"),
+            events=EventLog(writer, level="debug", style="json", wall=clock.wall, monotonic=clock.monotonic),
+            sweeper=sweeper,
+            tasks=tasks,
+            entropy=SystemEntropy(),
+        )
+        try:
+            yield Room(house, Permit(origin=upstream.origin, base_path=b"", grant="forward"), tokens, writer, log, failures)
+        finally:
+            await tasks.close()
+            house.pool.close_idle()
+            sweeper.close()
+            for _ in range(5):  # uvloop complains of transports that were closed in the very turn in which it ends
+                await asyncio.sleep(0)
+            writer.close()
