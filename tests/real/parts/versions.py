@@ -19,4 +19,5 @@ DEBIAN = {
     "curl": "curl",
     "git": "git",
     "fcgiwrap": "fcgiwrap",
+    "promtool": "prometheus",
 }
