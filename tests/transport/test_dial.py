@@ -140,6 +140,22 @@ async def test_our_own_listener_among_the_addresses_is_a_loop_and_nothing_is_dia
         assert upstream.connections == []
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_localhost_is_this_machine_whatever_a_name_server_says(scheme: str):
+    """Cleartext is allowed to `localhost`: an answer from elsewhere would carry the token out of the machine."""
+    loop = asyncio.get_running_loop()
+    asked: list[tuple[str, int]] = []
+
+    def elsewhere(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        asked.append((host, port))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in ("192.0.2.1", "0.0.0.0")]
+
+    dialling = Dialer(loop, tls=None, connect_s=5.0, own=lambda *_: False, resolver=Resolver(loop, getaddrinfo=elsewhere))
+    with pytest.raises(Fault, match="dns_failed"):
+        await dialling.dial(permit(9, host="localhost", scheme=scheme), stream)
+    assert asked == [("localhost", 9)]
+
+
 async def test_no_descriptor_left_is_our_limit():
     async with RecordingUpstream(hold) as upstream:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -37,6 +37,13 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, content: bytes):
         client_context(str(path))
 
 
+def test_a_fifo_is_no_bundle_and_hangs_nobody(tmp_path: Path):
+    path = tmp_path / "ca.pem"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="regular file"):
+        client_context(str(path))
+
+
 def test_a_private_key_alone_is_no_bundle(certificates: CertificateAuthority):
     with pytest.raises((ssl.SSLError, ValueError)):
         client_context(str(certificates.issue("x.test").key_file))
