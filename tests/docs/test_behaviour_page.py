@@ -6,6 +6,8 @@ import re
 from tests.docs.pages import DOCS, ROOT
 
 from robin.model.limits import Limits
+from robin.wire.fields import _NEVER_UP, HOP
+from robin.wire.forwarding import _NEVER_IN_TRAILERS
 
 PAGE = (DOCS / "reference" / "behaviour.md").read_text()
 
@@ -56,3 +58,19 @@ def test_what_is_told_in_passing_is_so_too() -> None:
     assert constant("transport", "GRAIN_S") == 0.25
     assert constant("wire", "_OVERHEAD_PER_CHUNK") == 64
     assert constant("proxy", "_IDLE_DEFAULT_S") == 4.0
+
+
+def test_the_lists_of_fields_are_the_codes() -> None:
+    def told(start: str, end: str) -> set[str]:
+        part = PAGE.partition(start)[2].partition(end)[0]
+        return {word.lower() for word in re.findall(r"`([A-Za-z0-9-]+\*?)`", part)}
+
+    assert told("## What is removed", "\n- Credentials") == {name.decode() for name in HOP} - {"content-length"} | {
+        "host",
+        "content-length",
+        "trailers",
+    }
+    trailing = told("never carried, either way", "\n\n")
+    assert trailing == {name.decode() for name in _NEVER_IN_TRAILERS} - {"te"} | {"host", "via", "expect", "content-*", "proxy-*"}
+    never_up = told("## What is removed", "\nNames compare") | told("## What is added", "- The target") | {"expect"}
+    assert {name.decode() for name in _NEVER_UP} <= never_up
