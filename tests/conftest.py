@@ -1,10 +1,20 @@
 """Small fixtures that every test may use; the parts themselves are in `robin.testing`."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from robin.testing.certificates import CertificateAuthority
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes longer than ten seconds to CI and to whoever asks for it, and say so."""
+    if os.environ.get("CI") or "slow" in config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason='slow: CI runs it, and so does `make test ARGS="-m slow"`'))
 
 
 @pytest.fixture(scope="session")
