@@ -1,5 +1,6 @@
 """The caller's side of a connection: the next head, whole and within its limits, and a good ending."""
 
+import asyncio
 import math
 from typing import Final
 
@@ -38,6 +39,7 @@ class Downstream(Stream):
     async def await_request(self) -> bool:
         """Wait for the first byte of a next request; False when the connection ended or grew too old, which is no event to tell."""
         if self.received:
+            await asyncio.sleep(0)  # pipelined: others have their turn, and bytes that strayed behind the last answer may yet be noticed
             return True
         if self.house.closing:
             return False

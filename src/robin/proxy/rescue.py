@@ -1,6 +1,5 @@
 """The one translator of failures: a Fault becomes status, Proxy-Status and problem body, or a reset where a head went out already."""
 
-import asyncio
 from typing import Final
 
 from robin.model.faults import Fault
@@ -53,8 +52,6 @@ async def _part(downstream: Downstream, unread: int | None) -> bool:
     """
     if unread is None or (unread and not await downstream.forget(unread)):
         return False
-    if downstream.received:
-        await asyncio.sleep(0)  # pipelined refusals need no wait of their own: the other callers have their turn
     return not downstream.choked or await downstream.unburden()
 
 
