@@ -5,6 +5,7 @@ A hidden comment `<!-- stage: file, expired -->` opens a stage (tests/docs/stage
 """
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -61,7 +62,7 @@ def _read(page: Path) -> Iterator[Block]:
         found = _FENCE.match(line)
         if fence:
             if found and found[2] == fence and not found[3]:
-                text = "".join(f"{one}\n" for one in lines)
+                text = textwrap.dedent("".join(f"{one}\n" for one in lines))
                 yield Block(page=page, line=began, language=language, text=text, stage=stage, words=words)
                 fence = ""
             else:
