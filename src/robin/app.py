@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -42,12 +43,22 @@ from robin.transport.tls import UpstreamTls
 
 EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_BIND, EXIT_CUT, EXIT_STARTUP = 0, 1, 2, 3, 4, 5
 _CA_POLL_S = 1.0
+_DESCRIPTORS = 1 << 18
 
 
 def run_sidecar(settings: Settings) -> int:
     """Run the sidecar until it has drained; the exit code of `robin sidecar`."""
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings, environment()))
+
+
+def _raise_descriptor_limit() -> None:
+    """Use what the hard limit grants: the usual soft limit of 1024 is less than the connections that the settings allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _run(settings: Settings, environ: Mapping[str, str]) -> int:

@@ -56,7 +56,8 @@ def activated_sockets(environ: Mapping[str, str], pid: int) -> dict[str, list[so
         try:
             os.set_inheritable(fd, False)
             sock = socket.socket(fileno=fd)
-            listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            known = sock.family in {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6}
+            listening = known and sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:  # closed, or no socket at all
             listening = False
         if not listening:

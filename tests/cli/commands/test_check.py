@@ -61,3 +61,10 @@ async def test_json_errors_have_key_origin_what_and_fix(run_robin: RunRobin) -> 
         ],
     }
     assert ended.err.startswith("robin: ROBIN_LOG_LEVEL (from flag): ")
+
+
+async def test_what_the_required_header_must_say_is_not_shown(run_robin: RunRobin) -> None:
+    for form in ((), ("--json",)):
+        ended = await run_robin("check", *form, "--require-header", "x-guard:hunter2", ROBIN_UPSTREAM_URL="https://broker.example")
+        assert "hunter2" not in ended.out + ended.err
+        assert "x-guard:(hidden)" in ended.out

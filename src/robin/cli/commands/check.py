@@ -5,7 +5,7 @@ import json
 
 from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
-from robin.config.layers import SettingError
+from robin.config.layers import SettingError, Sourced
 from robin.config.load import Loaded, environment, load
 
 
@@ -28,8 +28,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _values(loaded: Loaded) -> dict[str, object]:
-    settings = {source.key: {"value": source.text, "origin": str(source.layer), "note": source.note or None} for source in loaded.sources}
+    settings = {
+        source.key: {"value": _shown(source), "origin": str(source.layer), "note": source.note or None} for source in loaded.sources
+    }
     return {"ok": True, "settings": settings, "warnings": [text for _code, text in warnings(loaded.settings)]}
+
+
+def _shown(source: Sourced) -> str | None:
+    """A value as it may be seen: what ROBIN_REQUIRE_HEADER demands is a shared secret in effect."""
+    if source.key == "ROBIN_REQUIRE_HEADER" and source.text is not None:
+        name, colon, _ = source.text.partition(":")
+        return f"{name}:(hidden)" if colon else name
+    return source.text
 
 
 def _errors(errors: tuple[SettingError, ...]) -> dict[str, object]:
@@ -45,5 +55,5 @@ def _table(loaded: Loaded) -> str:
     for source in loaded.sources:
         origin = f"{source.layer} line {source.line}" if source.line else str(source.layer)
         note = f"  ({source.note})" if source.note else ""
-        lines.append(f"{source.key:<{width}}  {origin:<12}  {'unset' if source.text is None else source.text}{note}")
+        lines.append(f"{source.key:<{width}}  {origin:<12}  {_shown(source) or 'unset'}{note}")
     return "\n".join([*lines, *(f"warning: {text}" for _code, text in warnings(loaded.settings))])
