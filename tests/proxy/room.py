@@ -18,6 +18,7 @@ from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.policy.guards import SidecarPolicy
 from robin.proxy.connection import serve_connection
+from robin.proxy.downstream import Downstream
 from robin.proxy.house import House
 from robin.proxy.pool import Bucket, Pool
 from robin.telemetry.logs import EventLog
@@ -84,13 +85,14 @@ class Tokens:
 class Room:
     """The house, its only origin, and what it wrote."""
 
-    def __init__(self, house: House, permit: Permit, tokens: Tokens, writer: LineWriter, log: Path, failures: list[BaseException]) -> None:
+    def __init__(self, house: House, permit: Permit, tokens: Tokens, log: Path, failures: list[BaseException]) -> None:
         self.house = house
         self.permit = permit
         self.tokens = tokens
         self.failures = failures  # of tasks
-        self._writer = writer
         self._log = log
+        self._met: list[Downstream] = []
+        self._callers: list[socket.socket] = []
 
     @property
     def recorded(self) -> int:
@@ -115,7 +117,28 @@ class Room:
         near.setblocking(False)
         far.setblocking(False)
         task = self.house.tasks.start(serve_connection(far, CALLER, self.house), "connection")
-        return CallerEnd(near, task)
+        return self._caller(near, task)
+
+    def _caller(self, sock: socket.socket, task: "asyncio.Task[None] | None") -> "CallerEnd":
+        self._callers.append(sock)
+        return CallerEnd(sock, task)
+
+    async def meet(self) -> "tuple[Downstream, CallerEnd]":
+        """A connected Downstream that nobody serves, and the caller at its other end."""
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        downstream = Downstream(self.house, CALLER)
+        await self.house.loop.connect_accepted_socket(lambda: downstream, far)
+        self._met.append(downstream)
+        return downstream, self._caller(near, None)
+
+    def part(self) -> None:
+        """Close what `call` and `meet` opened."""
+        for sock in self._callers:
+            sock.close()
+        for downstream in self._met:
+            downstream.abort()
 
     async def records(self) -> list[dict[str, Any]]:
         """The access records, when all of them are written."""
@@ -144,9 +167,9 @@ class Room:
 
 
 class CallerEnd:
-    """The caller's socket, and the task that serves its other end."""
+    """The caller's socket, and the task that serves its other end (if one does)."""
 
-    def __init__(self, sock: socket.socket, task: "asyncio.Task[None]") -> None:
+    def __init__(self, sock: socket.socket, task: "asyncio.Task[None] | None") -> None:
         self.sock = sock
         self.task = task
         self.loop = asyncio.get_running_loop()
@@ -182,6 +205,11 @@ class CallerEnd:
     async def hang_up(self) -> None:
         """Leave, and wait until the connection was noticed to have ended."""
         self.sock.close()
+        await self.served()
+
+    async def served(self) -> None:
+        """Wait until the connection is served to its end."""
+        assert self.task is not None
         async with asyncio.timeout(10):
             await asyncio.wait([self.task])
 
@@ -226,10 +254,12 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
             tasks=tasks,
             entropy=SystemEntropy(),
         )
+        room = Room(house, Permit(origin=upstream.origin, base_path=b"", grant="forward"), tokens, log, failures)
         try:
-            yield Room(house, Permit(origin=upstream.origin, base_path=b"", grant="forward"), tokens, writer, log, failures)
+            yield room
         finally:
             await tasks.close()
+            room.part()
             house.pool.close_idle()
             sweeper.close()
             for _ in range(5):  # uvloop complains of transports that were closed in the very turn in which it ends

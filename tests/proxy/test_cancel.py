@@ -108,6 +108,7 @@ async def run(scenario: Scenario, caller: CallerEnd) -> None:
     try:
         await scenario(caller)
     except (ConnectionError, AssertionError):
+        assert caller.task is not None
         assert caller.task.done()
 
 
