@@ -1,0 +1,147 @@
+"""The wiring inside this process, where it can be counted that nothing is left behind; what a user sees of it is in tests/journeys."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import uvloop
+from tests.corpus.rig import unsigned_token
+
+from robin import app
+from robin.app import Sidecar
+from robin.config.load import Loaded, load
+from robin.config.settings import Settings
+from robin.testing.waiting import eventually
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def settings(folder: Path, **more: str) -> Settings:
+    (folder / "token").write_bytes(unsigned_token())
+    loaded = load(
+        {
+            "ROBIN_UPSTREAM_URL": "http://127.0.0.1:9",
+            "ROBIN_LISTEN_ADDR": "127.0.0.1:0",
+            "ROBIN_ADMIN_ADDR": "127.0.0.1:0",
+            "ROBIN_TOKEN_FILE": str(folder / "token"),
+            **more,
+        },
+        {},
+    )
+    assert isinstance(loaded, Loaded), loaded
+    return loaded.settings
+
+
+def held() -> tuple[list[str], set[str]]:
+    """Open descriptors by what they are, and threads by name."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sorted(found), {thread.name for thread in threading.enumerate()}
+
+
+@pytest.fixture(autouse=True)
+def _warm() -> None:
+    """libuv makes a pipe for signals at its first loop and keeps it for the life of the process."""
+    uvloop.new_event_loop().close()
+
+
+async def answer_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(ANSWER)
+    writer.close()
+
+
+async def ask(port: int) -> bytes:
+    """One request on a connection that stays open and is then left."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GET)
+    got = await reader.readexactly(len(ANSWER))
+    writer.transport.abort()
+    return got
+
+
+def test_a_whole_life_leaves_no_descriptor_thread_or_task_behind(tmp_path: Path):
+    async def live(log: int) -> None:
+        server = await asyncio.start_server(answer_for_ever, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sidecar = Sidecar(settings(tmp_path, ROBIN_UPSTREAM_URL=url), {}, log_fd=log)
+        serving = asyncio.ensure_future(sidecar.serve())
+        await eventually(lambda: sidecar.started, what="the start")
+        port = int(sidecar.listening[0].rpartition(":")[2])
+        assert (await ask(port))[:12] == ANSWER[:12]
+        half = await asyncio.open_connection("127.0.0.1", port)
+        half[1].write(GET[:10])
+        sidecar.begin_drain()
+        sidecar.begin_drain()
+        half[1].write(GET[10:])
+        assert await serving == app.EXIT_DRAINED
+        await sidecar.close()
+        half[1].transport.abort()
+        server.close()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert {task.get_coro().__qualname__ for task in others} <= {"answer_for_ever"}
+        for task in others:
+            task.cancel()
+
+    before = held()
+    with (tmp_path / "log").open("wb") as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live(log.fileno()))
+    gc.unfreeze()
+    gc.collect()
+    assert held() == before
+
+
+@pytest.mark.parametrize("taken", ["ROBIN_ADMIN_ADDR", "ROBIN_LISTEN_ADDR"])
+def test_a_start_that_fails_half_way_gives_back_what_it_had(tmp_path: Path, taken: str, capsys: pytest.CaptureFixture[str]):
+    async def live(log: int, address: str) -> int:
+        sidecar = Sidecar(settings(tmp_path, **{taken: address}), {}, log_fd=log)
+        try:
+            return await sidecar.serve()
+        finally:
+            await sidecar.close()
+
+    before = held()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        (tmp_path / "log").open("wb") as log,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        assert runner.run(live(log.fileno(), f"127.0.0.1:{other.getsockname()[1]}")) == app.EXIT_BIND
+    assert capsys.readouterr().err.startswith(f"robin: {taken}: 127.0.0.1:")
+    assert held() == before
+
+
+def test_the_exit_codes_are_those_of_the_spec():
+    codes = (app.EXIT_DRAINED, app.EXIT_FAILED, app.EXIT_SETTINGS, app.EXIT_BIND, app.EXIT_CUT, app.EXIT_STARTUP)
+    assert codes == (0, 1, 2, 3, 4, 5)
+
+
+def test_the_soft_limit_of_descriptors_becomes_what_is_granted():
+    """In a process of its own: a limit of this one would be everybody's."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    code = (
+        "import resource, sys\n"
+        "hard = int(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "from robin.app import _raise_descriptor_limit\n"
+        "_raise_descriptor_limit()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    for granted in (80, min(hard, 4096) if hard > 0 else 4096):
+        told = subprocess.run([sys.executable, "-c", code, str(granted)], capture_output=True, text=True, check=True).stdout
+        assert told == f"{granted} {granted}\n"
