@@ -28,6 +28,6 @@ def test_the_four_framings_differ_and_those_without_a_length_come_last() -> None
 
 
 def test_a_field_takes_no_attribute_that_is_not_its_own() -> None:
-    field = Field(name=b"A", folded=b"a", value=b"1", line=b"A: 1\r\n", role=0, meaning=None, goes_up=True, goes_down=True)
+    field = Field(b"A", b"a", b"1", 0)
     with pytest.raises(AttributeError):
         field.secret = b"x"  # type: ignore[attr-defined]

@@ -15,17 +15,15 @@ class Field:
 
     __slots__ = ("folded", "goes_down", "goes_up", "line", "meaning", "name", "role", "value")
 
-    def __init__(
-        self, *, name: bytes, folded: bytes, value: bytes, line: bytes, role: int, meaning: Any, goes_up: bool, goes_down: bool
-    ) -> None:
+    def __init__(self, name: bytes, folded: bytes, value: bytes, role: int) -> None:
         self.name = name
         self.folded = folded
         self.value = value
-        self.line = line
         self.role = role
-        self.meaning = meaning
-        self.goes_up = goes_up
-        self.goes_down = goes_down
+        self.meaning: Any = None
+        self.line = b""
+        self.goes_up = True
+        self.goes_down = True
 
 
 class Framing:
@@ -38,7 +36,9 @@ class Framing:
 
 
 class RequestHead:
-    """One request head, parsed and judged by `wire.http1`; unchanged from then on.
+    """One request head, parsed and judged by `wire.http1`; not frozen, for speed, and shared by all requests that repeat it.
+
+    Two things are set later: `upgrade` becomes None where this Robin does not switch to it, and `forwarded` is a memo.
 
     `target` is origin-form or `*`; `path` is it without its query, all that may be recorded of it. `host` is the valid Host value (the
     authority of an absolute-form target replaces it). `hop` holds the folded names that Connection listed, the framing names excepted.

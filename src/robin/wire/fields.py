@@ -67,27 +67,52 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~\-]{1,255})(?::([0
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;])[ \t]*timeout[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
 
 _MEMO_LINES: Final = 1024
+_MEMO_NAME_BYTES: Final = 64
 _MEMO_LINE_BYTES: Final = 192
 _SECRET_NAME = re.compile(rb"auth|cookie|key|token|secret|password|credential|session|signature")
+
+
+class _Name:
+    """What a field name alone decides."""
+
+    __slots__ = ("folded", "goes_down", "goes_up", "read", "role", "secret")
+
+    def __init__(self, name: bytes) -> None:
+        self.folded = folded = name.translate(FOLD)
+        self.role = _ROLES.get(folded, Role.NONE)
+        self.read = _MEANINGS.get(self.role)
+        self.goes_up = folded not in _NEVER_UP and not folded.startswith(b"x-forwarded-")
+        self.goes_down = folded not in HOP
+        self.secret = _SECRET_NAME.search(folded) is not None
+
+
+class _Names(dict[bytes, _Name]):
+    """`names[name]`: names are few, so they are looked at once."""
+
+    def __missing__(self, name: bytes) -> _Name:
+        known = _Name(name)
+        if len(name) <= _MEMO_NAME_BYTES:
+            if len(self) >= _MEMO_LINES:
+                self.clear()
+            self[name] = known
+        return known
+
+
+_names: Final = _Names()
 
 
 def read_line(line: bytes) -> Field:
     """One field line without its CRLF; outer SP and HTAB of the value are trimmed."""
     name, _, raw = line.partition(b":")
-    folded = name.translate(FOLD)
+    known = _names[name]
     value = raw.strip(b" \t")
-    role = _ROLES.get(folded, Role.NONE)
-    read = _MEANINGS.get(role)
-    return Field(
-        name=name,
-        folded=folded,
-        value=value,
-        line=b"%b: %b\r\n" % (name, value),
-        role=role,
-        meaning=None if read is None else read(name, value),
-        goes_up=folded not in _NEVER_UP and not folded.startswith(b"x-forwarded-"),
-        goes_down=folded not in HOP,
-    )
+    field = Field(name, known.folded, value, known.role)
+    field.goes_up = known.goes_up
+    field.goes_down = known.goes_down
+    field.line = line + b"\r\n" if len(raw) == len(value) + 1 and raw[0] == 0x20 else b"%b: %b\r\n" % (name, value)
+    if known.read is not None:
+        field.meaning = known.read(name, value)
+    return field
 
 
 def _read_host(_: bytes, value: bytes) -> bool:
@@ -141,7 +166,7 @@ class _Memo(dict[bytes, Field]):
 
     def __missing__(self, line: bytes) -> Field:
         field = read_line(line)
-        if len(line) <= _MEMO_LINE_BYTES and _SECRET_NAME.search(field.folded) is None:
+        if len(line) <= _MEMO_LINE_BYTES and not _names[field.name].secret:
             if len(self) >= _MEMO_LINES:
                 self.clear()
             self[line] = field
