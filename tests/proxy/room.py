@@ -179,7 +179,7 @@ class CallerEnd:
 
     async def receive(self, *, until: bytes = b"", octets: int = 0) -> bytes:
         """What comes, up to a marker or a count, or (neither) to the end."""
-        seen = b""
+        seen = bytearray()
         async with asyncio.timeout(10):
             while not (until and until in seen) and not (octets and len(seen) >= octets):
                 try:
@@ -187,10 +187,10 @@ class CallerEnd:
                 except ConnectionResetError:
                     piece = b""
                 if not piece:
-                    assert not until, f"ended before {until!r}: {seen!r}"
-                    return seen
+                    assert not until, f"ended before {until!r}: {bytes(seen)!r}"
+                    break
                 seen += piece
-        return seen
+        return bytes(seen)
 
     async def ask(self, octets: bytes) -> bytes:
         """One request, and its whole answer of known length."""
