@@ -59,6 +59,7 @@ def render(title: str, subtitle: str, panels: Sequence[Panel], bands: Sequence[B
     for at in _time_ticks(end_s):
         parts.append(_text(_x(at, end_s), bottom + 18, _clock(at), anchor="middle"))
     parts.append(_text(_LEFT + _PLOT / 2, bottom + 36, "time since the start (minutes:seconds)", anchor="middle", fill="#555"))
+    parts.append(_text(_WIDTH - 92, _TOP + 6, "phases", weight="600"))
     for number, (name, shade) in enumerate(shades.items()):
         y = _TOP + 24 + number * 18
         parts.append(f'<rect x="{_WIDTH - 92}" y="{y - 10}" width="14" height="12" fill="{shade}" stroke="#999"/>')
@@ -94,12 +95,24 @@ def _panel(panel: Panel, top: float, end_s: float, bands: Sequence[Band], shades
     parts.append(f'<g transform="rotate(-90 22 {middle})">{_text(22, middle, panel.unit, anchor="middle", fill="#555")}</g>')
     for number, line in enumerate(panel.lines):
         colour = _COLOURS[number % len(_COLOURS)]
-        points = " ".join(f"{_x(at, end_s):.1f},{scale(value):.1f}" for at, value in line.points if math.isfinite(value))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.3" stroke-linejoin="round"/>')
+        for stretch in _stretches(line.points):
+            points = " ".join(f"{_x(at, end_s):.1f},{scale(value):.1f}" for at, value in stretch)
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.3" stroke-linejoin="round"/>')
         y = bottom - 8 - 17 * (len(panel.lines) - 1 - number)
         parts.append(f'<line x1="{_LEFT + _PLOT + 8}" x2="{_LEFT + _PLOT + 24}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2.4"/>')
         parts.append(_text(_LEFT + _PLOT + 29, y + 4, line.name))
     return parts
+
+
+def _stretches(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """The points without what is no number: there the line is broken."""
+    stretches: list[list[tuple[float, float]]] = [[]]
+    for at, value in points:
+        if math.isfinite(value):
+            stretches[-1].append((at, value))
+        elif stretches[-1]:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]
 
 
 def _linear_scale(values: Sequence[float], top: float, bottom: float) -> tuple[Scale, list[tuple[float, str]]]:
