@@ -96,12 +96,12 @@ class Times:
 
 
 REST_S = 6.0  # about what a rest takes: the slowest exchange ends, idle connections grow old
-_START_AND_DRAIN_S = 8.0
+START_AND_DRAIN_S = 8.0
 _UNIT_MIN_S, _UNIT_MAX_S = 1.0, 3.0
 
 
 def times(seconds: float) -> Times:
     """As many cycles as fit, at least two (the first is the warm-up), with units as long as that allows."""
-    left = seconds - _START_AND_DRAIN_S
+    left = seconds - START_AND_DRAIN_S
     unit_s = max(_UNIT_MIN_S, min(_UNIT_MAX_S, seconds / 240.0))
     return Times(cycles=max(2, round(left / (UNITS * unit_s + REST_S))), unit_s=unit_s)
