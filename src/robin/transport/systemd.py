@@ -1,5 +1,7 @@
-"""systemd's two protocols, spoken to real sockets: readiness and watchdog notices, and listening sockets passed at start (sd_notify(3),
-sd_listen_fds(3)). Without systemd both are silent."""
+"""systemd's two protocols at real sockets: readiness and watchdog notices, and listening sockets passed at start.
+
+sd_notify(3), sd_listen_fds(3). Without systemd both are silent.
+"""
 
 import os
 import socket
