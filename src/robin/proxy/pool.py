@@ -90,9 +90,10 @@ class Bucket:
     def vacate(self) -> None:
         """A place is free: the first waiter may dial."""
         self.count -= 1
-        self._hand_over(None)
+        self.hand_over(None)
 
-    def _hand_over(self, upstream: Upstream | None) -> bool:
+    def hand_over(self, upstream: Upstream | None) -> bool:
+        """Give the first waiter a clean connection, or (None) leave to dial in a place counted for it. Whether anybody waited."""
         while self.waiters:
             waiter = self.waiters.popleft()
             if not waiter.done():
@@ -101,10 +102,6 @@ class Bucket:
                     self.count += 1  # the waiter's place is taken for it
                 return True
         return False
-
-    def hand_over(self, upstream: Upstream) -> bool:
-        """Give a clean connection to the first waiter, if any."""
-        return self._hand_over(upstream)
 
 
 class Pool:
@@ -252,12 +249,13 @@ class Pool:
     def close_idle(self) -> None:
         """Close what is idle, and keep nothing from now on."""
         self._closing = True
-        for bucket in self._buckets.values():
-            for upstream in list(bucket.idle):
-                bucket.discard_idle(upstream)
+        self._discard_idle()
 
     def retire_generation(self) -> None:
-        """The roots changed: close idle connections that were verified with older ones."""
+        """The roots changed: every idle connection was verified with older ones, and is closed."""
+        self._discard_idle()
+
+    def _discard_idle(self) -> None:
         for bucket in self._buckets.values():
             for upstream in list(bucket.idle):
                 bucket.discard_idle(upstream)
