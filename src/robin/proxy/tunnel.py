@@ -15,6 +15,7 @@ from robin.transport.stream import Ended, Stream
 from robin.wire.forwarding import forward_switch
 from robin.wire.websocket import FrameTracker, accept_value, close_frame
 
+_LAST_WORDS_S: Final = 1.0  # how long what a caller said before it left may take to go up
 _FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
 
 
@@ -68,34 +69,34 @@ class _Direction:
 
 
 class Tunnel:
-    """Both directions; `retire` is the drain's call."""
+    """Both directions: `up` from caller to origin, `down` back. `retire` is the drain's call."""
 
-    __slots__ = ("_down", "_house", "_idle_s", "_up")
+    __slots__ = ("_house", "_idle_s", "down", "up")
 
     def __init__(self, downstream: Stream, upstream: Stream, house: House, *, websocket: bool) -> None:
         self._house = house
         self._idle_s = house.deadlines.stream_idle_s or math.inf
         mask = bytes.fromhex(house.entropy.token_hex(4)) if websocket else None
-        self._up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
-        self._down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
+        self.up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
+        self.down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
         self._touch()  # the deadline of the answer ends here: a tunnel may be silent from its first moment on
 
     def retire(self) -> None:
         """Tell a WebSocket that we go away, on both sides; other protocols go on until the drain's end."""
-        for way in (self._up, self._down):
+        for way in (self.up, self.down):
             way.say_goodbye()
         self._touch()
 
     def _touch(self) -> None:
         """Some byte moved: the idle deadline of both ways begins again."""
-        gone = self._up.muted and self._down.muted
+        gone = self.up.muted and self.down.muted
         deadline_at = self._house.now() + (min(_FAREWELL_S, self._idle_s) if gone else self._idle_s)
-        self._up.source.deadline_at = self._down.source.deadline_at = deadline_at
+        self.up.source.deadline_at = self.down.source.deadline_at = deadline_at
 
     async def pump(self, way: _Direction, record: ExchangeRecord) -> None:
         """Move one way until either side ends."""
         source, sink = way.source, way.sink
-        upwards = way is self._up
+        upwards = way is self.up
         metrics = self._house.metrics
         try:
             while True:
@@ -118,16 +119,6 @@ class Tunnel:
         except (Ended, TimeoutError):
             return
 
-    @property
-    def up(self) -> _Direction:
-        """Caller to origin."""
-        return self._up
-
-    @property
-    def down(self) -> _Direction:
-        """Origin to caller."""
-        return self._down
-
 
 async def tunnel(
     downstream: Downstream, upstream: Upstream, response: ResponseHead, record: ExchangeRecord, house: House, *, protocol: bytes
@@ -148,7 +139,7 @@ async def tunnel(
             both.retire()
         await both.pump(both.down, record)
         if downstream.ended and not upstream.ended:  # what the caller said last still goes up
-            await asyncio.wait([upwards], timeout=1.0)
+            await asyncio.wait([upwards], timeout=_LAST_WORDS_S)
     finally:
         house.tunnels.discard(both)
         house.metrics.upgrades_active -= 1
