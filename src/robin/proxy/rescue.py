@@ -60,6 +60,6 @@ async def answer_options(downstream: Downstream, head: RequestHead, record: Exch
     unread = _unread_body(head, record) if head.keep_alive else None
     record.status = 204
     record.outcome = "injected"
-    record.ttfb_s = 0.0
+    record.ttfb_s = downstream.house.clock() - record.started_at
     downstream.write(render_options(close=unread is None))
     return await _part(downstream, unread)
