@@ -153,7 +153,6 @@ class Sidecar:
         self._admin_sockets: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
         self.started = False
-        self._draining = False
         self._signals = 0
         self._first_identity = asyncio.Event()
         self._drain_wanted = asyncio.Event()
@@ -330,6 +329,10 @@ class Sidecar:
 
     # drain
 
+    @property
+    def _draining(self) -> bool:
+        return self._drain_wanted.is_set()
+
     def _signalled(self, number: int) -> None:
         """The first signal drains, also where a quit began it already; the second ends."""
         self._signals += 1
@@ -341,15 +344,12 @@ class Sidecar:
 
     def begin_drain(self) -> None:
         """Begin to drain; repeatable."""
-        if not self._draining:
-            self._draining = True
-            self._drain_wanted.set()
+        self._drain_wanted.set()
 
     def _end(self, code: int) -> None:
         """End now, with this code."""
         if self._exit is None:
             self._exit = code
-        self._draining = True
         self._drain_wanted.set()
         self._house.emptied.set()
 
