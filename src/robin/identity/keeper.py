@@ -38,8 +38,8 @@ class KeepRules:
     stop_when_denied: bool = False
 
 
-def _no_landmark() -> None:
-    return None
+def _nothing() -> None:
+    """Nothing to look at, nothing to let go of."""
 
 
 class Keeper:
@@ -56,8 +56,8 @@ class Keeper:
         rules: KeepRules,
         room: Surroundings,
         *,
-        landmark: Callable[[], object] = _no_landmark,
-        release: Callable[[], None] = _no_landmark,
+        landmark: Callable[[], object] = _nothing,
+        release: Callable[[], None] = _nothing,
     ) -> None:
         self._source = source
         self._token_rules = token_rules

@@ -24,7 +24,10 @@ class RequiredField:
 
 
 class SidecarPolicy:
-    """Compiled once from Settings, immutable. `hosts` None: no Host guard (a Unix listener on which none was set)."""
+    """Compiled once from Settings; all that changes is the remembered Host, which changes only speed.
+
+    `hosts` None: no Host guard (a Unix listener on which none was set).
+    """
 
     __slots__ = ("_any_host", "_hosts", "_known_host", "_origins", "_permit", "_pseudonym", "_required")
 

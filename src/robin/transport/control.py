@@ -116,11 +116,11 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
-        self.line.receive(data)
+    def data_received(self, octets: bytes) -> None:
+        self.line.receive(octets)
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         self.line.lost()
         self._flush()
 

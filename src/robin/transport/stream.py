@@ -2,7 +2,7 @@
 
 Rules a reader must keep: `received` is consumed by its one reader, directly; `fill` waits for more of it. At most one reader and one
 writer wait at a time. Reading stops by itself above `_PAUSE_BYTES` and starts again in `fill`, so at most that and one read of the loop
-are held. `deadline_at` is swept by `Deadlines`, not by a timer per wait: setting it costs one store.
+are held. `deadline_at` is swept by the `Sweeper`, not by a timer per wait: setting it costs one store.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from robin.model.faults import Fault
@@ -99,7 +99,7 @@ class _Reading:
     audiences: tuple[str, ...] = ()
     expires_at: float | None = None
     not_before_at: float | None = None
-    usable_until: float = field(default=math.inf)
+    usable_until: float = math.inf
 
 
 def inspect_token(

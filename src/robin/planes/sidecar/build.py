@@ -2,6 +2,7 @@
 
 from robin.model.origin import UpstreamUrl
 from robin.policy.guards import RequiredField, SidecarPolicy
+from robin.wire.fields import FOLD
 from robin.wire.forwarding import Rewriting
 
 
@@ -19,7 +20,7 @@ def build_policy(
     field = None
     if required is not None:
         name, value = required
-        field = RequiredField(name=name.encode("ascii").replace(b"_", b"-"), value=None if value is None else value.encode("latin-1"))
+        field = RequiredField(name=name.encode("ascii").translate(FOLD), value=None if value is None else value.encode("latin-1"))
     return SidecarPolicy(
         upstream,
         hosts=names,
