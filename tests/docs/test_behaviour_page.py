@@ -6,13 +6,13 @@ import re
 from tests.docs.pages import DOCS, ROOT
 
 from robin.model.limits import Limits
-from robin.wire.fields import _NEVER_UP, HOP
+from robin.wire.fields import _NEVER_UP, _SECRET_NAME, HOP
 from robin.wire.forwarding import _NEVER_IN_TRAILERS
 
 PAGE = (DOCS / "reference" / "behaviour.md").read_text()
 
 
-def constant(folder: str, name: str) -> float:
+def constant(folder: str, name: str, *, copies: int = 1) -> float:
     """The number that a module of this floor calls so; in which module it stands does not matter here."""
     found = []
     for path in (ROOT / "src" / "robin" / folder).glob("*.py"):
@@ -20,7 +20,8 @@ def constant(folder: str, name: str) -> float:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
             if isinstance(target, ast.Name) and target.id == name and node.value is not None:
                 found.append(eval(compile(ast.Expression(node.value), name, "eval"), {}))
-    assert len(found) == 1, f"{name} stands {len(found)} times in {folder}"
+    assert len(found) == copies, f"{name} stands {len(found)} times in {folder}"
+    assert len(set(found)) == 1
     return found[0]
 
 
@@ -74,3 +75,12 @@ def test_the_lists_of_fields_are_the_codes() -> None:
     assert trailing == {name.decode() for name in _NEVER_IN_TRAILERS} - {"te"} | {"host", "via", "expect", "content-*", "proxy-*"}
     never_up = told("## What is removed", "\nNames compare") | told("## What is added", "- The target") | {"expect"}
     assert {name.decode() for name in _NEVER_UP} <= never_up
+
+
+def test_the_decision_on_remembered_heads_has_its_numbers_and_words_from_the_code() -> None:
+    page = (DOCS / "explanation" / "decisions" / "0004-remembered-heads.md").read_text()
+    assert constant("proxy", "_REMEMBERED_BYTES", copies=2) == 4096
+    assert f"{constant('wire', '_MEMO_LINES'):,} lines of at most {constant('wire', '_MEMO_LINE_BYTES')} bytes" in page
+    assert f"most {constant('wire', '_MEMO_NAME_BYTES')} bytes" in page
+    listed = page.partition("whose name has")[2].partition("in it.")[0]
+    assert re.findall(r"`(\w+)`", listed) == _SECRET_NAME.pattern.decode().split("|")
