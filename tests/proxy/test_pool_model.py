@@ -122,15 +122,6 @@ class PoolMachine(RuleBasedStateMachine):
             self.asking[0].cancel()
         self._settle()
 
-    @rule(turns=st.integers(0, 4))
-    def leave_while_being_served(self, turns: int) -> None:
-        task = self.loop.create_task(self._ask(False))
-        self.asking.append(task)
-        for _ in range(turns):
-            self.loop.run_until_complete(asyncio.sleep(0))
-        task.cancel()
-        self._settle()
-
     @precondition(lambda self: self.bucket.idle)
     @rule(which=CHOICE, speaks=st.booleans())
     def an_idle_connection_ends_or_speaks(self, which: int, speaks: bool) -> None:
