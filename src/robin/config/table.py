@@ -214,7 +214,7 @@ _GUARDS = (
         names.REQUIRED_HEADER,
         None,
         "a header every request must carry",
-        "Against SSRF; removed before forwarding. It is a marker, not a secret: `robin check` shows it.",
+        "Against SSRF; removed before forwarding. `robin check` hides its value.",
     ),
     _row(
         "STRIP_HEADERS",
