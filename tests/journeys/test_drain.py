@@ -162,7 +162,7 @@ async def test_k4_idle_callers_do_not_delay_the_exit(tmp_path: Path):
                 assert (await caller.answer()).status == 200
         began = now()
         assert await rig.robin.stop() == 0
-        assert now() - began < 2  # against 75 s of keep-alive; see the next test for the exact figure
+        assert now() - began < 1.5  # against 75 s of keep-alive and 2 s of lingering; the next test has the exact figure
         for caller in rig.callers:
             assert await caller.closed() == "eof"
 

@@ -20,7 +20,7 @@ from robin.wire.workload_api import JwtSvid
 
 
 async def test_k1_without_an_identity_it_lives_unready_and_says_why(tmp_path: Path):
-    async with launched(tmp_path, token=b"") as rig:
+    async with launched(tmp_path, token=b"", settings={"ROBIN_TOKEN_FILE_GRACE": "0"}) as rig:
         began = asyncio.get_running_loop().time()
         await rig.robin.listening()
         assert await probe(rig.robin, "/healthz") == (200, b"ok\n")
