@@ -31,7 +31,6 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
-        Command("up", "run the main job here: identity authority, demonstration broker, sidecar"),
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("doctor", "look for what would go wrong, and say how to mend it"),
