@@ -30,4 +30,4 @@ def test_the_four_framings_differ_and_those_without_a_length_come_last() -> None
 def test_a_field_takes_no_attribute_that_is_not_its_own() -> None:
     field = Field(b"A", b"a", b"1", 0)
     with pytest.raises(AttributeError):
-        field.secret = b"x"  # type: ignore[attr-defined]
+        field.comment = b"x"  # type: ignore[attr-defined]
