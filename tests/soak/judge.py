@@ -256,7 +256,9 @@ def _judge_reach(verdict: Verdict, evidence: Evidence) -> None:
         "a repeated request": evidence.retries,
         "a torn connection": evidence.cuts,
         "a refused connection": verdict.refusals["connect_refused"] or RESTARTS.name not in names,
-        "want of descriptors": evidence.records.events["accept_failed"] or EXHAUSTION.name not in names,
+        "want of descriptors": evidence.records.events["accept_failed"]
+        or verdict.refusals["limit_connections"]
+        or EXHAUSTION.name not in names,
         "a SIGHUP": evidence.records.events["reload"],
         "an answer cut short": verdict.results["cut"],
     }

@@ -185,7 +185,7 @@ class Side:
     async def exhaust(self, seconds: float) -> None:
         """Leave the sidecar fewer descriptors than it has open, then as many as before."""
         held = look.size(self.robin.pid).descriptors
-        look.limit_descriptors(self.robin.pid, max(24, held * 3 // 4))
+        look.limit_descriptors(self.robin.pid, max(24, min(64, held * 3 // 4)))
         try:
             await asyncio.sleep(seconds)
         finally:

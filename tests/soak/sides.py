@@ -20,7 +20,7 @@ _FILE_LIFETIME_S = 30.0
 _SVID_LIFETIME_S = 24.0  # Robin fetches the next after half of it
 _REFUSES_S = 4.0
 _NOTICED_S = 10.0
-_SETTLE_S = 0.5
+_SETTLE_S = 1.5
 
 # uvloop gives each TLS connection a buffer of 256 KiB; glibc, left to itself, soon takes them from its heap, which they riddle: some 60 MiB
 # of noise, in which a leak would drown. Fixed thresholds let every buffer come and go by itself, so that what grows is what is held.
