@@ -251,14 +251,13 @@ def _judge_reach(verdict: Verdict, evidence: Evidence) -> None:
         if not verdict.kinds[kind.name] and kind.name not in {"torn", "left"}:
             verdict.breaks(invariant, f"no {kind.name} ended right")
     names = {phase.name for phase in evidence.plan}
+    starved = evidence.records.events["accept_failed"] + verdict.refusals["limit_connections"]
     reached = {
         "a caller that left": verdict.results["left"],
         "a repeated request": evidence.retries,
         "a torn connection": evidence.cuts,
         "a refused connection": verdict.refusals["connect_refused"] or RESTARTS.name not in names,
-        "want of descriptors": evidence.records.events["accept_failed"]
-        or verdict.refusals["limit_connections"]
-        or EXHAUSTION.name not in names,
+        "want of descriptors": starved or EXHAUSTION.name not in names,
         "a SIGHUP": evidence.records.events["reload"],
         "an answer cut short": verdict.results["cut"],
     }
