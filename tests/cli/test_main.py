@@ -34,13 +34,22 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "robin: 'chekc' is no command; the nearest is check; robin --help lists them\n"
 
 
+@pytest.mark.parametrize("word", ["run", "status", "serve", "xyz"])
+def test_an_unknown_command_that_is_close_to_none_names_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 2
+    assert capsys.readouterr().err == f"robin: {word!r} is no command; robin --help lists them\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check", "--upstrem-url", "x"], "robin: unrecognized arguments: --upstrem-url x; robin check --help lists what there is\n"),
+        (["check", "--upstrem-url", "x"], "robin: --upstrem-url is no flag of robin check; the nearest is --upstream-url\n"),
+        (["check", "--upstrem-url=https://x"], "robin: --upstrem-url is no flag of robin check; the nearest is --upstream-url\n"),
+        (["--token=eyJhbGciOi"], "robin: --token is no flag of robin sidecar; robin sidecar --help lists what there is\n"),
+        (["check", "--token-path", "x"], "robin: --token-path is no flag of robin check; robin check --help lists what there is\n"),
         (["--admin-quit", "check"], "robin: unrecognized arguments: check; a command comes first: robin check ...\n"),
         (["check", "--log-level"], "robin: argument --log-level: expected one argument; robin check --help lists what there is\n"),
-        (["check", "--upstream", "x"], "robin: unrecognized arguments: --upstream x; robin check --help lists what there is\n"),
+        (["check", "--upstream", "x"], "robin: --upstream is no flag of robin check; the nearest is --upstream-url\n"),
         (
             ["wait", "--timeout", "5"],
             'robin: argument --timeout: "5" has no unit: write 5s or 5ms; robin wait --help lists what there is\n',
@@ -60,7 +69,9 @@ def test_plain_robin_is_the_sidecar(capsys: pytest.CaptureFixture[str], monkeypa
         with pytest.raises(SystemExit) as caught:
             main(words)
         assert caught.value.code == 2
-        assert capsys.readouterr().err.startswith("robin: ROBIN_UPSTREAM_URL (from default): required, but not set; ")
+        assert capsys.readouterr().err == (
+            "robin: ROBIN_UPSTREAM_URL is required: set it to https://host[:port][/base], or give --upstream-url\n"
+        )
 
 
 def test_a_reader_that_leaves_early_is_no_traceback() -> None:

@@ -75,13 +75,12 @@ CLASHES = [
     ),
     (
         {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_SPIFFE_SOCKET": "unix:///a"},
-        "robin: ROBIN_AUDIENCE (from default): not set, but ROBIN_TOKEN_SOURCE=jwtsvid needs one; "
-        "set ROBIN_AUDIENCE to the audience that the upstream expects",
+        "robin: ROBIN_AUDIENCE is required for ROBIN_TOKEN_SOURCE=jwtsvid: set it to the audience that the upstream expects",
     ),
     (
         {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_AUDIENCE": "a"},
-        "robin: ROBIN_SPIFFE_SOCKET (from default): not set, but ROBIN_TOKEN_SOURCE=jwtsvid needs the Workload API; "
-        "set ROBIN_SPIFFE_SOCKET=unix:///path/to/agent.sock, or SPIFFE_ENDPOINT_SOCKET",
+        "robin: ROBIN_SPIFFE_SOCKET is required for ROBIN_TOKEN_SOURCE=jwtsvid: set it to unix:///path/to/agent.sock, "
+        "or set SPIFFE_ENDPOINT_SOCKET",
     ),
     (
         {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_AUDIENCE": "a", "SPIFFE_ENDPOINT_SOCKET": "/run/agent.sock"},

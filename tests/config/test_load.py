@@ -105,8 +105,14 @@ def test_unknown_keys_of_the_file_are_refused_with_their_line(tmp_path: Path) ->
     assert errors({"ROBIN_CONFIG": path}, URL) == [
         "robin: ROBIN_ALOWED_HOSTS (from file): line 1: unknown setting; write ROBIN_ALLOWED_HOSTS (the nearest), or remove it",
         "robin: TOKEN_FILE (from file): line 2: unknown setting; write ROBIN_TOKEN_FILE (the nearest), or remove it",
-        "robin: ROBIN_PORT (from file): line 3: unknown setting; write ROBIN_WORKERS (the nearest), or remove it",
+        "robin: ROBIN_PORT (from file): line 3: unknown setting; remove it, or find its name in robin --help",
     ]
+
+
+@pytest.mark.parametrize("key", ["TOKEN_PATH", "MAX_BODY_SIZE", "UIDS", "DEBUG", "API_KEY"])
+def test_a_word_that_is_close_to_none_gets_no_silly_advice(key: str) -> None:
+    said = f"robin: ROBIN_{key} (from env): unknown setting; remove it, or find its name in robin --help"
+    assert errors({}, {**URL, f"ROBIN_{key}": "x"}) == [said]
 
 
 SERVICE_LINKS = [
@@ -135,7 +141,7 @@ def test_kubernetes_service_links_are_ignored_in_the_environment(key: str) -> No
 )
 def test_what_only_resembles_a_service_link_is_an_error(key: str) -> None:
     (error,) = errors({}, {**URL, key: "x"})
-    assert error.startswith(f"robin: {key} (from env): unknown setting; write ROBIN_")
+    assert error == f"robin: {key} (from env): unknown setting; remove it, or find its name in robin --help"
 
 
 def test_other_variables_are_nobodys_business() -> None:
@@ -149,9 +155,8 @@ def test_every_error_of_every_layer_is_told_in_one_run(tmp_path: Path) -> None:
     environ = {"ROBIN_DRAIN_MIN": "30s", "ROBIN_HEADER_TIMEOUT": "10", "ROBIN_SVID_HINT": "a\nb"}
     assert errors(flags, environ) == [
         "robin: ROBIN_CONFIG (from flag): line 1: has no =; write KEY=value",
-        "robin: ROBIN_X (from file): line 3: unknown setting; write ROBIN_DRAIN_MAX (the nearest), or remove it",
-        "robin: ROBIN_UPSTREAM_URL (from default): required, but not set; "
-        "set ROBIN_UPSTREAM_URL=https://host[:port][/base], or --upstream-url",
+        "robin: ROBIN_X (from file): line 3: unknown setting; remove it, or find its name in robin --help",
+        "robin: ROBIN_UPSTREAM_URL is required: set it to https://host[:port][/base], or give --upstream-url",
         "robin: ROBIN_SVID_HINT (from env): holds a control character or is not UTF-8; write it as plain text on one line",
         'robin: ROBIN_MAX_FIELDS (from file): line 2: "5" is below 10; use 10 to 1000',
         'robin: ROBIN_HEADER_TIMEOUT (from env): "10" has no unit; write 10s or 10ms',
@@ -164,7 +169,7 @@ def test_every_error_of_every_layer_is_told_in_one_run(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_used_is_one_error_beside_the_others(tmp_path: Path) -> None:
     said = errors({}, {"ROBIN_CONFIG": str(tmp_path)})
     assert said[0] == "robin: ROBIN_CONFIG (from env): the file is not a regular file; name a regular file"
-    assert said[1].startswith("robin: ROBIN_UPSTREAM_URL (from default): required")
+    assert said[1].startswith("robin: ROBIN_UPSTREAM_URL is required: ")
 
 
 def test_the_workload_api_may_come_from_the_spiffe_variable() -> None:

@@ -81,6 +81,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         last = message.rpartition(" ")[2]
         fix = f"a command comes first: robin {last} ..." if last in COMMANDS else f"{self.prog} --help lists what there is"
+        if message.startswith("unrecognized arguments: --"):
+            from robin.config.nearest import nearest  # noqa: PLC0415 - only a mistake pays for it
+
+            flag = message.split()[2].partition("=")[0]  # never its value, which may be a secret
+            message = f"{flag} is no flag of {self.prog}"
+            meant = nearest(flag[2:], (known[2:] for known in self._option_string_actions if known.startswith("--")))
+            fix = f"the nearest is --{meant}" if meant else fix
         print(f"robin: {message!a:.300}; {fix}".replace("'", ""), file=sys.stderr)
         raise SystemExit(2)
 
@@ -102,10 +109,11 @@ def _run_command(command: Command, words: list[str]) -> int:
 
 
 def _unknown_command(word: str) -> int:
-    import difflib  # noqa: PLC0415 - only a mistake pays for it
+    from robin.config.nearest import nearest  # noqa: PLC0415 - only a mistake pays for it
 
-    nearest = difflib.get_close_matches(word[:80], COMMANDS, n=1, cutoff=0.0)[0]
-    print(f"robin: {word[:80]!a} is no command; the nearest is {nearest}; robin --help lists them", file=sys.stderr)
+    meant = nearest(word, COMMANDS)
+    advice = f"the nearest is {meant}; " if meant else ""
+    print(f"robin: {word[:80]!a} is no command; {advice}robin --help lists them", file=sys.stderr)
     return 2
 
 

@@ -105,14 +105,16 @@ def _quit_needs_admin(draft: Draft) -> Iterator[SettingError]:
         yield draft.error("ROBIN_ADMIN_QUIT", what, "set ROBIN_ADMIN_ADDR, or remove it")
 
 
+_FOR_JWTSVID = "is required for ROBIN_TOKEN_SOURCE=jwtsvid"
+
+
 def _jwtsvid_needs(draft: Draft) -> Iterator[SettingError]:
     source = draft.values["ROBIN_TOKEN_SOURCE"]
     if source == "jwtsvid" and draft.values["ROBIN_AUDIENCE"] is None:
-        fix = "set ROBIN_AUDIENCE to the audience that the upstream expects"
-        yield draft.error("ROBIN_AUDIENCE", "not set, but ROBIN_TOKEN_SOURCE=jwtsvid needs one", fix)
+        yield SettingError.missing("ROBIN_AUDIENCE", _FOR_JWTSVID, "set it to the audience that the upstream expects")
     if source == "jwtsvid" and draft.values["ROBIN_SPIFFE_SOCKET"] is None:
-        fix = "set ROBIN_SPIFFE_SOCKET=unix:///path/to/agent.sock, or SPIFFE_ENDPOINT_SOCKET"
-        yield draft.error("ROBIN_SPIFFE_SOCKET", "not set, but ROBIN_TOKEN_SOURCE=jwtsvid needs the Workload API", fix)
+        fix = "set it to unix:///path/to/agent.sock, or set SPIFFE_ENDPOINT_SOCKET"
+        yield SettingError.missing("ROBIN_SPIFFE_SOCKET", _FOR_JWTSVID, fix)
 
 
 def _opaque_excludes(draft: Draft) -> Iterator[SettingError]:

@@ -33,13 +33,21 @@ class Sourced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingError:
-    """One thing wrong with the settings."""
+    """One thing wrong with the settings. `unset`: nobody gave a value, so no layer is at fault."""
 
     key: str
     layer: Layer
     what: str
     fix: str
+    unset: bool = False
+
+    @classmethod
+    def missing(cls, key: str, what: str, fix: str) -> "SettingError":
+        """`key` has no value and must have one."""
+        return cls(key=key, layer=Layer.DEFAULT, what=what, fix=fix, unset=True)
 
     def __str__(self) -> str:
         key = self.key if _PLAIN_KEY.fullmatch(self.key) else ascii(self.key[:80])
+        if self.unset:
+            return f"robin: {key} {self.what}: {self.fix}"
         return f"robin: {key} (from {self.layer}): {self.what}; {self.fix}"

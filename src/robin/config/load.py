@@ -13,6 +13,7 @@ from typing import Any
 from robin.config.check import Draft, check
 from robin.config.file import FileText, load_settings_file
 from robin.config.layers import Layer, SettingError, Sourced
+from robin.config.nearest import nearest
 from robin.config.parse import CONTROLS, Refusal
 from robin.config.settings import Settings
 from robin.config.table import PREFIX, SETTINGS
@@ -104,6 +105,9 @@ def _spiffe_socket(source: Sourced, environ: Mapping[str, str]) -> Sourced:
 
 def _parse(source: Sourced) -> Any:
     """The value of a source; None when unset; a SettingError when it is not one."""
+    setting = SETTINGS[source.key]
+    if source.text is None and setting.required:
+        return SettingError.missing(setting.key, "is required", f"set it to {setting.kind.bounds}, or give {setting.flag}")
     try:
         return _value(source)
     except Refusal as refusal:
@@ -112,18 +116,15 @@ def _parse(source: Sourced) -> Any:
 
 
 def _value(source: Sourced) -> Any:
-    setting = SETTINGS[source.key]
     if source.text is None:
-        if setting.required:
-            raise Refusal("required, but not set", f"set {setting.key}={setting.kind.bounds}, or {setting.flag}")
         return None
     if len(source.text) > LIMIT_CHARACTERS or CONTROLS.search(source.text) is not None:
         raise Refusal("holds a control character or is not UTF-8", "write it as plain text on one line")
-    return setting.kind.parse(source.text)
+    return SETTINGS[source.key].kind.parse(source.text)
 
 
 def _unknown(flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> Iterator[SettingError]:
-    """Keys that nobody knows, each with the nearest one that exists."""
+    """Keys that nobody knows, each with the one that was most likely meant."""
     for key in flags:
         if key not in SETTINGS:
             yield _unknown_key(key, Layer.FLAG, "")
@@ -136,11 +137,9 @@ def _unknown(flags: Mapping[str, str], environ: Mapping[str, str], file: FileTex
 
 
 def _unknown_key(key: str, layer: Layer, where: str) -> SettingError:
-    import difflib  # noqa: PLC0415 - only a mistake pays for it
-
-    wanted = key[:80] if key.startswith(PREFIX) else PREFIX + key[:80]
-    nearest = difflib.get_close_matches(wanted, SETTINGS, n=1, cutoff=0.0)[0]
-    return SettingError(key=key, layer=layer, what=f"{where}unknown setting", fix=f"write {nearest} (the nearest), or remove it")
+    meant = nearest(key.removeprefix(PREFIX), (known.removeprefix(PREFIX) for known in SETTINGS))  # the prefix is alike in all
+    fix = f"write {PREFIX}{meant} (the nearest), or remove it" if meant else "remove it, or find its name in robin --help"
+    return SettingError(key=key, layer=layer, what=f"{where}unknown setting", fix=fix)
 
 
 def _settings(draft: Draft) -> Settings:

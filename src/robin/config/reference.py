@@ -50,11 +50,13 @@ export ROBIN_AUDIENCE="broker.example"
 Everything that is wrong is said in one run, before anything is bound, one line each on standard error; the exit code is 2:
 
 ```
+robin: ROBIN_UPSTREAM_URL is required: set it to https://host[:port][/base], or give --upstream-url
 robin: ROBIN_DRAIN_MAX (from env): shorter than ROBIN_DRAIN_MIN (from flag); make ROBIN_DRAIN_MAX at least as long as ROBIN_DRAIN_MIN
 robin: ROBIN_CONFIG (from flag): line 3: has no =; write KEY=value
 ```
 
-A `ROBIN_` name that is no setting is an error wherever it stands, so that a typo cannot open an allow-list; the message names the nearest.
+A `ROBIN_` name that is no setting is an error wherever it stands, so that a typo cannot open an allow-list; the message names the one
+that was most likely meant, where one is close.
 In the environment only, the shapes that Kubernetes gives to a Service named `robin` are ignored: `ROBIN_[X_]SERVICE_HOST`,
 `ROBIN_[X_]SERVICE_PORT[_N]` and `ROBIN_[X_]PORT[_n_PROTO[_PROTO|_PORT|_ADDR]]`.
 

@@ -41,7 +41,7 @@ async def test_every_error_is_told_and_nothing_else(run_robin: RunRobin) -> None
     assert (ended.code, ended.out) == (2, "")
     assert [line.split(":")[1] for line in ended.err.splitlines()] == [
         " ROBIN_PEERCRED_ALLOW_UID (from env)",
-        " ROBIN_UPSTREAM_URL (from default)",
+        " ROBIN_UPSTREAM_URL is required",
         " ROBIN_DRAIN_MAX (from env)",
     ]
 
