@@ -39,6 +39,13 @@ def test_the_help_of_each_flag_has_its_default() -> None:
         assert f"[{setting.default_text}]" in text.replace("- ", "-"), setting.key
 
 
+def test_a_choice_names_its_values() -> None:
+    text = parser().format_help()
+    assert "--token-source {file,jwtsvid}" in text
+    assert "--log-level {debug,info,warning,error}" in text
+    assert "CHOICE" not in text
+
+
 def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBIN_UPSTREAM_URL", "https://broker.example")
     monkeypatch.setenv("ROBIN_ADMIN_QUIT", "true")

@@ -29,6 +29,15 @@ def test_help_has_what_it_is_the_quick_start_the_commands_and_where_to_read_on(t
     assert "docs/reference/settings.md" in text
 
 
+def test_help_names_the_values_of_each_choice(text: str) -> None:
+    choices = {key: setting for key, setting in SETTINGS.items() if setting.kind.name == "choice"}
+    assert len(choices) >= 6
+    for key, setting in choices.items():
+        (line,) = re.findall(rf"^  {key} .*$", text, flags=re.MULTILINE)
+        assert setting.choices in line
+    assert "{file,jwtsvid}" in text
+
+
 def test_help_has_no_line_beyond_the_longest_default(text: str) -> None:
     longest = max(len(setting.default_text) for setting in SETTINGS.values()) + 40
     assert all(len(line) <= longest for line in text.splitlines())

@@ -28,7 +28,8 @@ def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
     if setting.kind.name == "boolean":
         group.add_argument(setting.flag, dest=setting.key, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
-        group.add_argument(setting.flag, dest=setting.key, metavar=setting.kind.name.upper().replace(" ", "-"), default=None, help=text)
+        metavar = setting.choices or setting.kind.name.upper().replace(" ", "-")
+        group.add_argument(setting.flag, dest=setting.key, metavar=metavar, default=None, help=text)
 
 
 def given(args: argparse.Namespace) -> dict[str, str]:

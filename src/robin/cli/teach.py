@@ -39,7 +39,8 @@ def overview(commands: Iterable[tuple[str, str]]) -> str:
         lines += ["", f"{title}:"]
         for setting in settings:
             default = "" if len(setting.default_text) > 30 else f" [{setting.default_text}]"
-            lines.append(f"  {setting.key:<33}{setting.help}{default}")
+            choices = f"{setting.choices} " if setting.choices else ""
+            lines.append(f"  {setting.key:<33}{choices}{setting.help}{default}")
             if not default:
                 lines.append(f"  {'':<33}[{setting.default_text}]")
     return "\n".join([*lines, _MORE])

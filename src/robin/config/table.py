@@ -29,6 +29,11 @@ class Setting:
         return "--" + self.key.removeprefix(PREFIX).lower().replace("_", "-")
 
     @property
+    def choices(self) -> str:
+        """`{a,b}` where only these words are values; else empty."""
+        return "{" + ",".join(self.kind.bounds.split()) + "}" if self.kind.name == "choice" else ""
+
+    @property
     def default_text(self) -> str:
         """The default as people read it."""
         if self.required:
