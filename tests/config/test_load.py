@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robin.config.layers import Layer, SettingError, Sourced
-from robin.config.load import Loaded, environment, load, load_value
+from robin.config.load import Loaded, environment, load, load_identity, load_value
+from robin.config.settings import IdentityPart
 from robin.config.table import SETTINGS
 from robin.model.address import ActivatedAddress, TcpAddress, UnixAddress
 
@@ -197,6 +199,17 @@ def test_one_value_alone_needs_no_other() -> None:
     value, problems = load_value("ROBIN_ADMIN_ADDR", {}, {"ROBIN_ADMIN_ADDR": "x"})
     assert value is None
     assert [str(problem) for problem in problems] == ['robin: ROBIN_ADMIN_ADDR (from env): "x" has no port; write x:4000']
+
+
+def test_the_identity_alone_needs_no_upstream_and_is_what_the_whole_says(tmp_path: Path) -> None:
+    path = settings_file(tmp_path, "ROBIN_AUDIENCE=a", "ROBIN_TOKEN_SOURCE=jwtsvid")
+    environ = {"ROBIN_CONFIG": path, "SPIFFE_ENDPOINT_SOCKET": "unix:///run/spiffe.sock", "ROBIN_TOKEN_MIN_VALIDITY": "7s"}
+    alone = load_identity({"ROBIN_SVID_HINT": "b"}, environ)
+    assert isinstance(alone, IdentityPart)
+    whole = loaded({"ROBIN_SVID_HINT": "b"}, environ).settings
+    for field in fields(IdentityPart):
+        assert getattr(alone, field.name) == getattr(whole, field.name), field.name
+    assert alone.spiffe_socket == UnixAddress(path="/run/spiffe.sock")
 
 
 TEXTS = st.text(alphabet=st.characters(exclude_characters="\x00", exclude_categories=()), max_size=40)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from robin.config.layers import SettingError
-from robin.config.load import Loaded, environment, load
+from robin.config.load import Loaded, environment, load, load_identity
 from robin.config.parse import Refusal, duration
+from robin.config.settings import IdentityPart
 from robin.config.table import SECTIONS, SETTINGS, Setting
 
 _WAIT = duration("0s")
@@ -50,6 +51,14 @@ def seconds(text: str) -> float:
 def load_or_exit(args: argparse.Namespace) -> Loaded:
     """The settings; when anything is wrong with them, every error on its own line of standard error, and exit 2."""
     outcome = load(given(args), environment())
+    if isinstance(outcome, tuple):
+        refuse(outcome)
+    return outcome
+
+
+def identity_or_exit(args: argparse.Namespace) -> IdentityPart:
+    """The same for the identity's settings alone."""
+    outcome = load_identity(given(args), environment())
     if isinstance(outcome, tuple):
         refuse(outcome)
     return outcome

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from robin.config.settings import Settings
+from robin.config.settings import IdentityPart
 from robin.identity.catalog import token_rules
 from robin.identity.source import RawIdentity, SourceFailure
 from robin.identity.sources.file import FileSource
@@ -32,12 +32,12 @@ class NoToken(Exception):
     """None could be had; the message names the variable and the fix."""
 
 
-def fetch_one(settings: Settings, clock: Clock) -> OneToken:
+def fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
     """Read or fetch one token, within the source's own deadline. Raises NoToken."""
     return asyncio.run(_fetch_one(settings, clock))
 
 
-async def _fetch_one(settings: Settings, clock: Clock) -> OneToken:
+async def _fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
     try:
         async with asyncio.timeout(settings.svid_fetch_timeout_s + 1):
             raw = await _fetch(settings)
@@ -51,13 +51,13 @@ async def _fetch_one(settings: Settings, clock: Clock) -> OneToken:
     return OneToken(raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to), fetched_at=now)
 
 
-async def _fetch(settings: Settings) -> RawIdentity:
+async def _fetch(settings: IdentityPart) -> RawIdentity:
     if settings.token_source == "file":  # noqa: S105 - a word, not a token
         return await FileSource(settings.token_file, IdentityMetrics("file")).fetch(None)
     return await _from_workload_api(settings)
 
 
-async def _from_workload_api(settings: Settings) -> RawIdentity:
+async def _from_workload_api(settings: IdentityPart) -> RawIdentity:
     from robin.identity.sources.jwtsvid import JwtSvidSource  # noqa: PLC0415 - HTTP/2 is loaded only for this source
     from robin.transport.control import ControlChannel  # noqa: PLC0415 - as above
 

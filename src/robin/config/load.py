@@ -6,7 +6,7 @@ allow-list; only the shapes of Kubernetes service links are ignored, and only in
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from robin.config.file import FileText, load_settings_file
 from robin.config.layers import Layer, SettingError, Sourced
 from robin.config.nearest import nearest
 from robin.config.parse import CONTROLS, Refusal
-from robin.config.settings import Settings
-from robin.config.table import PREFIX, SETTINGS
+from robin.config.settings import IdentityPart, Settings
+from robin.config.table import IDENTITY_KEYS, PREFIX, SETTINGS
 from robin.model.address import UnixAddress
 
 CONFIG = "ROBIN_CONFIG"
@@ -45,9 +45,26 @@ def environment() -> Mapping[str, str]:
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | tuple[SettingError, ...]:
     """Settings from `flags` (by key, as text) over `environ` over the file over the defaults; or every error found, at least one."""
+    draft, errors = _draft(SETTINGS, flags, environ)
+    if errors:
+        return tuple(errors)
+    settings = _settings(draft)
+    return Loaded(
+        settings=settings, sources=tuple(replace(source, note=_note(source, draft, settings)) for source in draft.sources.values())
+    )
+
+
+def load_identity(flags: Mapping[str, str], environ: Mapping[str, str]) -> IdentityPart | tuple[SettingError, ...]:
+    """The identity's settings alone, for commands that need no other, or every error found in them, among the names and in the file."""
+    draft, errors = _draft(IDENTITY_KEYS, flags, environ)
+    return tuple(errors) if errors else IdentityPart(**_fields(draft))
+
+
+def _draft(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Draft, list[SettingError]]:
+    """These keys, chosen and parsed, and all that is wrong with them, with the file and with names that nobody knows."""
     file, errors = _load_file(flags, environ)
     errors += _unknown(flags, environ, file)
-    sources = {key: _choose(key, flags, environ, file) for key in SETTINGS}
+    sources = {key: _choose(key, flags, environ, file) for key in keys}
     if sources["ROBIN_TOKEN_SOURCE"].text == "jwtsvid":
         sources["ROBIN_SPIFFE_SOCKET"] = _spiffe_socket(sources["ROBIN_SPIFFE_SOCKET"], environ)
     values: dict[str, Any] = {}
@@ -59,10 +76,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | tuple
             values[key] = outcome
     draft = Draft(values=values, sources=sources)
     errors += check(draft)
-    if errors:
-        return tuple(errors)
-    settings = _settings(draft)
-    return Loaded(settings=settings, sources=tuple(replace(source, note=_note(source, draft, settings)) for source in sources.values()))
+    return draft, errors
 
 
 def load_value(key: str, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Any, tuple[SettingError, ...]]:
@@ -143,23 +157,27 @@ def _unknown_key(key: str, layer: Layer, where: str) -> SettingError:
 
 
 def _settings(draft: Draft) -> Settings:
-    """The fields of Settings: most are a value of the table under its own name, a few are drawn together."""
-    suffixes = {"duration": "_s", "size": "_bytes"}
-    fields = {
-        key.removeprefix(PREFIX).lower() + suffixes.get(SETTINGS[key].kind.name, ""): value
-        for key, value in draft.values.items()
-        if key in SETTINGS and key not in _DRAWN_TOGETHER
-    }
+    """Most are a value of the table under its own name, a few are drawn together."""
     peercred = draft.values["ROBIN_LISTEN_UDS"] is not None
     hosts = draft.values["ROBIN_ALLOWED_HOSTS"] if draft.explicit("ROBIN_ALLOWED_HOSTS") or not peercred else None
     return Settings(
-        **fields,
+        **_fields(draft),
         upstream=draft.values["ROBIN_UPSTREAM_URL"],
         listen=tuple(_with_mode(address, draft) if isinstance(address, UnixAddress) else address for address in draft.listen),
         peercred=peercred,
         admin=draft.values["ROBIN_ADMIN_ADDR"],
         allowed_hosts=hosts,
     )
+
+
+def _fields(draft: Draft) -> dict[str, Any]:
+    """The values that are fields of Settings as they are, by the name of the field."""
+    suffixes = {"duration": "_s", "size": "_bytes"}
+    return {
+        key.removeprefix(PREFIX).lower() + suffixes.get(SETTINGS[key].kind.name, ""): value
+        for key, value in draft.values.items()
+        if key not in _DRAWN_TOGETHER
+    }
 
 
 _DRAWN_TOGETHER = frozenset(

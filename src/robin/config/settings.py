@@ -21,19 +21,9 @@ class RequiredHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What `robin sidecar` runs with (sidecar spec section 2)."""
+class IdentityPart:
+    """The section Identity of the table: all that a token can be had with."""
 
-    # upstream
-    upstream: UpstreamUrl
-    upstream_ca_file: str | None  # PEM bundle that replaces the system roots
-    upstream_max_connections: int
-    upstream_queue_timeout_s: float  # 0: refuse at once
-    upstream_connect_timeout_s: float
-    upstream_response_timeout_s: float  # 0: none
-    upstream_idle_timeout_s: float | None  # None: auto
-
-    # identity
     token_source: Literal["file", "jwtsvid"]
     token_file: str
     token_format: Literal["jwt", "opaque"]
@@ -47,6 +37,20 @@ class Settings:
     svid_refresh_before_s: float
     svid_fetch_timeout_s: float
     svid_on_denied: Literal["serve", "stop"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(IdentityPart):
+    """What `robin sidecar` runs with (sidecar spec section 2)."""
+
+    # upstream
+    upstream: UpstreamUrl
+    upstream_ca_file: str | None  # PEM bundle that replaces the system roots
+    upstream_max_connections: int
+    upstream_queue_timeout_s: float  # 0: refuse at once
+    upstream_connect_timeout_s: float
+    upstream_response_timeout_s: float  # 0: none
+    upstream_idle_timeout_s: float | None  # None: auto
 
     # listeners: LISTEN_ADDR or LISTEN_UDS, with the socket mode of UDS_MODE already in UnixAddress.mode
     listen: tuple[Address, ...]

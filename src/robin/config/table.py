@@ -297,6 +297,8 @@ _UNSAFE = (
     ),
 )
 
+IDENTITY_KEYS = tuple(setting.key for setting in _IDENTITY)
+
 SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
     ("Upstream", _UPSTREAM),
     ("Identity", _IDENTITY),

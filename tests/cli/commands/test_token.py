@@ -22,6 +22,30 @@ async def test_it_shows_header_claims_time_left_and_checks(run_robin: RunRobin, 
     assert int(ended.out.split("time left: ")[1].split()[0]) == pytest.approx(600, abs=60)
 
 
+async def test_the_identity_settings_are_enough(run_robin: RunRobin, token_file: Path) -> None:
+    elsewhere = {"ROBIN_LISTEN_ADDR": "nonsense", "ROBIN_DRAIN_MAX": "soon"}  # no business of this command
+    ended = await run_robin("token", ROBIN_TOKEN_FILE=str(token_file), ROBIN_AUDIENCE="broker.test", **elsewhere)
+    assert (ended.code, ended.err) == (0, "")
+    assert "  ok   audience: contains ROBIN_AUDIENCE" in ended.out
+
+
+async def test_a_command_line_of_the_sidecar_may_be_taken_as_it_is(run_robin: RunRobin, token_file: Path) -> None:
+    ended = await run_robin("token", "--upstream-url", "https://broker.example", "--token-file", str(token_file))
+    assert ended.code == 0
+
+
+async def test_what_is_wrong_with_the_identity_settings_is_exit_2(run_robin: RunRobin) -> None:
+    ended = await run_robin("token", ROBIN_TOKEN_SOURCE="jwtsvid", ROBIN_SVID_FETCH_TIMEOUT="10", ROBIN_AUDIANCE="typo")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.splitlines() == [
+        "robin: ROBIN_AUDIANCE (from env): unknown setting; write ROBIN_AUDIENCE (the nearest), or remove it",
+        'robin: ROBIN_SVID_FETCH_TIMEOUT (from env): "10" has no unit; write 10s or 10ms',
+        "robin: ROBIN_AUDIENCE is required for ROBIN_TOKEN_SOURCE=jwtsvid: set it to the audience that the upstream expects",
+        "robin: ROBIN_SPIFFE_SOCKET is required for ROBIN_TOKEN_SOURCE=jwtsvid: set it to unix:///path/to/agent.sock, "
+        "or set SPIFFE_ENDPOINT_SOCKET",
+    ]
+
+
 async def test_json_says_the_same_to_machines(run_robin: RunRobin, token_file: Path) -> None:
     ended = await run_robin("token", "--json", ROBIN_TOKEN_FILE=str(token_file), **URL)
     said = json.loads(ended.out)

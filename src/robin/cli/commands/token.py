@@ -4,22 +4,22 @@ import argparse
 import json
 import sys
 
-from robin.cli.flags import add_settings, load_or_exit
+from robin.cli.flags import add_settings, identity_or_exit
 from robin.cli.one_token import NoToken, OneToken, fetch_one
 from robin.transport.clock import SystemClock
 from robin.wire.jose import unsafe_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Every setting is a flag."""
+    """Every setting is a flag, so that the sidecar's command line will do; only those of the identity are read."""
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     parser.add_argument("--unsafe-print-token", action="store_true", help="print the raw token: whoever sees it is this workload")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 every check passed, 1 one did not or there is no token, 2 the settings are wrong."""
-    settings = load_or_exit(args).settings
+    """0 every check passed, 1 one did not or there is no token, 2 the settings of the identity are wrong."""
+    settings = identity_or_exit(args)
     try:
         token = fetch_one(settings, SystemClock())
     except NoToken as none:
