@@ -12,6 +12,7 @@ type caller struct {
 	loop    *loop
 	fd      int
 	request []byte
+	asker   *asker              // writes each request anew; nil: the same one again and again
 	done    func(*caller) error // called at the end of each response
 	in      []byte
 	have    int
@@ -35,6 +36,9 @@ func (c *caller) close() { c.loop.remove(c.fd) }
 // send starts the next request; at is when it is deemed to start.
 func (c *caller) send(at int64) error {
 	c.sentAt = at
+	if c.asker != nil {
+		c.request = c.asker.next()
+	}
 	n, err := write(c.fd, c.request)
 	if err == nil && n == len(c.request) && c.upload == 0 {
 		return nil
@@ -105,6 +109,9 @@ func (c *caller) head(n int) error {
 	head := c.in[:end]
 	if !bytes.HasPrefix(head, []byte("HTTP/1.1 200 ")) {
 		return fmt.Errorf("not a 200: %.300q", c.in[:c.have])
+	}
+	if c.asker != nil && !bytes.Contains(head, c.asker.sent.id) {
+		return fmt.Errorf("the answer to another request than %s: %.300q", c.asker.sent.id, head)
 	}
 	if c.left = contentLength(head); c.left < 0 {
 		return fmt.Errorf("no Content-Length: %.300q", head)

@@ -27,6 +27,7 @@ type order struct {
 	Rate    int     `json:"rate"`    // open: requests per second
 	Seconds float64 `json:"seconds"` // closed, open: how long; first: how long to keep trying
 	Sleeps  bool    `json:"sleeps"`  // closed: let the core go idle while there is nothing to do
+	Varied  bool    `json:"varied"`  // closed: no head is the same twice
 	Bytes   int64   `json:"bytes"`   // download, upload: body size
 }
 

@@ -70,6 +70,8 @@ type originConn struct {
 	uploaded   int64 // bytes of this upload in all
 	download   int64 // bytes still to write
 	out        []byte
+	replier    *replier // once a changing answer was asked for
+	reply      []byte   // what it answers when the upload is in
 }
 
 var filler = make([]byte, 256<<10)
@@ -112,6 +114,20 @@ func (c *originConn) head() error {
 	if !bytes.Contains(head, c.credential) {
 		return c.send(deniedAnswer, 0)
 	}
+	line := head[:bytes.IndexByte(head, '\r')]
+	if bytes.Contains(line, []byte(varies)) {
+		if c.replier == nil {
+			c.replier = newReplier()
+		}
+		reply, err := c.replier.reply(head)
+		if err != nil {
+			return err
+		}
+		if line[0] == 'G' {
+			return c.send(reply, 0)
+		}
+		c.reply = reply
+	}
 	if bytes.HasPrefix(head, []byte("POST ")) {
 		c.uploaded = contentLength(head)
 		if c.uploaded < 0 {
@@ -120,7 +136,7 @@ func (c *originConn) head() error {
 		c.upload = c.uploaded
 		return c.drop(rest)
 	}
-	if _, size, found := bytes.Cut(head[:bytes.IndexByte(head, '\r')], []byte("/stream/")); found {
+	if _, size, found := bytes.Cut(line, []byte("/stream/")); found {
 		digits, _, _ := bytes.Cut(size, []byte(" "))
 		n, err := strconv.ParseInt(string(digits), 10, 64)
 		if err != nil {
@@ -134,6 +150,11 @@ func (c *originConn) head() error {
 func (c *originConn) drop(n int64) error {
 	if c.upload -= n; c.upload > 0 {
 		return nil
+	}
+	if c.reply != nil {
+		reply := c.reply
+		c.reply = nil
+		return c.send(reply, 0)
 	}
 	received := fmt.Sprintf(`{"received":%d}`, c.uploaded)
 	return c.send([]byte(answer("200 OK", "application/json", int64(len(received)))+received), 0)

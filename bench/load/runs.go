@@ -25,11 +25,14 @@ func (r *rig) authorization(o order) string {
 func (r *rig) callers(o order, done func(*caller) error) ([]*caller, error) {
 	get := request("GET", "/v1/models/bench-small", o.Target, r.authorization(o), "")
 	all := make([]*caller, 0, o.Conns)
-	for range o.Conns {
+	for number := range o.Conns {
 		c, err := newCaller(r.loop, o.Target, get, done)
 		if err != nil {
 			closeAll(all)
 			return nil, err
+		}
+		if o.Varied {
+			c.asker = newAsker(number, o.Target, r.authorization(o))
 		}
 		all = append(all, c)
 	}

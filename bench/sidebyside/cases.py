@@ -19,15 +19,22 @@ def small(stage: Stage) -> None:
         stage.take_turns([_direct(stage), *line_up], lambda running, turn: _capacity(stage, running, turn, "small"))
 
 
+def varied(stage: Stage) -> None:
+    """The same with heads that change on each exchange, both ways; one request in four is a POST with a body."""
+    stage.say(f"varied: {CONNECTIONS} connections, {stage.lengths.closed_s:g} s a turn")
+    with stage.all() as line_up:
+        stage.take_turns([_direct(stage), *line_up], lambda running, turn: _capacity(stage, running, turn, "varied", varied=True))
+
+
 def asleep(stage: Stage) -> None:
-    """The same, but the load's core may go idle, so that a proxy's write has to wake it."""
+    """Like `small`, but the load's core may go idle, so that a proxy's write has to wake it."""
     stage.say(f"asleep: {CONNECTIONS} connections, {stage.lengths.closed_s:g} s a turn")
     with stage.all() as line_up:
         stage.take_turns([_direct(stage), *line_up], lambda running, turn: _capacity(stage, running, turn, "asleep", sleeps=True))
 
 
 def tls(stage: Stage) -> None:
-    """The same with TLS to the upstream; there is no direct line, since the load generator speaks plain HTTP."""
+    """Like `small` with TLS to the upstream; there is no direct line, since the load generator speaks plain HTTP."""
     stage.say(f"tls: {CONNECTIONS} connections, {stage.lengths.closed_s:g} s a turn")
     with stage.all(tls=True) as line_up:
         stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "tls"))
@@ -109,6 +116,7 @@ def startup(stage: Stage) -> None:
 
 CASES: dict[str, Callable[[Stage], None]] = {
     "small": small,
+    "varied": varied,
     "asleep": asleep,
     "tls": tls,
     "streams": streams,
@@ -123,16 +131,18 @@ def _direct(stage: Stage) -> Running:
     return Running(name=DIRECT, address=stage.load.upstream)
 
 
-def _capacity(stage: Stage, running: Running, turn: int, row: str, *, sleeps: bool = False) -> str:
-    stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=stage.lengths.warm_s)
-    answer, spent = _timed(stage, running, "closed", conns=CONNECTIONS, seconds=stage.lengths.closed_s, sleeps=sleeps)
+def _capacity(stage: Stage, running: Running, turn: int, row: str, **how: bool) -> str:
+    stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=stage.lengths.warm_s, **how)
+    answer, spent = _timed(stage, running, "closed", conns=CONNECTIONS, seconds=stage.lengths.closed_s, **how)
     speed = answer["requests"] / answer["seconds"]
     stage.ledger.add(row, running.name, turn, speed)
-    if running.process:
-        stage.ledger.add(f"{row}_cpu", running.name, turn, spent / answer["requests"] * 1e6)
-        stage.ledger.add(f"{row}_busy", running.name, turn, spent / answer["seconds"] * 100)
-        stage.ledger.add(f"{row}_p99", running.name, turn, answer["p99_us"])
-    return f"{speed:,.0f}"
+    if running.process is None:
+        return f"{speed:,.0f}"
+    each = spent / answer["requests"] * 1e6
+    stage.ledger.add(f"{row}_cpu", running.name, turn, each)
+    stage.ledger.add(f"{row}_busy", running.name, turn, spent / answer["seconds"] * 100)
+    stage.ledger.add(f"{row}_p99", running.name, turn, answer["p99_us"])
+    return f"{speed:,.0f} ({each:.1f} µs)"
 
 
 def _timed(stage: Stage, running: Running, op: str, **details: float) -> tuple[dict[str, float], float]:

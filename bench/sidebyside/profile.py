@@ -14,13 +14,14 @@ from sidebyside.machine import cpu_split, shut_others_out
 from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
 
 WARM_REQUESTS_S = 0.5
+HOW: Mapping[str, Mapping[str, bool]] = {"small": {}, "varied": {"varied": True}, "asleep": {"sleeps": True}, "tls": {}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0 when Robin was measured."""
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
-    parser.add_argument("--tls", action="store_true", help="TLS upstream")
+    parser.add_argument("--case", choices=HOW, default="small", help="the load, as in bench/run (small)")
     parser.add_argument("--undisturbed", action="store_true", help="as root: come before everything else on the two cores")
     parser.add_argument("--set", action="append", default=[], metavar="ROBIN_X=VALUE", help="a setting to try, repeatable")
     parser.add_argument(
@@ -39,20 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     robin = _adjusted(robin, dict(setting.split("=", 1) for setting in asked.set))
     with raised(program, [robin], Ledger(), FULL) as stage:
         if not asked.calls:
-            _measure(stage, robin, asked.seconds, tls=asked.tls)
+            _measure(stage, robin, asked.seconds, asked.case)
             return 0
         raw = asked.keep or stage.work / "robin.profile"
-        requests = _measure(stage, _profiled(robin, raw), asked.seconds, tls=asked.tls)
+        requests = _measure(stage, _profiled(robin, raw), asked.seconds, asked.case)
         _print_calls(raw, requests, asked.lines)
     return 0
 
 
-def _measure(stage: Stage, robin: Contender, seconds: float, *, tls: bool) -> float:
+def _measure(stage: Stage, robin: Contender, seconds: float, case: str) -> float:
     """Print the turn's numbers; returns how many requests the process served in all."""
-    with stage.one(robin, tls=tls) as running:
-        warm = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=WARM_REQUESTS_S)
+    with stage.one(robin, tls=case == "tls") as running:
+        warm = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=WARM_REQUESTS_S, **HOW[case])
         before = cpu_split(running.pids())
-        answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds)
+        answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds, **HOW[case])
         after = cpu_split(running.pids())
     user, system = ((b - a) / answer["requests"] * 1e6 for a, b in zip(before, after, strict=True))
     speed = answer["requests"] / answer["seconds"]
