@@ -10,8 +10,10 @@ from sidebyside import page, tools
 from sidebyside.cases import CASES
 from sidebyside.contenders import CONTENDERS, Contender
 from sidebyside.ledger import Ledger
-from sidebyside.machine import describe, shut_others_out
+from sidebyside.machine import busy_shares, choose_cores, describe, shut_others_out
 from sidebyside.stage import FULL, QUICK, raised
+
+LOOK_S, QUIET_PERCENT = 1.0, 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"bench: cannot measure anything: {missing}") from missing
     present, versions, missing_names = _muster(asked.contender)
     now = datetime.datetime.now(datetime.UTC)
-    facts = {"command": f"`{_command(asked)}`", "date": now.strftime("%Y-%m-%d %H:%M UTC"), "machine": describe()}
+    facts = {
+        "command": f"`{_command(asked)}`",
+        "date": now.strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": describe(),
+        "before the run": _quiet(asked),
+    }
     ledger = Ledger()
     with raised(program, present, ledger, QUICK if asked.quick else FULL) as stage:
         for name in asked.only or CASES:
@@ -54,6 +61,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if asked.write and (asked.quick or asked.only or asked.contender):
         parser.error("--write publishes a whole run: leave out --quick, --only and --contender")
     return asked
+
+
+def _quiet(asked: argparse.Namespace) -> str:
+    """How busy others keep the two cores; raises SystemExit when a result on such a machine would be published."""
+    shares = busy_shares(choose_cores(), LOOK_S)
+    said = ", ".join(f"{name} {share:.0f} % in use by others" for name, share in shares.items())
+    if asked.undisturbed or max(shares.values()) <= QUIET_PERCENT:
+        return said
+    if asked.write:
+        raise SystemExit(f"bench: not to be published, the machine is not quiet: {said}; end what runs there, or as root add --undisturbed")
+    print(f"bench: NOT QUIET: {said}; trust processor time and ratios only", file=sys.stderr, flush=True)
+    return f"NOT QUIET: {said}"
 
 
 def _muster(asked: Sequence[str] | None) -> tuple[list[Contender], dict[str, str], list[str]]:

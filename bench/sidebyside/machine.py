@@ -6,6 +6,7 @@ Memory is in bytes, and MB in this bench is 1,000,000 bytes.
 import os
 import platform
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,29 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def busy_shares(cores: Cores, seconds: float) -> dict[str, float]:
+    """Percent of each core that is in use, or taken away by the hypervisor, while we only look."""
+    before = _core_ticks()
+    time.sleep(seconds)
+    after = _core_ticks()
+    shares = {}
+    for name, core in (("proxy core", cores.proxy), ("load core", cores.load)):
+        idle, whole = (after[core][i] - before[core][i] for i in range(2))
+        shares[name] = 100 * (whole - idle) / max(1, whole)
+    return shares
+
+
+def _core_ticks() -> dict[int, tuple[int, int]]:
+    """Ticks that each core was idle, and all its ticks."""
+    found = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            spent = [int(tick) for tick in ticks[:8]]  # what follows is counted in them already
+            found[int(name[3:])] = (spent[3] + spent[4], sum(spent))
+    return found
 
 
 def shut_others_out() -> None:
