@@ -33,7 +33,10 @@ def by_robin(data: bytes) -> tuple[bytes, bool, str]:
     """Payload, whether the body ended, and the reason word of a refusal."""
     decoder = ChunkedDecoder()
     try:
-        pieces, _ = decoder.decode(data)
+        pieces, used = decoder.decode(data)
+        while decoder.eager:
+            more, further = decoder.decode(data[used:])
+            pieces, used = pieces + more, used + further
     except FramingError as error:
         return b"", False, str(error).partition(":")[0]
     return b"".join(pieces), decoder.done, ""

@@ -63,6 +63,9 @@ def forward(raw: bytes) -> bytes:
     if head.framing is Framing.CHUNKED:
         decoder = ChunkedDecoder()
         pieces, used = decoder.decode(rest)
+        while decoder.eager:
+            more, further = decoder.decode(rest[used:])
+            pieces, used = pieces + more, used + further
         assert decoder.done
         assert used == len(rest)
         return outbound + b"".join(chunk(piece) for piece in pieces if piece) + last_chunk(decoder.trailers)

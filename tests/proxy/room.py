@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,30 @@ class CallerEnd:
         assert self.task is not None
         async with asyncio.timeout(10):
             await asyncio.wait([self.task])
+
+
+class Leaps:
+    """Watches a count at each turn of the loop; `largest`: by how much it grew within one."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._last = count()
+        self._handle: asyncio.Handle | None = None
+        self.largest = 0
+
+    def __enter__(self) -> "Leaps":
+        self._look()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._handle is not None
+        self._handle.cancel()
+
+    def _look(self) -> None:
+        now = self._count()
+        self.largest = max(self.largest, now - self._last)
+        self._last = now
+        self._handle = asyncio.get_running_loop().call_soon(self._look)
 
 
 @asynccontextmanager

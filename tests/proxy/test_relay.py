@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
-from tests.proxy.room import Room
+from tests.proxy.room import Leaps, Room
 
 from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, answer, response
 from robin.testing.server import Script
+from robin.wire.framing import CHUNKS_A_TURN
 
 GET = b"GET / HTTP/1.%d\r\nHost: localhost\r\n\r\n"
 
@@ -176,5 +177,29 @@ async def test_a_caller_that_leaves_ends_its_upstream_connection(room: Room, ups
     await caller.receive(until=b"abc")
     await caller.hang_up()
     assert await (await upstream.connection(0)).wait_ended() in {"eof", "reset"}
+    assert room.outcomes() == {"client_closed": 1}
+    await room.settled()
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+async def test_a_flood_of_small_chunks_leaves_turns_to_others(room: Room, upstream: RecordingUpstream, minor: int) -> None:
+    """One read of the loop holds ten thousands of them, and all in one go would keep every other caller waiting."""
+    upstream.script = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+    caller = room.call()
+    with Leaps(lambda: room.house.metrics.body_bytes_out) as leaps:
+        await caller.send((GET % minor)[:-2] + b"Connection: close\r\n\r\n")
+        _, _, body = (await caller.receive()).partition(b"\r\n\r\n")
+    assert (unchunked(body) if minor else body) == b"x" * 100_000
+    assert 0 < leaps.largest <= CHUNKS_A_TURN
+    await caller.hang_up()
+    await room.settled()
+
+
+async def test_a_caller_that_leaves_amid_a_flood_of_small_chunks_ends_it(room: Room, upstream: RecordingUpstream) -> None:
+    upstream.script = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 400_000, end="stay")
+    caller = room.call()
+    await caller.send(GET % 1)
+    await caller.receive(until=b"\r\n\r\n")
+    await caller.hang_up()
     assert room.outcomes() == {"client_closed": 1}
     await room.settled()

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
-from tests.proxy.room import Room
+from tests.proxy.room import Leaps, Room
 
 from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, response
 from robin.testing.waiting import eventually
+from robin.wire.framing import CHUNKS_A_TURN
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -197,5 +198,18 @@ async def test_an_upstream_that_does_not_read_holds_the_caller_back(room: Room, 
     go.set()
     assert (await caller.receive(until=b"ok")).startswith(b"HTTP/1.1 200 OK")
     await sending
+    await caller.hang_up()
+    await room.settled()
+
+
+async def test_a_flood_of_small_chunks_leaves_turns_to_others(room: Room, upstream: RecordingUpstream) -> None:
+    """One read of the loop holds ten thousands of them, and all in one go would keep every other caller waiting."""
+    caller = room.call()
+    with Leaps(lambda: room.house.metrics.body_bytes_in) as leaps:
+        await caller.send(CHUNKED + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        await caller.receive(until=b"\r\n\r\n")
+    assert room.house.metrics.body_bytes_in == 100_000
+    assert 0 < leaps.largest <= CHUNKS_A_TURN
+    assert upstream.requests[0].body == b"x" * 100_000
     await caller.hang_up()
     await room.settled()

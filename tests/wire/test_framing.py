@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from robin.model.message import Field
 from robin.wire.fields import read_line
-from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
+from robin.wire.framing import CHUNKS_A_TURN, ChunkedDecoder, FramingError, chunk, last_chunk
 
 TRAILERS = st.lists(
     st.builds(
@@ -28,6 +28,7 @@ def decode(octets: bytes, cuts: list[int]) -> tuple[bytes, list[Field], bytes, b
             pieces, used = decoder.decode(held)
             payload += b"".join(pieces)
             del held[:used]
+            assert not decoder.eager
     return payload, decoder.trailers, bytes(held), decoder.done
 
 
@@ -55,6 +56,19 @@ def test_a_body_that_is_cut_short_is_never_done(payloads: list[bytes], data: st.
     payload, _, _, done = decode(octets[:end], list(range(end)))
     assert not done
     assert b"".join(payloads).startswith(payload)
+
+
+def test_a_flood_of_small_chunks_is_decoded_a_little_at_a_time() -> None:
+    decoder, held, payload, turns = ChunkedDecoder(), bytearray(b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n"), b"", 0
+    while not decoder.done:
+        pieces, used = decoder.decode(held)
+        assert len(pieces) <= CHUNKS_A_TURN
+        assert used, "a turn that brings nothing would be the last"
+        del held[:used]
+        assert decoder.eager is (not decoder.done)
+        payload += b"".join(pieces)
+        turns += 1
+    assert (payload, turns) == (b"x" * 5000, -(-5000 // CHUNKS_A_TURN))
 
 
 PARTS = st.sampled_from(

@@ -4,6 +4,7 @@ Rules a reader must keep: what the upstream says is parsed whole before a byte o
 direction; an upstream connection is `reusable` only after a whole and clean answer with nothing behind it.
 """
 
+import asyncio
 import math
 from typing import Final
 
@@ -217,7 +218,7 @@ class Relay:
                 first = b""
             if decoder.done:
                 return
-            await self._next_piece(partial=bool(upstream.received))
+            await self._next_piece(partial=bool(upstream.received) and not decoder.eager)
 
     async def _bring_rest(self, first: bytes, *, chunked: bool) -> None:
         """A body that ends with its connection: chunked for an HTTP/1.1 caller."""
@@ -272,6 +273,9 @@ class Relay:
             upstream.hold()
             await self._drain()
         if upstream.received and not partial:
+            await asyncio.sleep(0)  # a flood of small chunks: others have their turn
+            if downstream.ended:
+                raise CallerLeft
             return
         upstream.deadline_at = self.house.now() + self._idle_s
         more = await upstream.fill()

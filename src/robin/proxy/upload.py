@@ -115,6 +115,9 @@ class Upload:
                 downstream.deadline_at = upstream.deadline_at = house.now() + idle_s
                 await upstream.drain()
                 upstream.deadline_at = math.inf
+            if self._decoder is not None and self._decoder.eager:
+                await asyncio.sleep(0)  # a flood of small chunks: others have their turn
+                continue
             downstream.deadline_at = house.now() + idle_s
             if not await downstream.fill():
                 raise Ended

@@ -1,7 +1,8 @@
 """Where a body ends: chunked coding taken apart and put together again, sans-I/O (RFC 9112 section 7.1).
 
 Rules a reader must keep: what a chunk line costs beyond its data is bounded over the whole message (64 bytes a chunk and 16 KiB), so
-endless zeros, extensions or one-byte chunks cannot hold memory; extensions are dropped; trailers are kept apart, never merged.
+endless zeros, extensions or one-byte chunks cannot hold memory; a flood of small chunks is decoded a little at a time, so that it does
+not hold the loop either; extensions are dropped; trailers are kept apart, never merged.
 """
 
 import re
@@ -21,6 +22,7 @@ _OVERHEAD_BYTES: Final = 16384
 _OVERHEAD_PER_CHUNK: Final = 64
 _TRAILER_BYTES: Final = 8192
 _TRAILER_FIELDS: Final = 32
+CHUNKS_A_TURN: Final = 1024  # about 1.5 ms
 
 _NEVER_TRAILING: Final = frozenset({b"content-length", b"transfer-encoding"})  # they frame: refused, not dropped
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -31,14 +33,18 @@ class FramingError(Exception):
 
 
 class ChunkedDecoder:
-    """Takes a chunked body apart. After `done`, `trailers` holds the trailer fields and what follows in the buffer is not ours."""
+    """Takes a chunked body apart. After `done`, `trailers` holds the trailer fields and what follows in the buffer is not ours.
 
-    __slots__ = ("_chunks", "_need", "_overhead", "_phase", "_scanned", "done", "trailers")
+    `eager`: it stopped for the sake of others, and what is left in the buffer can be decoded without more.
+    """
+
+    __slots__ = ("_chunks", "_need", "_overhead", "_phase", "_scanned", "done", "eager", "trailers")
 
     _LINE, _BODY, _END, _TRAILERS = range(4)
 
     def __init__(self) -> None:
         self.done = False
+        self.eager = False
         self.trailers: list[Field] = []
         self._phase = self._LINE
         self._need = 0  # bytes of the present chunk still to come
@@ -47,10 +53,11 @@ class ChunkedDecoder:
         self._scanned = 0  # bytes of an unfinished line or trailer section that were looked at
 
     def decode(self, buffer: bytes | bytearray) -> tuple[list[bytes], int]:
-        """Decode what `buffer` holds: the payload pieces, and how many bytes of it were used (the rest must be shown again, with more).
+        """Decode what `buffer` holds, CHUNKS_A_TURN at most: the payload pieces, and how many bytes of it were used.
 
-        Raises FramingError.
+        The rest must be shown again, with more unless `eager`. Raises FramingError.
         """
+        self.eager = False
         pieces: list[bytes] = []
         at, end = 0, len(buffer)
         while at < end:
@@ -70,6 +77,9 @@ class ChunkedDecoder:
                 at += 2
                 self._phase = self._LINE
             elif self._phase == self._LINE:
+                if len(pieces) >= CHUNKS_A_TURN:
+                    self.eager = True
+                    break
                 used = self._read_line(buffer, at)
                 if not used:
                     break
