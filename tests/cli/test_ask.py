@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from robin.cli.ask import Answer, Unanswered, add_admin, admin_places, ask, dialled
 from robin.model.address import ActivatedAddress, TcpAddress, UnixAddress
+from robin.testing.connection import ScriptedConnection
 from robin.testing.process import free_port
 from robin.testing.recording_upstream import RecordingUpstream, answer, response
 
@@ -65,6 +67,43 @@ def test_nobody_there_is_told_from_somebody_silent(tmp_path: Path) -> None:
         with pytest.raises(Unanswered) as unanswered:
             ask((TcpAddress(host="127.0.0.1", port=free_port()), silent), "GET", "/healthz", timeout_s=0.1)
     assert not unanswered.value.gone
+
+
+def test_somebody_who_may_not_be_asked_is_not_gone(tmp_path: Path) -> None:
+    (tmp_path / "folder").touch()
+    with pytest.raises(Unanswered) as unanswered:
+        ask((UnixAddress(path=str(tmp_path / "folder" / "a.sock")),), "GET", "/healthz")
+    assert (unanswered.value.gone, unanswered.value.code) == (False, errno.ENOTDIR)
+
+
+async def test_somebody_who_answers_a_byte_at_a_time_is_left_at_the_deadline() -> None:
+    async def dribble(connection: ScriptedConnection) -> None:
+        while True:
+            await connection.send(b"x")
+            await asyncio.sleep(0.02)
+
+    async with RecordingUpstream(dribble) as slow:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unanswered) as unanswered:
+            await asyncio.to_thread(ask, (TcpAddress(host="127.0.0.1", port=slow.port),), "GET", "/healthz", timeout_s=0.3)
+        assert asyncio.get_running_loop().time() - began < 2
+    assert not unanswered.value.gone
+
+
+@pytest.mark.parametrize(
+    ("body", "ready_page"),
+    [
+        (b'{"status":"ready","reasons":[],"identity":{"source":"file","state":"fresh","expires_in_s":9}}\n', True),
+        (b'{"status":"ready","reasons":[],"identity":{}}', False),
+        (b'{"status":"ready","reasons":[]}', False),
+        (b'{"status":"up"}', False),
+        (b"ok\n", False),
+        (b"[]", False),
+        (b"\xff", False),
+    ],
+)
+def test_the_page_of_a_robin_is_told_from_others(body: bytes, ready_page: bool) -> None:
+    assert Answer(status=200, body=body).readiness is ready_page
 
 
 def test_every_interface_is_asked_on_loopback_and_a_passed_socket_nowhere() -> None:

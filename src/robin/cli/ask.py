@@ -7,16 +7,18 @@ import json
 import socket
 import sys
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from robin.cli.flags import given, refuse
 from robin.config.load import environment, load_value
 from robin.config.parse import Refusal
 from robin.config.place import parse_admin
 from robin.model.address import Address, TcpAddress, UnixAddress
+from robin.transport.clock import SystemClock
 
 ANSWER_BYTES = 65536
 CALL_S = 2.0
+_CLOCK = SystemClock()
 
 # No listener, no socket file, or no such address family on this machine.
 _NOBODY_THERE = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
@@ -30,6 +32,21 @@ class Answer:
 
     status: int
     body: bytes
+    proxy_status: str = ""
+
+    @property
+    def readiness(self) -> bool:
+        """Whether the body is that of a Robin's probe, and not of some other program's."""
+        try:
+            said = json.loads(self.body)
+            return (*said, *said["identity"]) == ("status", "reasons", "identity", "source", "state", "expires_in_s")
+        except (ValueError, TypeError, KeyError):
+            return False
+
+    @property
+    def refusal(self) -> bool:
+        """Whether a Robin's proxy plane answered by itself (RFC 9209)."""
+        return self.proxy_status.startswith("robin;")
 
     @property
     def reasons(self) -> str:
@@ -42,29 +59,46 @@ class Answer:
 
 
 class Unanswered(Exception):
-    """Nobody answered. `gone`: nothing listens there at all."""
+    """Nobody answered. `code`: the errno, None where it is none. `gone`: nothing listens there at all."""
 
-    def __init__(self, place: str, why: str, *, gone: bool) -> None:
+    def __init__(self, place: str, why: str, code: int | None) -> None:
         super().__init__(f"no answer from {place}: {why}")
-        self.gone = gone
+        self.code = code
+        self.gone = code in _NOBODY_THERE
+
+
+class _Timed(socket.socket):
+    """Reads until one deadline for all, whatever comes in between: who listens there may be a stranger."""
+
+    deadline_at = 0.0
+
+    def recv_into(self, *arguments: Any) -> int:
+        left_s = self.deadline_at - _CLOCK.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self.settimeout(left_s)
+        return super().recv_into(*arguments)
 
 
 class _Call(http.client.HTTPConnection):
     """HTTP over TCP or a Unix socket."""
 
     def __init__(self, place: Place, timeout_s: float) -> None:
-        host = place.host if isinstance(place, TcpAddress) else "localhost"
+        host = str(place) if isinstance(place, TcpAddress) else "localhost"
         super().__init__(host, timeout=timeout_s)
         self._place = place
         self._timeout_s = timeout_s
 
     def connect(self) -> None:
-        if isinstance(self._place, TcpAddress):
-            self.sock = socket.create_connection((self._place.host, self._place.port), self._timeout_s)
-            return
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        place = self._place
+        if isinstance(place, UnixAddress):
+            family = socket.AF_UNIX
+        else:
+            family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        self.sock = _Timed(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.deadline_at = _CLOCK.monotonic() + self._timeout_s
         self.sock.settimeout(self._timeout_s)
-        self.sock.connect(self._place.path)
+        self.sock.connect(place.path if isinstance(place, UnixAddress) else (place.host, place.port))
 
 
 def add_admin(parser: argparse.ArgumentParser) -> None:
@@ -109,11 +143,12 @@ def ask(places: tuple[Place, ...], method: str, path: str, *, timeout_s: float =
         try:
             call.request(method, path, headers={"Connection": "close"})
             response = call.getresponse()
-            return Answer(status=response.status, body=response.read(ANSWER_BYTES))
+            said = response.getheader("Proxy-Status", "")
+            return Answer(status=response.status, body=response.read(ANSWER_BYTES), proxy_status=said)
         except (OSError, http.client.HTTPException) as error:
-            gone = isinstance(error, OSError) and error.errno in _NOBODY_THERE
+            code = error.errno if isinstance(error, OSError) else None
             why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            unanswered.append(Unanswered(str(place), why, gone=gone))
+            unanswered.append(Unanswered(str(place), why, code))
         finally:
             call.close()
     unanswered.sort(key=lambda one: one.gone)  # a place that is there but silent says more than one that is gone

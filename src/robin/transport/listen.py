@@ -21,7 +21,11 @@ _PAUSE_S: Final = 1.0
 
 
 class BindError(Exception):
-    """An address cannot be bound; the message names it and the fix."""
+    """An address cannot be bound; the message names it and the fix. `taken`: somebody listens there."""
+
+    def __init__(self, message: str, *, taken: bool = False) -> None:
+        super().__init__(message)
+        self.taken = taken
 
 
 class BoundSocket:
@@ -94,8 +98,9 @@ def _bind_tcp(address: TcpAddress) -> list[BoundSocket]:
             return _bind_tcp(TcpAddress(host="0.0.0.0", port=address.port))  # noqa: S104 - asked for by an empty host
         if address.best_effort and error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
             return []
-        why = "the address is in use; stop the other process or choose another port" if error.errno == errno.EADDRINUSE else error.strerror
-        raise BindError(f"{address}: {why}") from None
+        taken = error.errno == errno.EADDRINUSE
+        why = "the address is in use; stop the other process or choose another port" if taken else error.strerror
+        raise BindError(f"{address}: {why}", taken=taken) from None
     bound = sock.getsockname()
     return [BoundSocket(sock, str(TcpAddress(host=address.host, port=bound[1])))]
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from tests.cli.conftest import RunRobin
+from tests.journeys.life import shell
 
 from robin.testing.authority import IdentityAuthority
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.process import SidecarProcess, free_port
-from robin.testing.recording_upstream import RecordingUpstream, hold
+from robin.testing.recording_upstream import RecordingUpstream, answer, hold, response
 from robin.testing.waiting import eventually
 
 QUIET = {"ROBIN_LISTEN_ADDR": "127.0.0.1:0", "ROBIN_ADMIN_ADDR": "127.0.0.1:0"}
@@ -200,21 +201,78 @@ async def test_taken_ports_are_named(run_robin: RunRobin, token_file: Path) -> N
         code, findings = await examine(run_robin, ROBIN_TOKEN_FILE=str(token_file), ROBIN_LISTEN_ADDR=listen, ROBIN_ADMIN_ADDR=admin)
     assert code == 1
     assert found(findings, "port", "fail") == [
-        f"{listen} of ROBIN_LISTEN_ADDR: the address is in use",
-        f"{admin} of ROBIN_ADMIN_ADDR: the address is in use",
+        f"{listen} of ROBIN_LISTEN_ADDR is held by another program",
+        f"{admin} of ROBIN_ADMIN_ADDR is held by another program",
     ]
+    fixes = [finding["fix"] for finding in findings if finding["subject"] == "port"]
+    assert fixes == [f"change {key}, or end that program (ss -ltnp shows it)" for key in ("ROBIN_LISTEN_ADDR", "ROBIN_ADMIN_ADDR")]
 
 
-async def test_ports_of_a_running_robin_are_no_failure(run_robin: RunRobin, token_file: Path) -> None:
+async def test_ports_of_a_running_robin_are_no_failure_and_no_request_of_its_goes_on(run_robin: RunRobin, token_file: Path) -> None:
     token = {"ROBIN_TOKEN_FILE": str(token_file)}
     async with RecordingUpstream(hold) as upstream, SidecarProcess(upstream_url=upstream.url, settings=token) as sidecar:
         await sidecar.started()
         settings = {"ROBIN_LISTEN_ADDR": sidecar.listen[0], "ROBIN_ADMIN_ADDR": sidecar.admin[0], **token}
         code, findings = await examine(run_robin, ROBIN_UPSTREAM_URL=upstream.url, **settings)
+        assert [bytes(connection.received) for connection in upstream.connections] == [b""]
     assert code == 0
-    assert [what.partition(": ")[2] for what in found(findings, "port", "ok")] == [
-        "the address is in use (a running Robin answers at ROBIN_ADMIN_ADDR)"
-    ] * 2
+    assert found(findings, "port", "ok") == [
+        f"{sidecar.listen[0]} of ROBIN_LISTEN_ADDR is held by a running Robin",
+        f"{sidecar.admin[0]} of ROBIN_ADMIN_ADDR is held by a running Robin",
+    ]
+
+
+async def test_beside_a_running_robin_another_program_on_a_port_is_still_a_failure(run_robin: RunRobin, token_file: Path) -> None:
+    token = {"ROBIN_TOKEN_FILE": str(token_file)}
+    page = answer(response(200, b"ok\n"))
+    async with RecordingUpstream(page) as other, SidecarProcess(upstream_url="http://127.0.0.1:9", settings=token) as sidecar:
+        await sidecar.started()
+        code, findings = await examine(run_robin, ROBIN_LISTEN_ADDR=f"127.0.0.1:{other.port}", ROBIN_ADMIN_ADDR=sidecar.admin[0], **token)
+        assert [(request.method, request.values(b"authorization")) for request in other.requests] == [(b"TRACE", [])]
+        assert code == 1
+        assert found(findings, "port", "fail") == [f"127.0.0.1:{other.port} of ROBIN_LISTEN_ADDR is held by another program"]
+        # a Robin in the wrong place is no comfort either: its proxy where the probes should be, and the other way round
+        swapped = {"ROBIN_LISTEN_ADDR": sidecar.admin[0], "ROBIN_ADMIN_ADDR": sidecar.listen[0]}
+        code, findings = await examine(run_robin, **swapped, **token)
+        assert code == 1
+        assert len(found(findings, "port", "fail")) == 2
+
+
+async def test_a_socket_that_a_running_robin_serves(run_robin: RunRobin, token_file: Path, tmp_path: Path) -> None:
+    path, admin = tmp_path / "robin.sock", tmp_path / "admin.sock"
+    settings = {"ROBIN_TOKEN_FILE": str(token_file), "ROBIN_LISTEN_UDS": str(path), "ROBIN_ADMIN_ADDR": f"unix:{admin}"}
+    for uids in ({}, {"ROBIN_PEERCRED_ALLOW_UIDS": "none"}):
+        async with SidecarProcess(upstream_url="http://127.0.0.1:9", settings={**settings, **uids}) as sidecar:
+            await sidecar.started()
+            _, findings = await examine(run_robin, **{**settings, **uids, "ROBIN_LISTEN_ADDR": ""})
+        assert found(findings, "socket", "ok") == [
+            f"{path} of ROBIN_LISTEN_UDS is served by a running Robin",
+            f"{admin} of ROBIN_ADMIN_ADDR is served by a running Robin",
+        ]
+
+
+async def test_a_socket_of_another_program_and_a_dead_one(run_robin: RunRobin, token_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "robin.sock"
+    settings = {"ROBIN_TOKEN_FILE": str(token_file), "ROBIN_LISTEN_UDS": str(path), "ROBIN_LISTEN_ADDR": ""}
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        code, findings = await examine(run_robin, **settings)
+        assert code == 1
+        assert found(findings, "socket", "fail") == [f"{path} of ROBIN_LISTEN_UDS is served by another program"]
+    _, findings = await examine(run_robin, **settings)
+    assert found(findings, "socket", "ok") == [f"{path} of ROBIN_LISTEN_UDS is a dead socket of an earlier run, which Robin replaces"]
+    assert path.exists()
+
+
+async def test_the_hard_limit_of_open_files_is_what_counts(run_robin: RunRobin, token_file: Path) -> None:
+    few = {"ROBIN_TOKEN_FILE": str(token_file), "ROBIN_MAX_CONNECTIONS": "100", "ROBIN_UPSTREAM_MAX_CONNECTIONS": "100"}
+    for script, health in (("ulimit -Sn 200; ulimit -Hn 328", "ok"), ("ulimit -Sn 200; ulimit -Hn 327", "warn")):
+        ended = await run_robin("doctor", "--json", program=shell(script), **{"ROBIN_UPSTREAM_URL": "http://127.0.0.1:9", **QUIET, **few})
+        (finding,) = [one for one in json.loads(ended.out)["findings"] if one["subject"] == "open files"]
+        assert finding["status"] == health
+    assert finding["what"] == "327 allowed at most (`ulimit -Hn`), 328 wanted at most"
+    assert finding["fix"] == "ulimit -Hn 328 (systemd: LimitNOFILE=328), or lower ROBIN_MAX_CONNECTIONS"
 
 
 async def test_the_folder_of_a_unix_socket(run_robin: RunRobin, token_file: Path, tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
-"""This machine: ports that are free, the folder of a socket, the limit of open files, and proxy variables that Robin does not obey."""
+"""This machine: who holds each address, the folder of a socket, the limit of open files, and proxy variables that Robin does not obey.
 
+Who listens where Robin would is asked: an admin plane for its readiness, a proxy plane with a TRACE, which Robin refuses by itself. Neither
+question carries a credential, and neither answer can come from another program by chance.
+"""
+
+import errno
 import os
 import resource
 import stat
 from collections.abc import Iterator, Mapping
 
 from robin.cli.ask import Unanswered, ask, dialled
-from robin.cli.findings.finding import Finding, Health, fail, ok, warn
+from robin.cli.findings.finding import Finding, fail, ok, warn
 from robin.config.settings import Settings
-from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
+from robin.model.address import Address, TcpAddress, UnixAddress
 from robin.transport.listen import BindError, bind
 
 SPARE_FILES = 128  # standard streams, listeners, event loop, admin connections, token file
@@ -17,13 +22,12 @@ _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Listeners, then limits, then the environment."""
-    running = any(_robin_answers(address) for address in settings.admin)
     for variable, addresses in (
         ("ROBIN_LISTEN_UDS" if settings.peercred else "ROBIN_LISTEN_ADDR", settings.listen),
         ("ROBIN_ADMIN_ADDR", settings.admin),
     ):
         for address in addresses:
-            yield _place(variable, address, running=running)
+            yield _place(variable, address)
     yield _open_files(settings)
     present = [name for name in _PROXY_VARIABLES for name in (name, name.lower()) if environ.get(name)]
     if present:
@@ -31,30 +35,26 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield warn("proxy variables", f"{', '.join(present)}: set, but not obeyed", fix)
 
 
-def _robin_answers(address: Address) -> bool:
-    try:
-        return any(ask((place,), "GET", "/readyz").reasons for place in dialled(address))
-    except Unanswered:
-        return False
+def _robin_answers(variable: str, address: Address) -> bool:
+    """Whether a Robin's plane of that variable is there. Raises Unanswered."""
+    places = dialled(address)
+    return ask(places, "GET", "/readyz").readiness if variable == "ROBIN_ADMIN_ADDR" else ask(places, "TRACE", "/").refusal
 
 
-def _place(variable: str, address: Address, *, running: bool) -> Finding:
+def _place(variable: str, address: Address) -> Finding:
     if isinstance(address, TcpAddress):
-        finding = _port(variable, address)
-    elif isinstance(address, UnixAddress):
-        finding = _socket_path(variable, address.path)
-    else:
-        assert isinstance(address, ActivatedAddress)
-        return ok("listener", f"{address} of {variable}: systemd passes it at the start")
-    if running and finding.health is Health.FAIL:
-        return ok(finding.subject, f"{finding.what} (a running Robin answers at ROBIN_ADMIN_ADDR)")
-    return finding
+        return _port(variable, address)
+    if isinstance(address, UnixAddress):
+        return _socket_path(variable, address)
+    return ok("listener", f"{address} of {variable}: systemd passes it at the start")
 
 
 def _port(variable: str, address: TcpAddress) -> Finding:
     try:
         bound = bind(address, {}, lambda _event, _text: None)
     except BindError as error:
+        if error.taken:
+            return _taken(variable, address)
         what, _, why = str(error).partition(": ")
         why, _, fix = why.partition("; ")
         return fail("port", f"{what or address} of {variable}: {why}", fix or "choose a port above 1023 and an address of this machine")
@@ -63,31 +63,65 @@ def _port(variable: str, address: TcpAddress) -> Finding:
     return ok("port", f"{address} of {variable} is free" if bound else f"{address}: skipped, this machine has no such address")
 
 
-def _socket_path(variable: str, path: str) -> Finding:
-    parent = os.path.dirname(path)
+def _taken(variable: str, address: TcpAddress) -> Finding:
+    try:
+        ours = _robin_answers(variable, address)
+    except Unanswered:
+        ours = False
+    if ours:
+        return ok("port", f"{address} of {variable} is held by a running Robin")
+    return fail(
+        "port", f"{address} of {variable} is held by another program", f"change {variable}, or end that program (ss -ltnp shows it)"
+    )
+
+
+def _socket_path(variable: str, address: UnixAddress) -> Finding:
+    path = address.path
+    how = "can be made"
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return fail("socket", f"{path} of {variable} is not a socket", "remove it, or choose another path")
+        if not _robin_answers(variable, address):
+            return fail("socket", f"{path} of {variable} is served by another program", f"change {variable}, or end that program")
+        return _folder(variable, path, "is served by a running Robin")
+    except Unanswered as unanswered:
+        if unanswered.code in (errno.EACCES, errno.EPERM):
+            return warn("socket", f"{path} of {variable} is not open to this user, so who serves it is unknown", "ask as Robin's user")
+        if not unanswered.gone:
+            return fail("socket", f"{path} of {variable} is served by another program", f"change {variable}, or end that program")
+        how = "is a dead socket of an earlier run, which Robin replaces"
     except OSError:
         pass  # not there yet, or its folder is not
+    parent = _parent(path)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        fix = "let Robin's user write there (systemd: RuntimeDirectory=robin)"
+        return fail("socket", f"{path} of {variable}: {parent} cannot be written", fix)
+    return _folder(variable, path, how)
+
+
+def _parent(path: str) -> str:
+    """The nearest folder of `path` that is there already."""
+    parent = os.path.dirname(path)
     while not os.path.isdir(parent) and parent != "/":
         parent = os.path.dirname(parent)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        return fail(
-            "socket", f"{path} of {variable}: {parent} cannot be written", "let Robin's user write there (systemd: RuntimeDirectory=robin)"
-        )
+    return parent
+
+
+def _folder(variable: str, path: str, how: str) -> Finding:
+    parent = _parent(path)
     mode = os.stat(parent).st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        return warn(
-            "socket", f"{path} of {variable}: {parent} can be written by everybody", "make it 0755: another user could replace the socket"
-        )
-    return ok("socket", f"{path} of {variable} can be made")
+        fix = "make it 0755: another user could replace the socket"
+        return warn("socket", f"{path} of {variable}: {parent} can be written by everybody", fix)
+    return ok("socket", f"{path} of {variable} {how}")
 
 
 def _open_files(settings: Settings) -> Finding:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """The hard limit counts: the sidecar raises the soft one to it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.max_connections + settings.upstream_max_connections + SPARE_FILES
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return ok("open files", f"{soft} allowed, {wanted} wanted at most")
-    fix = f"ulimit -n {wanted} (systemd: LimitNOFILE={wanted}), or lower ROBIN_MAX_CONNECTIONS"
-    return warn("open files", f"{soft} allowed (hard limit {hard}), {wanted} wanted at most", fix)
+    allowed = "any number" if hard == resource.RLIM_INFINITY else str(hard)
+    what = f"{allowed} allowed at most (`ulimit -Hn`), {wanted} wanted at most"
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        return ok("open files", what)
+    return warn("open files", what, f"ulimit -Hn {wanted} (systemd: LimitNOFILE={wanted}), or lower ROBIN_MAX_CONNECTIONS")
