@@ -128,6 +128,58 @@ def test_a_dot_segment_under_a_base_path_is_400_and_without_one_goes_on_unchange
     assert sent(request(line=line))[0] == line
 
 
+CLIMBS = [
+    b"/..;/x",  # Tomcat and Jetty take path parameters off before they normalise
+    b"/..;a=b/x",
+    b"/a/.%2e;x",
+    b"/..%3b/x",
+    b"/..%2fx",  # nginx decodes, then normalises
+    b"/a%2f..%2fx",
+    b"/a%2F%2e%2e",
+    b"/..\\x",  # IIS and browsers take a backslash for a slash
+    b"/a\\..\\x",
+    b"/..%5cx",
+    b"/%2e%2e%5Cx",
+    b"/%2e%2e%2f",
+    b"/a%5c..%5c",
+    b"/%252e%252e/x",  # two servers in a row decode twice
+    b"/..%252fx",
+    b"/..%25255cx",
+    b"/..%00/x",  # what is C inside ends there
+    b"/..%3fx",
+    b"/..%23x",
+]
+
+
+@pytest.mark.parametrize("target", CLIMBS)
+def test_what_common_servers_take_for_a_dot_segment_is_one_under_a_base_path(target: bytes) -> None:
+    line = b"GET %b HTTP/1.1" % target
+    with pytest.raises(Fault) as refused:
+        sent(request(line=line), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))
+    assert (refused.value.code, refused.value.detail.split(":")[0]) == ("bad_request", "dot_segment")
+    assert sent(request(line=line))[0] == line
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/a%2fb",
+        b"/group%2F..name",
+        b"/a;b=..",
+        b"/v1;..x/a",
+        b"/..a;/x",
+        b"/%252f",
+        b"/x.%2f",
+        b"/a%5cb",
+        b"/.%2ehidden",
+        b"/x?a=%2f..%2f",
+    ],
+)
+def test_encoded_separators_and_path_parameters_without_a_dot_segment_pass_under_a_base_path(target: bytes) -> None:
+    line, _ = sent(request(line=b"GET %b HTTP/1.1" % target), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))
+    assert line == b"GET /base%b HTTP/1.1" % target
+
+
 @pytest.mark.parametrize("target", [b"/a..b", b"/...", b"/.well-known", b"/x?y=/../z", b"/%2e%2e%2e"])
 def test_dots_that_are_no_segment_pass_under_a_base_path(target: bytes) -> None:
     line, _ = sent(request(line=b"GET %b HTTP/1.1" % target), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))

@@ -21,7 +21,11 @@ DEFAULT_STRIP: Final = (
 )
 
 _NEVER_IN_TRAILERS: Final = frozenset(b"cookie set-cookie max-forwards cache-control range te age expires date location".split())
-_DOT_SEGMENT = re.compile(rb"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+# A segment of one or two dots, as any common origin reads it: nginx decodes first, two in a row decode twice, IIS takes a backslash for a
+# slash, Tomcat and Jetty take path parameters off, and for some the path ends at an encoded NUL, `?` or `#`.
+_SLASH: Final = rb"(?:[/\\]|%(?:25)*(?:2f|5c))"
+_DOT: Final = rb"(?:\.|%(?:25)*2e)"
+_DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*(?:3b|00|3f|23)|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
