@@ -106,6 +106,20 @@ async def test_a_request_without_any_credential_arrives_with_a_verified_identity
         assert fingerprint in await up.line("GET /hello?x=1")
 
 
+@pytest.mark.parametrize(("source", "key"), [("file", "ROBIN_TOKEN_FILE"), ("jwtsvid", "ROBIN_SPIFFE_SOCKET")])
+async def test_it_says_once_where_its_identity_is_so_that_others_can_use_it(folder, source, key):
+    async with running(folder, "--source", source) as up:
+        lines = [line for line in up.stdout if line.startswith("  identity ")]
+        assert len(lines) == 1
+        place, audience, issuer = re.search(rf" {key}=(\S+)   audience (\S+), issuer (\S+)$", lines[0]).groups()
+        settings = {"ROBIN_TOKEN_SOURCE": source, key: place, "ROBIN_AUDIENCE": audience}
+        async with RobinProcess("token", "--json", settings=settings) as token:
+            assert await token.returned() == 0
+        said = json.loads("".join(token.stdout))
+        assert (said["claims"]["aud"], said["claims"]["iss"]) == ([audience], issuer)
+        assert f"authority  {issuer} " in "\n".join(up.stdout)
+
+
 @pytest.mark.parametrize(("source", "pace", "tokens"), [("file", "1s", 5), ("jwtsvid", "2s", 4)])
 async def test_tokens_rotate_under_a_stream_of_requests_and_none_fails(folder, source, pace, tokens):
     async with running(folder, "--source", source, "--rotate", pace) as up:

@@ -96,6 +96,7 @@ class Demonstration:
         self._child: SidecarProcess | None = None
         self.folder: Path
         self.issuer: str
+        self.identity: str  # the setting that leads another sidecar to the same identity
         self.broker: DemoBroker
 
     async def start(self) -> Self:
@@ -153,6 +154,8 @@ class Demonstration:
         )
         stack.push_async_callback(self._tasks.close)
         identity = self._start_projected(authority) if self.source == "file" else await self._start_workload_api(authority)
+        key, place = next(iter(identity.items()))
+        self.identity = f"{key}={place}"
         settings = {
             "ROBIN_LISTEN_ADDR": f"127.0.0.1:{self._port}",
             "ROBIN_ADMIN_ADDR": f"127.0.0.1:{admin_port}",

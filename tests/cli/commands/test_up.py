@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 
 import pytest
 from tests.testing.asking import port_above_a_free_one
@@ -51,7 +52,8 @@ def test_a_taken_port_is_named_with_the_way_out(which, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("robin up: starting")
     assert f"port {port} on 127.0.0.1 is not free (Address already in use)" in said.err
-    assert "robin up --port " in said.err
+    other = re.search(r": robin up --port (\d+) ", said.err)[1]
+    assert said.err.endswith(f": robin up --port {other} (the admin port is the next one), or make up ARGS='--port {other}'\n")
 
 
 def test_it_leaves_no_event_loop_behind():

@@ -84,6 +84,7 @@ async def _run(args: argparse.Namespace) -> int:
     except PortTaken as taken:
         other = args.port + 1000 if args.port < 60000 else 4000
         why = f"{taken}; end what listens there, or take two others: robin up --port {other} (the admin port is the next one)"
+        why += f", or make up ARGS='--port {other}'"
         print(f"robin up: {why}", file=sys.stderr)
         return EXIT_BIND
     except (ChildFailed, OSError) as error:
@@ -122,6 +123,8 @@ async def _tick(view: "LiveView") -> None:
 
 
 def _introduce(view: "LiveView", demonstration: "Demonstration") -> None:
+    from robin.testing.demonstration import AUDIENCE  # noqa: PLC0415 - it is loaded already when there is something to introduce
+
     url, admin = demonstration.sidecar.url, demonstration.sidecar.admin_url
     what = "the projected token file" if demonstration.source == "file" else "JWT-SVIDs, by a SPIFFE Workload API socket"
     stream = f"curl -N '{url}/stream?events=5'"
@@ -129,6 +132,7 @@ def _introduce(view: "LiveView", demonstration: "Demonstration") -> None:
     view.say(f"  sidecar    {view.style('bold', url)}   adds the identity to every request (health: {admin}/readyz)")
     view.say(f"  broker     {demonstration.broker.url}   verifies it, and echoes what it saw")
     view.say(f"  authority  {demonstration.issuer}   signs {what}: a new token every {demonstration.rotate_s:g} s")
+    view.say(f"  identity   {demonstration.identity}   audience {AUDIENCE}, issuer {demonstration.issuer}")
     view.say()
     view.say(f"  try        {view.style('bold', f'curl {url}/hello')}")
     view.say(f"             {view.style('bold', stream)}")
