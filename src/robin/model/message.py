@@ -6,14 +6,15 @@ from robin.model.verdict import Permit
 
 
 class Field:
-    """One field line.
+    """One field line; or, where `shared`, every line of one name: those whose value means nothing to us or is read anew each time.
 
     `name` as sent; `folded` in lower case with `_` as `-`, the form in which names are compared; `value` without outer SP and HTAB;
     `line` as it goes on, with its CRLF; `role` and `meaning` are what `wire.fields` makes of name and value; `goes_up`, `goes_down`:
-    whether it may travel to the origin, to the caller, as far as its name alone decides.
+    whether it may travel to the origin, to the caller, as far as its name alone decides. A shared one has no value, line or meaning.
+    `lasting`: it is remembered, and may be part of an outline that is.
     """
 
-    __slots__ = ("folded", "goes_down", "goes_up", "line", "meaning", "name", "role", "value")
+    __slots__ = ("folded", "goes_down", "goes_up", "lasting", "line", "meaning", "name", "role", "shared", "spare", "value")
 
     def __init__(self, name: bytes, folded: bytes, value: bytes, role: int) -> None:
         self.name = name
@@ -24,6 +25,9 @@ class Field:
         self.line = b""
         self.goes_up = True
         self.goes_down = True
+        self.shared = False
+        self.lasting = False
+        self.spare = 0  # how many more lines of a shared one may be remembered
 
 
 class Framing:
@@ -35,94 +39,154 @@ class Framing:
     CLOSE: Final = 3  # until the connection closes (responses only)
 
 
+class Outline:
+    """What the fields of a head say together, whatever the values of shared ones are: one for all heads alike, made by `wire.outline`.
+
+    `framing` as the fields alone decide; `length` is what Content-Length announced, `length_at` >= 0 the line to read it from instead.
+    `hop` holds the folded names that Connection listed, the framing names excepted. The names that end in `_at` are places of lines, -1:
+    there is none. `keep_alive`: whether the connection goes on, as far as the head decides.
+    """
+
+    __slots__ = ("fields", "framing", "hop", "keep_alive", "length", "length_at", "plan")
+
+    def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
+        self.fields = fields
+        self.framing: int = Framing.NONE
+        self.hop: frozenset[bytes] = frozenset()
+        self.keep_alive = minor == 1
+        self.length: int = -1
+        self.length_at = -1
+        self.plan: Any = None  # how such heads go on: kept by `wire.forwarding`
+
+
+class RequestOutline(Outline):
+    """Of requests. `upgrade` is what Upgrade said, folded, `upgrades` how often; the rest as on `RequestHead`."""
+
+    __slots__ = (
+        "expects_continue",
+        "fetch_site",
+        "host",
+        "key_at",
+        "max_forwards",
+        "origin",
+        "te_trailers",
+        "trace_at",
+        "upgrade",
+        "upgrades",
+        "via",
+    )
+
+    def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
+        super().__init__(fields, minor)
+        self.host = b""
+        self.expects_continue = False
+        self.te_trailers = False
+        self.upgrade = b""
+        self.upgrades = 0
+        self.origin: bytes | None = None
+        self.fetch_site: bytes | None = None
+        self.via: bytes | None = None
+        self.max_forwards: bytes | None = None
+        self.trace_at = -1
+        self.key_at = -1
+
+
+class ResponseOutline(Outline):
+    """Of responses. `idle_s` is the announced `Keep-Alive: timeout=N` in seconds, None where it says nothing."""
+
+    __slots__ = ("accept_at", "idle_s", "upgrade")
+
+    def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
+        super().__init__(fields, minor)
+        self.idle_s: int | None = None
+        self.upgrade: bytes | None = None
+        self.accept_at = -1
+
+
 class RequestHead:
     """One request head, parsed and judged by `wire.http1`; not frozen, for speed, and shared by all requests that repeat it.
 
     Two things are set later: `upgrade` becomes None where this Robin does not switch to it, and `forwarded` is a memo.
 
+    `lines` are the field lines as sent, without CRLF, and one empty line behind them; `outline` is what they say together.
     `target` is origin-form or `*`; `path` is it without its query, all that may be recorded of it. `host` is the valid Host value (the
-    authority of an absolute-form target replaces it). `hop` holds the folded names that Connection listed, the framing names excepted.
+    authority of an absolute-form target replaces it).
     `upgrade` is the one protocol asked for, folded, where the request may be upgraded at all (GET, HTTP/1.1, Connection: upgrade, no body).
     """
 
     __slots__ = (
         "expects_continue",
-        "fetch_site",
-        "fields",
         "forwarded",
         "framing",
-        "hop",
         "host",
         "keep_alive",
         "length",
-        "max_forwards",
+        "lines",
         "method",
         "minor",
-        "origin",
+        "outline",
         "path",
         "target",
-        "te_trailers",
         "traceparent",
         "upgrade",
-        "via",
-        "websocket_key",
     )
 
-    def __init__(self, method: str, target: bytes, minor: int, fields: list[Field]) -> None:
+    def __init__(self, method: str, target: bytes, minor: int, lines: list[bytes], outline: RequestOutline) -> None:
         self.method = method
         self.target = target
         self.minor = minor
-        self.fields = fields
-        self.keep_alive = minor == 1
+        self.lines = lines
+        self.outline = outline
+        self.host = outline.host
+        self.keep_alive = outline.keep_alive
+        self.framing = outline.framing
+        self.expects_continue = outline.expects_continue
         self.path = b""
-        self.framing: int = Framing.NONE
         self.length = 0
-        self.host = b""
-        self.hop: frozenset[bytes] = frozenset()
-        self.expects_continue = False
-        self.te_trailers = False
         self.upgrade: bytes | None = None
-        self.origin: bytes | None = None
-        self.fetch_site: bytes | None = None
-        self.via: bytes | None = None
-        self.max_forwards: bytes | None = None
         self.traceparent: bytes | None = None
-        self.websocket_key: bytes | None = None
         self.forwarded: tuple[Permit, object, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
+
+    def values(self, folded: bytes) -> list[bytes]:
+        """The values of every field of that folded name, in order."""
+        return [_value(line) for line, field in zip(self.lines, self.outline.fields, strict=True) if field.folded == folded]
+
+    @property
+    def websocket_key(self) -> bytes | None:
+        """Sec-WebSocket-Key."""
+        return _value(self.lines[self.outline.key_at]) if self.outline.key_at >= 0 else None
 
 
 class ResponseHead:
     """One response head.
 
-    `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304) it is only carried. `idle_s` is the announced
-    `Keep-Alive: timeout=N` in seconds, None where it says nothing. `upgrade` is the protocol of a 101, folded.
+    `lines` and `outline` as on `RequestHead`. `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304) it
+    is only carried. `upgrade` is the protocol of a 101, folded.
     """
 
-    __slots__ = (
-        "fields",
-        "forwarded",
-        "framing",
-        "hop",
-        "idle_s",
-        "keep_alive",
-        "length",
-        "minor",
-        "reason",
-        "status",
-        "upgrade",
-        "websocket_accept",
-    )
+    __slots__ = ("forwarded", "framing", "keep_alive", "length", "lines", "minor", "outline", "reason", "status")
 
-    def __init__(self, status: int, reason: bytes, minor: int, fields: list[Field]) -> None:
+    def __init__(self, status: int, reason: bytes, minor: int, lines: list[bytes], outline: ResponseOutline) -> None:
         self.status = status
         self.reason = reason
         self.minor = minor
-        self.fields = fields
-        self.keep_alive = minor == 1
-        self.framing: int = Framing.NONE
-        self.length = -1
-        self.hop: frozenset[bytes] = frozenset()
-        self.idle_s: int | None = None
-        self.upgrade: bytes | None = None
-        self.websocket_accept: bytes | None = None
+        self.lines = lines
+        self.outline = outline
+        self.keep_alive = outline.keep_alive
+        self.framing = outline.framing
+        self.length = outline.length
         self.forwarded: tuple[tuple[int, bool, bool], bytes] | None = None  # kept by `wire.forwarding`
+
+    @property
+    def upgrade(self) -> bytes | None:
+        """The protocol of a 101, folded."""
+        return self.outline.upgrade
+
+    @property
+    def websocket_accept(self) -> bytes | None:
+        """Sec-WebSocket-Accept."""
+        return _value(self.lines[self.outline.accept_at]) if self.outline.accept_at >= 0 else None
+
+
+def _value(line: bytes) -> bytes:
+    return line.partition(b":")[2].strip(b" \t")

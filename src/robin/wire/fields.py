@@ -2,7 +2,7 @@
 
 Rules a reader must keep: a line gets here only after llhttp accepted its whole head, so a line is `token:value` without CR, LF or NUL.
 Reading a line is pure, so the memo changes only speed: callers repeat most of their lines from request to request. Lines that may carry
-a secret, and long ones, are never remembered; when the memo is full it starts anew.
+a secret, and long ones, are never remembered; when the memo is full it starts anew. A shared Field must not depend on any value.
 """
 
 import re
@@ -54,6 +54,9 @@ _ROLES: Final[dict[bytes, int]] = {
     b"sec-websocket-accept": Role.WEBSOCKET_ACCEPT,
 }
 
+# Their values differ from message to message: read each time, from the line that the outline points at.
+_EACH_TIME: Final = frozenset({Role.LENGTH, Role.TRACEPARENT, Role.WEBSOCKET_KEY, Role.WEBSOCKET_ACCEPT})
+
 # Hop-by-hop, both ways (RFC 9110 7.6.1); Content-Length is made anew.
 HOP: Final = frozenset(
     b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade proxy-authenticate http2-settings content-length".split()
@@ -67,51 +70,30 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~\-]{1,255})(?::([0
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;])[ \t]*timeout[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
 
 _MEMO_LINES: Final = 1024
+_MEMO_LINES_PER_NAME: Final = 16  # a name with more different lines than that is read anew each time: remembering them would gain nothing
 _MEMO_NAME_BYTES: Final = 64
 _MEMO_LINE_BYTES: Final = 192
 _SECRET_NAME = re.compile(rb"auth|cookie|key|token|secret|password|credential|session|signature")
 
 
-class _Name:
-    """What a field name alone decides."""
-
-    __slots__ = ("folded", "goes_down", "goes_up", "read", "role", "secret")
-
-    def __init__(self, name: bytes) -> None:
-        self.folded = folded = name.translate(FOLD)
-        self.role = _ROLES.get(folded, Role.NONE)
-        self.read = _MEANINGS.get(self.role)
-        self.goes_up = folded not in _NEVER_UP and not folded.startswith(b"x-forwarded-")
-        self.goes_down = folded not in HOP
-        self.secret = _SECRET_NAME.search(folded) is not None
-
-
-class _Names(dict[bytes, _Name]):
-    """`names[name]`: names are few, so they are looked at once."""
-
-    def __missing__(self, name: bytes) -> _Name:
-        known = _Name(name)
-        if len(name) <= _MEMO_NAME_BYTES:
-            if len(self) >= _MEMO_LINES:
-                self.clear()
-            self[name] = known
-        return known
-
-
-_names: Final = _Names()
-
-
 def read_line(line: bytes) -> Field:
     """One field line without its CRLF; outer SP and HTAB of the value are trimmed."""
     name, _, raw = line.partition(b":")
-    known = _names[name]
     value = raw.strip(b" \t")
-    field = Field(name, known.folded, value, known.role)
-    field.goes_up = known.goes_up
-    field.goes_down = known.goes_down
+    field = _name_field(name, value)
     field.line = line + b"\r\n" if len(raw) == len(value) + 1 and raw[0] == 0x20 else b"%b: %b\r\n" % (name, value)
-    if known.read is not None:
-        field.meaning = known.read(name, value)
+    read = _MEANINGS.get(field.role)
+    if read is not None:
+        field.meaning = read(name, value)
+    return field
+
+
+def _name_field(name: bytes, value: bytes) -> Field:
+    """What the name alone decides."""
+    folded = name.translate(FOLD)
+    field = Field(name, folded, value, _ROLES.get(folded, Role.NONE))
+    field.goes_up = folded not in _NEVER_UP and not folded.startswith(b"x-forwarded-")
+    field.goes_down = folded not in HOP
     return field
 
 
@@ -125,7 +107,7 @@ def _read_connection(_: bytes, value: bytes) -> frozenset[bytes]:
     return frozenset(part.strip(b" \t") for part in value.translate(FOLD).split(b",")) - _FRAMING_NAMES
 
 
-def _read_length(name: bytes, value: bytes) -> int | None:
+def read_length(name: bytes, value: bytes) -> int | None:
     """Content-Length as llhttp let it through: digits, perhaps with leading zeros, perhaps beyond 2^63-1, perhaps a `_` twin; None: bad."""
     if b"_" in name or not value.isdigit():
         return None
@@ -155,27 +137,67 @@ def host_is_valid(value: bytes) -> bool:
 _MEANINGS: Final[dict[int, Callable[[bytes, bytes], object]]] = {
     Role.HOST: _read_host,
     Role.CONNECTION: _read_connection,
-    Role.LENGTH: _read_length,
+    Role.LENGTH: read_length,
     Role.CODING: _read_coding,
     Role.KEEP_ALIVE: _read_keep_alive,
 }
 
 
-class _Memo(dict[bytes, Field]):
-    """`memo[line]`: the Field, read at most once while it is remembered."""
+class _Fields(dict[bytes, Field]):
+    """`fields[line]`: what that line is. A shared Field for a usual line of a plain name, else its own; read at most once while remembered."""
 
     def __missing__(self, line: bytes) -> Field:
-        field = read_line(line)
-        if len(line) <= _MEMO_LINE_BYTES and not _names[field.name].secret:
-            if len(self) >= _MEMO_LINES:
-                self.clear()
-            self[line] = field
+        name, _, value = line.partition(b": ")
+        field = _shared.get(name)
+        if field is None or not value or value[0] <= 0x20 or value[-1] <= 0x20:
+            return self._learn(line) if line else _END
+        if field.spare and len(line) <= _MEMO_LINE_BYTES:
+            field.spare -= 1
+            self._keep(line, field)
         return field
 
+    def _learn(self, line: bytes) -> Field:
+        """A line of a name not seen lately, or one that means something by itself, or is written in an unusual way."""
+        field = read_line(line)
+        secret = _SECRET_NAME.search(field.folded) is not None
+        if _is_plain(field) and (shared := _share(field, secret=secret)) is not None and field.value and field.line[:-2] == line:
+            return shared
+        if not secret and len(line) <= _MEMO_LINE_BYTES:
+            field.lasting = True
+            self._keep(line, field)
+        return field
 
-_memo: Final = _Memo()
+    def _keep(self, line: bytes, field: Field) -> None:
+        if len(self) >= _MEMO_LINES:
+            self.clear()
+        self[line] = field
 
 
-def read_lines(block: bytes) -> list[Field]:
-    """The fields of a head: its lines joined by CRLF, without the last CRLF."""
-    return list(map(_memo.__getitem__, block.split(b"\r\n"))) if block else []
+def _is_plain(field: Field) -> bool:
+    """Whether lines of this name may share one Field."""
+    return field.role == Role.NONE or (field.role in _EACH_TIME and b"_" not in field.name)
+
+
+def _share(field: Field, *, secret: bool) -> Field | None:
+    """The shared Field of this name, made if need be; None where the name is too long to remember."""
+    if len(field.name) > _MEMO_NAME_BYTES or not field.name:
+        return None
+    shared = _shared.get(field.name)
+    if shared is None:
+        if len(_shared) >= _MEMO_LINES:
+            _shared.clear()
+        shared = _shared[field.name] = _name_field(field.name, b"")
+        shared.shared = shared.lasting = True
+        shared.spare = 0 if secret else _MEMO_LINES_PER_NAME
+    return shared
+
+
+_shared: Final[dict[bytes, Field]] = {}
+_END: Final = _name_field(b"", b"")  # of the empty line behind the fields
+_END.shared = _END.lasting = True
+_fields: Final = _Fields()
+
+
+def fields_of(lines: list[bytes]) -> tuple[Field, ...]:
+    """What each of the lines of a head is; the same lines, and other values of shared ones, give the same objects."""
+    return tuple(map(_fields.__getitem__, lines))

@@ -11,8 +11,9 @@ from typing import Final
 import httptools
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, RequestHead, ResponseHead
-from robin.wire.fields import FOLD, Role, host_is_valid, read_lines
+from robin.model.message import Framing, Outline, RequestHead, RequestOutline, ResponseHead
+from robin.wire.fields import FOLD, host_is_valid, read_length
+from robin.wire.outline import bad, bad_length, outline_request, outline_response
 
 METHODS: Final = {
     name.encode(): name
@@ -49,10 +50,6 @@ def find_bad_byte(partial: bytes | bytearray, start: int) -> bool:
     return _BAD_BYTES.search(partial, start) is not None
 
 
-def _bad(reason: str, text: str) -> Fault:
-    return Fault("bad_request", f"{reason}: {text}")
-
-
 def parse_request(head: bytes, *, target_bytes: int, fields_max: int) -> RequestHead:
     """One request head, from its method to its CRLF CRLF.
 
@@ -76,16 +73,35 @@ def parse_request(head: bytes, *, target_bytes: int, fields_max: int) -> Request
     except httptools.HttpParserError:
         raise _refuse_head(head) from None
     if not judge.accepted:
-        raise _bad("bad_head", "the head does not end where it should")
-    fields = read_lines(head[line.end() : -4])
-    if len(fields) > fields_max:
+        raise bad("bad_head", "the head does not end where it should")
+    lines = head[line.end() : -2].split(b"\r\n")
+    if len(lines) > fields_max + 1:
         raise Fault("head_too_large", "too_many_fields: the head has more field lines than ROBIN_MAX_FIELDS")
-    request = RequestHead(method, target, 1 if minor == b"1" else 0, fields)
-    _read_request_fields(request)
+    outline = outline_request(lines, 1 if minor == b"1" else 0)
+    request = RequestHead(method, target, 1 if minor == b"1" else 0, lines, outline)
+    if outline.framing == Framing.LENGTH:
+        request.length = _length(outline, lines)
+    if outline.trace_at >= 0:
+        request.traceparent = lines[outline.trace_at].partition(b": ")[2]
+    if outline.upgrades:
+        _read_upgrade(request, outline)
+    if request.expects_continue and not request.length and request.framing != Framing.CHUNKED:
+        request.expects_continue = False  # there is no body to hold back
     if target[0] != 0x2F or b"#" in target:
         _read_target(request)
     request.path = request.target.partition(b"?")[0]
     return request
+
+
+def _length(outline: Outline, lines: list[bytes]) -> int:
+    """What Content-Length says. Raises Fault `bad_request`."""
+    if outline.length_at < 0:
+        return outline.length
+    name, _, value = lines[outline.length_at].partition(b": ")
+    length = int(value) if len(value) < 19 and value.isdigit() else read_length(name, value)
+    if length is None:
+        raise bad_length()
+    return length
 
 
 def _refuse_line(head: bytes) -> Fault:
@@ -94,13 +110,13 @@ def _refuse_line(head: bytes) -> Fault:
     if line is not None:
         name, _, protocol, major, minor = line.groups()
         if protocol not in {b"HTTP", b"RTSP", b"ICE"} or (protocol == b"HTTP" and major == b"0"):
-            return _bad("bad_line", "the protocol in the request line is not HTTP")
+            return bad("bad_line", "the protocol in the request line is not HTTP")
         if protocol != b"HTTP" or (major, minor) not in {(b"1", b"0"), (b"1", b"1")}:
             return Fault("version_not_supported", "version: only HTTP/1.0 and HTTP/1.1 are served")
         if name in REFUSED_METHODS or name not in METHODS:
             return _refuse_method(name)
-        return _bad("bad_target", "the request target holds a control or non-ASCII byte")
-    return _bad("bad_line", "the request line must be `METHOD SP target SP HTTP/1.1`")
+        return bad("bad_target", "the request target holds a control or non-ASCII byte")
+    return bad("bad_line", "the request line must be `METHOD SP target SP HTTP/1.1`")
 
 
 def _refuse_method(name: bytes) -> Fault:
@@ -113,123 +129,39 @@ def _refuse_head(head: bytes) -> Fault:
     """Llhttp refused the head: name the framing field if there is one, for the reader of the refusal; the verdict is the same."""
     folded = head.translate(FOLD)
     if b"\r\ntransfer-encoding:" in folded:
-        return _bad("bad_te", "Transfer-Encoding must be exactly one `chunked`, without Content-Length")
+        return bad("bad_te", "Transfer-Encoding must be exactly one `chunked`, without Content-Length")
     if b"\r\ncontent-length:" in folded:
-        return _bad("bad_length", "Content-Length must be one decimal number")
-    return _bad("bad_field", "the head is not valid HTTP/1.1 (RFC 9112)")
+        return bad("bad_length", "Content-Length must be one decimal number")
+    return bad("bad_field", "the head is not valid HTTP/1.1 (RFC 9112)")
 
 
-def _read_request_fields(request: RequestHead) -> None:
-    """Take from the few fields that frame, route or guard what they say."""
-    hosts = lengths = codings = upgrades = 0
-    for field in request.fields:
-        role = field.role
-        if not role:
-            continue
-        if role == Role.HOST:
-            hosts += 1 if field.meaning else 2
-            request.host = field.value
-        elif role == Role.CONNECTION:
-            _read_connection(request, field.meaning)
-        elif role == Role.LENGTH:
-            lengths += 1
-            _read_length(request, field.meaning)
-        elif role == Role.CODING:
-            codings += 1
-            _read_coding(request, field.meaning)
-        elif role == Role.UPGRADE:
-            upgrades += 1
-            request.upgrade = field.value.lower()
-        else:
-            _read_rare(request, role, field.value)
-    if hosts != 1:
-        raise _bad("bad_host", "exactly one valid Host is required")
-    if lengths > 1 or codings > 1 or (lengths and codings):
-        raise _bad("bad_framing", "at most one of Content-Length and Transfer-Encoding, and once")
-    if request.expects_continue and not request.length and request.framing != Framing.CHUNKED:
-        request.expects_continue = False  # there is no body to hold back
-    if upgrades:
-        _read_upgrade(request, upgrades)
-
-
-def _read_rare(request: RequestHead, role: int, value: bytes) -> None:
-    """The fields that guard or are only noted; a repeated Origin or Sec-Fetch-Site counts as foreign."""
-    if role == Role.ORIGIN:
-        request.origin = value if request.origin is None else b"null"
-    elif role == Role.FETCH_SITE:
-        request.fetch_site = value if request.fetch_site is None else b"cross-site"
-    elif role == Role.VIA:
-        request.via = value if request.via is None else request.via + b", " + value
-    elif role == Role.EXPECT:
-        _read_expect(request, value)
-    elif role == Role.TE:
-        request.te_trailers = request.te_trailers or any(part.strip(b" \t").lower() == b"trailers" for part in value.split(b","))
-    elif role == Role.MAX_FORWARDS:
-        if request.max_forwards is not None:
-            raise _bad("bad_field", "Max-Forwards must not be repeated")
-        request.max_forwards = value
-    elif role == Role.TRACEPARENT:
-        request.traceparent = value
-    elif role == Role.WEBSOCKET_KEY:
-        request.websocket_key = value
-
-
-def _read_connection(head: RequestHead | ResponseHead, options: frozenset[bytes]) -> None:
-    """Connection lists the fields that end here, and whether the connection goes on (RFC 9110 7.6.1, RFC 9112 9.3)."""
-    head.hop = head.hop | options if head.hop else options
-    if b"close" in head.hop:
-        head.keep_alive = False
-    elif head.minor == 0 and b"keep-alive" in options:
-        head.keep_alive = True
-
-
-def _read_length(head: RequestHead | ResponseHead, length: int | None) -> None:
-    if length is None:
-        raise _bad("bad_length", "Content-Length must be one decimal number up to 2^63-1")
-    head.framing, head.length = Framing.LENGTH, length
-
-
-def _read_coding(head: RequestHead | ResponseHead, chunked: bool) -> None:
-    if not chunked or head.minor == 0:
-        raise _bad("bad_te", "Transfer-Encoding must be exactly one `chunked`, on HTTP/1.1 only")
-    head.framing = Framing.CHUNKED
-
-
-def _read_expect(request: RequestHead, value: bytes) -> None:
-    if request.minor == 0:
-        return  # RFC 9110 10.1.1: an HTTP/1.0 expectation is ignored
-    if value.lower() != b"100-continue":
-        raise Fault("expectation_failed", "expectation: only `100-continue` is supported")
-    request.expects_continue = True
-
-
-def _read_upgrade(request: RequestHead, count: int) -> None:
-    """Keep `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly (G1).
+def _read_upgrade(request: RequestHead, outline: RequestOutline) -> None:
+    """Set `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly (G1).
 
     An offer of h2c is never taken, so a body does no harm: curl --http2 and Java's HttpClient offer it with every first POST.
     """
-    asked = b"upgrade" in request.hop
-    if request.upgrade == b"h2c":
-        asked = False
-    if asked and (request.framing == Framing.CHUNKED or request.length):
-        raise _bad("bad_upgrade", "an upgrade request cannot have a body")
-    if not asked or count > 1 or request.method != "GET" or request.minor == 0 or b"," in (request.upgrade or b""):
-        request.upgrade = None
+    protocol = outline.upgrade
+    if b"upgrade" not in outline.hop or protocol == b"h2c":
+        return
+    if request.framing == Framing.CHUNKED or request.length:
+        raise bad("bad_upgrade", "an upgrade request cannot have a body")
+    if outline.upgrades == 1 and request.method == "GET" and request.minor == 1 and b"," not in protocol:
+        request.upgrade = protocol
 
 
 def _read_target(request: RequestHead) -> None:
     """Absolute-form and asterisk-form (RFC 9112 3.2): the authority of an `http:` target replaces Host."""
     target = request.target
     if b"#" in target:
-        raise _bad("bad_target", "a fragment has no place in a request target")
+        raise bad("bad_target", "a fragment has no place in a request target")
     if target == b"*" and request.method == "OPTIONS":
         return
     absolute = _ABSOLUTE.match(target)
     if absolute is None:
-        raise _bad("bad_target", "the target must start with `/` or `http://`")
+        raise bad("bad_target", "the target must start with `/` or `http://`")
     authority, rest = absolute.groups()
     if not host_is_valid(authority):
-        raise _bad("bad_host", "the authority of the target is not valid")
+        raise bad("bad_host", "the authority of the target is not valid")
     request.host = authority
     if not rest and request.method == "OPTIONS":
         request.target = b"*"
@@ -251,11 +183,16 @@ def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead
     except httptools.HttpParserError:
         if not (judge.accepted and digits == b"101"):  # a bare 101 pauses llhttp after its head: judged as a switch, not as syntax
             raise _broken("the head is not valid HTTP/1.1") from None
-    fields = read_lines(head[line.end() : -4])
-    if not judge.accepted or len(fields) > fields_max:
+    lines = head[line.end() : -2].split(b"\r\n")
+    if not judge.accepted or len(lines) > fields_max + 1:
         raise _broken("the head is unfinished or has too many fields")
-    response = ResponseHead(int(digits), reason or b"", 1 if minor == b"1" else 0, fields)
-    _read_response_fields(response)
+    try:
+        outline = outline_response(lines, 1 if minor == b"1" else 0)
+        response = ResponseHead(int(digits), reason or b"", 1 if minor == b"1" else 0, lines, outline)
+        if outline.length_at >= 0:
+            response.length = _length(outline, lines)
+    except Fault as fault:
+        raise _broken(fault.detail) from None
     if method == "HEAD" or response.status < 200 or response.status in {204, 304}:
         response.framing = Framing.NONE
     elif response.framing == Framing.NONE:
@@ -265,33 +202,6 @@ def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead
 
 def _broken(text: str) -> Fault:
     return Fault("upstream_protocol", f"bad_response: {text}")
-
-
-def _read_response_fields(response: ResponseHead) -> None:
-    lengths = codings = 0
-    try:
-        for field in response.fields:
-            role = field.role
-            if not role:
-                continue
-            if role == Role.LENGTH:
-                lengths += 1
-                _read_length(response, field.meaning)
-            elif role == Role.CONNECTION:
-                _read_connection(response, field.meaning)
-            elif role == Role.CODING:
-                codings += 1
-                _read_coding(response, field.meaning)
-            elif role == Role.UPGRADE:
-                response.upgrade = field.value.lower() if response.upgrade is None else b","
-            elif role == Role.KEEP_ALIVE:
-                response.idle_s = field.meaning
-            elif role == Role.WEBSOCKET_ACCEPT:
-                response.websocket_accept = field.value
-    except Fault as fault:
-        raise _broken(fault.detail) from None
-    if lengths > 1 or codings > 1 or (lengths and codings):
-        raise _broken("at most one of Content-Length and Transfer-Encoding, and once")
 
 
 def is_token(text: bytes) -> bool:
