@@ -43,6 +43,7 @@ from robin.transport.tls import UpstreamTls
 
 EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_BIND, EXIT_CUT, EXIT_STARTUP = 0, 1, 2, 3, 4, 5
 _CA_POLL_S = 1.0
+_SETTLE_S = 0.02  # how long an exchange that ended may wait to be counted and written, with others
 _DESCRIPTORS = 1 << 18
 
 
@@ -96,7 +97,17 @@ class Sidecar:
         unsafe = {name: name in settings.unsafe_switches for name in ("listen", "upstream_http", "any_host")}
         self._metrics = Metrics(version=__version__, unsafe=unsafe)
         self.identity_metrics = IdentityMetrics(settings.token_source)
-        self._exposition = Exposition((self._metrics, self.identity_metrics, self._writer), plane="sidecar")
+        self._recorder = Recorder(
+            self._metrics,
+            self._writer,
+            mode=settings.access_log,
+            style=settings.log_format,
+            wall=clock.wall,
+            prefix=entropy.token_hex(8),
+            identity_source=settings.token_source,
+            later=lambda settle: loop.call_later(_SETTLE_S, settle),
+        )
+        self._exposition = Exposition((self._recorder, self._metrics, self.identity_metrics, self._writer), plane="sidecar")
         self._tls = UpstreamTls(settings.upstream_ca_file, self._ca_reloaded) if settings.upstream.origin.tls else None
         self._identity = build_identity(
             settings,
@@ -131,15 +142,7 @@ class Sidecar:
             deadlines=deadlines,
             upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols),
             metrics=self._metrics,
-            recorder=Recorder(
-                self._metrics,
-                self._writer,
-                mode=settings.access_log,
-                style=settings.log_format,
-                wall=clock.wall,
-                prefix=entropy.token_hex(8),
-                identity_source=settings.token_source,
-            ),
+            recorder=self._recorder,
             events=self._events,
             sweeper=self._sweeper,
             tasks=self._tasks,
@@ -398,6 +401,7 @@ class Sidecar:
         for bound in self._admin_sockets:
             bound.close()
         self._notifier.close()
+        self._recorder.settle()
         self._writer.close()
 
     def _complain(self, text: str) -> None:

@@ -82,7 +82,7 @@ class Pages:
         return Answer(status=200 if readiness.ready else 503, content_type=_JSON, body=readiness.render())
 
     def _metrics(self, head: RequestHead) -> Answer:
-        accept = b",".join(field.value for field in head.fields if field.folded == b"accept")
+        accept = b",".join(head.values(b"accept"))
         content_type, body = self._scrape(accept.decode("latin-1"))
         return Answer(status=200, content_type=content_type, body=body)
 
@@ -93,7 +93,7 @@ def _healthz(_: RequestHead) -> Answer:
 
 def _quit(head: RequestHead, begin_drain: Callable[[], None], *, local: bool) -> Answer:
     """POST from this machine, by no browser: begin the drain; asked again, it says the same."""
-    if not local or head.origin is not None or head.fetch_site is not None:
+    if not local or head.outline.origin is not None or head.outline.fetch_site is not None:
         return _FORBIDDEN
     if head.method != "POST":
         return Answer(status=405, body=b"method_refused\n", allow="POST")

@@ -42,21 +42,26 @@ class Framing:
 class Outline:
     """What the fields of a head say together, whatever the values of shared ones are: one for all heads alike, made by `wire.outline`.
 
-    `framing` as the fields alone decide; `length` is what Content-Length announced, `length_at` >= 0 the line to read it from instead.
-    `hop` holds the folded names that Connection listed, the framing names excepted. The names that end in `_at` are places of lines, -1:
-    there is none. `keep_alive`: whether the connection goes on, as far as the head decides.
+    `framing` as the fields alone decide; `length` is what Content-Length announced, -1: nothing, or it is to be read from a blank.
+    `hop` holds the folded names that Connection listed, the framing names excepted. A blank is the value of a shared field; what ends in
+    `_at` is the place of one among the blanks of a head, -1: there is none, and what the field says, if it is there, stands in the outline.
+    `keep_alive`: whether the connection goes on, as far as the head decides. `plan` and `form` are kept by `wire.forwarding` and
+    `wire.forms`; `uses` counts heads read without a form.
     """
 
-    __slots__ = ("fields", "framing", "hop", "keep_alive", "length", "length_at", "plan")
+    __slots__ = ("fields", "form", "framing", "hop", "keep_alive", "length", "length_at", "minor", "plan", "uses")
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
         self.fields = fields
         self.framing: int = Framing.NONE
         self.hop: frozenset[bytes] = frozenset()
+        self.minor = minor
         self.keep_alive = minor == 1
         self.length: int = -1
         self.length_at = -1
-        self.plan: Any = None  # how such heads go on: kept by `wire.forwarding`
+        self.plan: Any = None
+        self.form: Any = None
+        self.uses = 0
 
 
 class RequestOutline(Outline):
@@ -71,9 +76,11 @@ class RequestOutline(Outline):
         "origin",
         "te_trailers",
         "trace_at",
+        "traceparent",
         "upgrade",
         "upgrades",
         "via",
+        "websocket_key",
     )
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
@@ -87,19 +94,22 @@ class RequestOutline(Outline):
         self.fetch_site: bytes | None = None
         self.via: bytes | None = None
         self.max_forwards: bytes | None = None
+        self.traceparent: bytes | None = None
         self.trace_at = -1
+        self.websocket_key: bytes | None = None
         self.key_at = -1
 
 
 class ResponseOutline(Outline):
     """Of responses. `idle_s` is the announced `Keep-Alive: timeout=N` in seconds, None where it says nothing."""
 
-    __slots__ = ("accept_at", "idle_s", "upgrade")
+    __slots__ = ("accept_at", "idle_s", "upgrade", "websocket_accept")
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
         super().__init__(fields, minor)
         self.idle_s: int | None = None
         self.upgrade: bytes | None = None
+        self.websocket_accept: bytes | None = None
         self.accept_at = -1
 
 
@@ -108,20 +118,20 @@ class RequestHead:
 
     Two things are set later: `upgrade` becomes None where this Robin does not switch to it, and `forwarded` is a memo.
 
-    `lines` are the field lines as sent, without CRLF, and one empty line behind them; `outline` is what they say together.
+    `outline` is what the fields say together, `blanks` are the values of the shared ones, in order.
     `target` is origin-form or `*`; `path` is it without its query, all that may be recorded of it. `host` is the valid Host value (the
     authority of an absolute-form target replaces it).
     `upgrade` is the one protocol asked for, folded, where the request may be upgraded at all (GET, HTTP/1.1, Connection: upgrade, no body).
     """
 
     __slots__ = (
+        "blanks",
         "expects_continue",
         "forwarded",
         "framing",
         "host",
         "keep_alive",
         "length",
-        "lines",
         "method",
         "minor",
         "outline",
@@ -131,47 +141,48 @@ class RequestHead:
         "upgrade",
     )
 
-    def __init__(self, method: str, target: bytes, minor: int, lines: list[bytes], outline: RequestOutline) -> None:
+    def __init__(self, method: str, target: bytes, outline: RequestOutline, blanks: list[bytes]) -> None:
         self.method = method
         self.target = target
-        self.minor = minor
-        self.lines = lines
+        self.minor = outline.minor
         self.outline = outline
+        self.blanks = blanks
         self.host = outline.host
         self.keep_alive = outline.keep_alive
         self.framing = outline.framing
         self.expects_continue = outline.expects_continue
-        self.path = b""
         self.length = 0
+        self.path = target.partition(b"?")[0]
         self.upgrade: bytes | None = None
-        self.traceparent: bytes | None = None
+        self.traceparent = blanks[outline.trace_at] if outline.trace_at >= 0 else outline.traceparent
         self.forwarded: tuple[Permit, object, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
 
     def values(self, folded: bytes) -> list[bytes]:
         """The values of every field of that folded name, in order."""
-        return [_value(line) for line, field in zip(self.lines, self.outline.fields, strict=True) if field.folded == folded]
+        blanks = iter(self.blanks)
+        said = [(field.folded, next(blanks) if field.shared else field.value) for field in self.outline.fields]
+        return [value for name, value in said if name == folded]
 
     @property
     def websocket_key(self) -> bytes | None:
         """Sec-WebSocket-Key."""
-        return _value(self.lines[self.outline.key_at]) if self.outline.key_at >= 0 else None
+        return self.blanks[self.outline.key_at] if self.outline.key_at >= 0 else self.outline.websocket_key
 
 
 class ResponseHead:
     """One response head.
 
-    `lines` and `outline` as on `RequestHead`. `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304) it
-    is only carried. `upgrade` is the protocol of a 101, folded.
+    `outline` and `blanks` as on `RequestHead`. `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304)
+    it is only carried.
     """
 
-    __slots__ = ("forwarded", "framing", "keep_alive", "length", "lines", "minor", "outline", "reason", "status")
+    __slots__ = ("blanks", "forwarded", "framing", "keep_alive", "length", "outline", "reason", "status")
 
-    def __init__(self, status: int, reason: bytes, minor: int, lines: list[bytes], outline: ResponseOutline) -> None:
+    def __init__(self, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes]) -> None:
         self.status = status
         self.reason = reason
-        self.minor = minor
-        self.lines = lines
         self.outline = outline
+        self.blanks = blanks
         self.keep_alive = outline.keep_alive
         self.framing = outline.framing
         self.length = outline.length
@@ -185,8 +196,4 @@ class ResponseHead:
     @property
     def websocket_accept(self) -> bytes | None:
         """Sec-WebSocket-Accept."""
-        return _value(self.lines[self.outline.accept_at]) if self.outline.accept_at >= 0 else None
-
-
-def _value(line: bytes) -> bytes:
-    return line.partition(b":")[2].strip(b" \t")
+        return self.blanks[self.outline.accept_at] if self.outline.accept_at >= 0 else self.outline.websocket_accept

@@ -54,14 +54,16 @@ class SidecarPolicy:
         if not self._any_host:
             if head.host != self._known_host and not self._admits(head.host):
                 return Denial(code="host_not_allowed", detail="host: the Host is not in ROBIN_ALLOWED_HOSTS; add it there if it is yours")
-            if head.origin is not None:
-                if head.origin not in self._origins:
+            outline = head.outline
+            if outline.origin is not None:
+                if outline.origin not in self._origins:
                     return Denial(code="origin_refused", detail="origin: browser pages need their Origin in ROBIN_ALLOWED_ORIGINS")
-            elif head.fetch_site is not None and head.fetch_site.lower() not in _OWN_SITES:
+            elif outline.fetch_site is not None and outline.fetch_site.lower() not in _OWN_SITES:
                 return Denial(code="origin_refused", detail="sec_fetch_site: a browser sent this across sites; see ROBIN_ALLOWED_ORIGINS")
         if self._required is not None and not _is_present(head, self._required):
             return Denial(code="required_header_missing", detail="required_header: send the field that ROBIN_REQUIRE_HEADER names")
-        if head.via is not None and self._pseudonym in head.via:
+        via = head.outline.via
+        if via is not None and self._pseudonym in via:
             return Denial(code="loop", detail="own_via: ROBIN_UPSTREAM_URL leads back to this Robin")
         return self._permit
 
@@ -82,7 +84,5 @@ def host_name(authority: bytes) -> bytes:
 
 
 def _is_present(head: RequestHead, required: RequiredField) -> bool:
-    return any(
-        field.folded == required.name and (required.value is None or hmac.compare_digest(field.value, required.value))
-        for field in head.fields
-    )
+    values = head.values(required.name)
+    return len(values) > 0 if required.value is None else any(hmac.compare_digest(value, required.value) for value in values)

@@ -9,11 +9,11 @@ from robin.model.faults import Fault
 from robin.model.message import RequestHead
 from robin.proxy.house import House
 from robin.transport.stream import Ended, Stream
-from robin.wire.http1 import find_bad_byte, parse_request
+from robin.wire.forms import RequestForms
+from robin.wire.http1 import find_bad_byte
 
 _LEADING_CRLF_MAX: Final = 4
 _LINE_SLACK_BYTES: Final = 64  # method and version around the target
-_REMEMBERED_BYTES: Final = 4096
 _LINGER_S: Final = 2.0
 _LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset overtook one early answer in sixty at curl
 
@@ -21,15 +21,14 @@ _LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset over
 class Downstream(Stream):
     """The caller's side. `idle` while no byte of a next request has come."""
 
-    __slots__ = ("_last_head", "_last_raw", "caller", "house", "idle")
+    __slots__ = ("_forms", "caller", "house", "idle")
 
     def __init__(self, house: House, caller: Caller) -> None:
         super().__init__(house.loop, house.sweeper)
         self.house = house
         self.caller = caller
         self.idle = False
-        self._last_raw = b""
-        self._last_head: RequestHead | None = None
+        self._forms = RequestForms()
 
     def retire(self) -> None:
         """Draining: an idle connection ends now."""
@@ -93,18 +92,11 @@ class Downstream(Stream):
                 raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
 
     def read_head(self, raw: bytes) -> RequestHead:
-        """The head that `raw` says; callers repeat theirs on a kept connection, and reading is pure, so the last one is kept.
-
-        Raises Fault.
-        """
-        if raw == self._last_raw and self._last_head is not None:
-            return self._last_head
+        """The head that `raw` says. Raises Fault."""
         limits = self.house.limits
-        head = parse_request(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
+        head = self._forms.read(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
         if head.upgrade is not None and head.upgrade not in self.house.upgrades:
             head.upgrade = None  # not a protocol we switch to: served plainly
-        if len(raw) <= _REMEMBERED_BYTES:
-            self._last_raw, self._last_head = raw, head
         return head
 
     def _skip_leading(self, skipped: int) -> int:

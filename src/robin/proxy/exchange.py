@@ -31,7 +31,7 @@ async def serve_exchange(downstream: Downstream, house: House) -> bool:
         verdict = house.policy.decide(head, downstream.caller)
         if isinstance(verdict, Denial):
             raise Fault(verdict.code, verdict.detail)
-        if head.method == "OPTIONS" and (head.target == b"*" or (head.max_forwards or b"1").strip(b"0") == b""):
+        if head.method == "OPTIONS" and (head.target == b"*" or (head.outline.max_forwards or b"1").strip(b"0") == b""):
             return await answer_options(downstream, head, record)
         return await _carry(downstream, house, head, verdict, record)
     except Fault as fault:
@@ -74,7 +74,7 @@ async def _carry(downstream: Downstream, house: House, head: RequestHead, permit
                 upstream.reusable = True  # nothing was said on it
                 raise CallerLeft
             response, goes_on = await Relay(downstream, upstream, head, record, house).carry(outbound)
-            announced_idle_s = response.idle_s
+            announced_idle_s = response.outline.idle_s
             if response.status == 401:
                 house.credentials.rejected(permit, credential)
             return goes_on

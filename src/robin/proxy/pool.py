@@ -11,19 +11,17 @@ from typing import Final, Protocol
 
 from robin.model.faults import Fault
 from robin.model.limits import Deadlines, Limits
-from robin.model.message import ResponseHead
 from robin.model.origin import Origin
 from robin.model.verdict import Permit
 from robin.telemetry.metrics import Metrics
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
-from robin.wire.http1 import parse_response
+from robin.wire.forms import ResponseForms
 
 _IDLE_DEFAULT_S: Final = 4.0  # servers that close after 5 s are common
 _IDLE_MIN_S: Final = 1.0
 _IDLE_MAX_S: Final = 60.0
-_REMEMBERED_BYTES: Final = 4096
 
 
 class Generation(Protocol):
@@ -42,7 +40,7 @@ class Upstream(Stream):
     `reused`: it has carried an exchange before, so that the upstream may have closed it meanwhile (J3).
     """
 
-    __slots__ = ("_last_head", "_last_method", "_last_raw", "bucket", "generation", "reusable", "reused")
+    __slots__ = ("bucket", "forms", "generation", "reusable", "reused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
@@ -50,18 +48,7 @@ class Upstream(Stream):
         self.generation = generation
         self.reusable = False
         self.reused = False
-        self._last_raw = b""
-        self._last_method = ""
-        self._last_head: ResponseHead | None = None
-
-    def read_head(self, raw: bytes, method: str, fields_max: int) -> ResponseHead:
-        """The head that `raw` says, to a request of `method`; the last one is kept, as it repeats. Raises Fault."""
-        if raw == self._last_raw and method == self._last_method and self._last_head is not None:
-            return self._last_head
-        head = parse_response(raw, method=method, fields_max=fields_max)
-        if len(raw) <= _REMEMBERED_BYTES:
-            self._last_raw, self._last_method, self._last_head = raw, method, head
-        return head
+        self.forms = ResponseForms()
 
     def stray(self) -> None:
         """Idle, and it spoke, ended or grew old: the connection is discarded with what it said."""

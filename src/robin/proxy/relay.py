@@ -137,7 +137,7 @@ class Relay:
             if end + 4 > limit:
                 raise Fault("upstream_protocol", "bad_response: the response head is too large")
             raw = upstream.take(end + 4)
-            response = upstream.read_head(raw, self.head.method, house.limits.response_fields)
+            response = upstream.forms.read(raw, method=self.head.method, fields_max=house.limits.response_fields)
             if response.status >= 200 or response.status == 101:
                 self.record.upstream_status = response.status
                 return response

@@ -21,7 +21,7 @@ _FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take
 
 def check_switch(head: RequestHead, response: ResponseHead, metrics: Metrics) -> None:
     """A 101 must be asked for, name the protocol asked for, and prove that it understood the key. Raises Fault `upgrade_failed`."""
-    if head.upgrade is None or response.upgrade != head.upgrade or b"upgrade" not in response.hop:
+    if head.upgrade is None or response.upgrade != head.upgrade or b"upgrade" not in response.outline.hop:
         metrics.upgrades["failed"] += 1
         raise Fault("upgrade_failed", "upgrade: the upstream switched to a protocol that was not asked for")
     if head.upgrade == b"websocket":

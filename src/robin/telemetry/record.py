@@ -17,6 +17,7 @@ class ExchangeRecord:
         "bytes_out",
         "caller",
         "duration_s",
+        "ended_at",
         "identity",
         "identity_wait_s",
         "method",
@@ -47,6 +48,7 @@ class ExchangeRecord:
         self.bytes_out = 0  # body bytes to the caller
         self.ttfb_s: float | None = None
         self.duration_s = 0.0
+        self.ended_at = 0.0  # seconds since the epoch, unlike the others: set by the recorder
         self.identity_wait_s = 0.0
         self.retries = 0
         self.reused: bool | None = None

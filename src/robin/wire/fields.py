@@ -54,7 +54,7 @@ _ROLES: Final[dict[bytes, int]] = {
     b"sec-websocket-accept": Role.WEBSOCKET_ACCEPT,
 }
 
-# Their values differ from message to message: read each time, from the line that the outline points at.
+# Their values differ from message to message: read each time, from the blank that the outline points at.
 _EACH_TIME: Final = frozenset({Role.LENGTH, Role.TRACEPARENT, Role.WEBSOCKET_KEY, Role.WEBSOCKET_ACCEPT})
 
 # Hop-by-hop, both ways (RFC 9110 7.6.1); Content-Length is made anew.
@@ -144,13 +144,13 @@ _MEANINGS: Final[dict[int, Callable[[bytes, bytes], object]]] = {
 
 
 class _Fields(dict[bytes, Field]):
-    """`fields[line]`: what that line is. A shared Field for a usual line of a plain name, else its own; read at most once while remembered."""
+    """`fields[line]`: what that line is. A shared Field for a usual line of a plain name, else one of its own."""
 
     def __missing__(self, line: bytes) -> Field:
         name, _, value = line.partition(b": ")
         field = _shared.get(name)
         if field is None or not value or value[0] <= 0x20 or value[-1] <= 0x20:
-            return self._learn(line) if line else _END
+            return self._learn(line)
         if field.spare and len(line) <= _MEMO_LINE_BYTES:
             field.spare -= 1
             self._keep(line, field)
@@ -162,7 +162,7 @@ class _Fields(dict[bytes, Field]):
         secret = _SECRET_NAME.search(field.folded) is not None
         if _is_plain(field) and (shared := _share(field, secret=secret)) is not None and field.value and field.line[:-2] == line:
             return shared
-        if not secret and len(line) <= _MEMO_LINE_BYTES:
+        if len(line) <= _MEMO_LINE_BYTES and not (secret and field.value):
             field.lasting = True
             self._keep(line, field)
         return field
@@ -193,8 +193,6 @@ def _share(field: Field, *, secret: bool) -> Field | None:
 
 
 _shared: Final[dict[bytes, Field]] = {}
-_END: Final = _name_field(b"", b"")  # of the empty line behind the fields
-_END.shared = _END.lasting = True
 _fields: Final = _Fields()
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import Field, Framing, RequestHead, ResponseHead
+from robin.model.message import Field, Framing, RequestHead, RequestOutline, ResponseHead
 from robin.model.verdict import Permit
 from robin.wire.fields import FOLD
 
@@ -49,35 +49,61 @@ def forward_request(head: RequestHead, permit: Permit, credential: Credential, r
     """
     kept = head.forwarded
     if kept is None or kept[0] is not permit or kept[1] is not rules:
-        kept = head.forwarded = (permit, rules, *_rewrite(head, permit, rules))
+        kept = head.forwarded = _rewrite(head, permit, rules)
     return kept[2] + credential.field.reveal() + kept[3]
 
 
-def _rewrite(head: RequestHead, permit: Permit, rules: Rewriting) -> tuple[bytes, bytes]:
+class _Plan:
+    """How all requests of one outline go on under one set of rules: `template % (method, base path, target, authority, *blanks)`."""
+
+    __slots__ = ("bare", "rules", "template", "via")
+
+    def __init__(self, outline: RequestOutline, rules: Rewriting, *, fewer_hops: bool) -> None:
+        drops = rules.drops | outline.hop
+        template = [b"%b %b%b HTTP/1.1\r\nHost: %b\r\n"]
+        for field in outline.fields:
+            line = _one_hop_less(field.line) if fewer_hops else field.line
+            template.append(_slot(field, line, goes=field.goes_up and field.folded not in drops))
+        self.rules = rules
+        self.template = b"".join(template)
+        self.via = b"Via: %b, %b\r\n" % (outline.via, rules.via) if outline.via else b"Via: %b\r\n" % rules.via
+        self.bare = self.via + b"\r\n"
+
+
+def _slot(field: Field, line: bytes, *, goes: bool) -> bytes:
+    """Its line in a template: with room for the blank where it is shared; a blank that does not go is taken up by nothing."""
+    if field.shared:
+        return field.name.replace(b"%", b"%%") + b": %b\r\n" if goes else b"%.0b"
+    return line.replace(b"%", b"%%") if goes else b""
+
+
+def _rewrite(head: RequestHead, permit: Permit, rules: Rewriting) -> tuple[Permit, Rewriting, bytes, bytes]:
     """What stands before the credential, and what behind it."""
-    drops = rules.drops | head.hop if head.hop else rules.drops
-    target = head.target
-    if permit.base_path:
-        if _DOT_SEGMENT.search(head.path):
-            raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
-        target = permit.base_path + target
-    before = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method.encode("ascii"), target, permit.origin.authority)]
-    before += [field.line for field in head.fields if field.goes_up and field.folded not in drops]
-    if head.max_forwards is not None and head.method == "OPTIONS":  # one hop less (RFC 9110 7.6.2)
-        before[1:] = [_one_hop_less(line) for line in before[1:]]
-    behind = [b"Via: %b, %b\r\n" % (head.via, rules.via) if head.via else b"Via: %b\r\n" % rules.via]
-    if head.framing == Framing.LENGTH:
+    outline = head.outline
+    plan = outline.plan
+    if outline.max_forwards is not None:
+        plan = _Plan(outline, rules, fewer_hops=head.method == "OPTIONS")  # RFC 9110 7.6.2
+    elif plan is None or plan.rules is not rules:
+        plan = outline.plan = _Plan(outline, rules, fewer_hops=False)
+    if permit.base_path and _DOT_SEGMENT.search(head.path):
+        raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
+    before = plan.template % (head.method.encode("ascii"), permit.base_path, head.target, permit.origin.authority, *head.blanks)
+    framing = head.framing
+    if framing == Framing.NONE and not outline.te_trailers and head.upgrade is None:
+        return permit, rules, before, plan.bare
+    behind = [plan.via]
+    if framing == Framing.LENGTH:
         behind.append(b"Content-Length: %d\r\n" % head.length)
-    elif head.framing == Framing.CHUNKED:
+    elif framing == Framing.CHUNKED:
         behind.append(b"Transfer-Encoding: chunked\r\n")
-    if head.te_trailers:
+    if outline.te_trailers:
         behind.append(b"TE: trailers\r\n")
     if head.expects_continue:
         behind.append(b"Expect: 100-continue\r\n")
     if head.upgrade is not None:
         behind.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
     behind.append(b"\r\n")
-    return b"".join(before), b"".join(behind)
+    return permit, rules, before, b"".join(behind)
 
 
 def _one_hop_less(line: bytes) -> bytes:
@@ -102,20 +128,22 @@ def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
 
 
 def _render_response(response: ResponseHead, *, minor: int, keep_alive: bool, chunked: bool) -> bytes:
-    hop = response.hop
-    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
-    lines += [field.line for field in response.fields if field.goes_down and field.folded not in hop]
+    outline = response.outline
+    template = outline.plan
+    if template is None:
+        lines = [_slot(field, field.line, goes=field.goes_down and field.folded not in outline.hop) for field in outline.fields]
+        template = outline.plan = b"HTTP/1.1 %d %b\r\n" + b"".join(lines)
+    head: bytes = template % (response.status, response.reason, *response.blanks)
     if chunked:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
+        head += b"Transfer-Encoding: chunked\r\n"
     elif response.length >= 0 and response.framing != Framing.CHUNKED and response.status >= 200 and response.status != 204:
-        lines.append(b"Content-Length: %d\r\n" % response.length)
+        head += b"Content-Length: %d\r\n" % response.length
     if response.status >= 200:
         if not keep_alive:
-            lines.append(b"Connection: close\r\n")
+            head += b"Connection: close\r\n"
         elif minor == 0:
-            lines.append(b"Connection: keep-alive\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+            head += b"Connection: keep-alive\r\n"
+    return head + b"\r\n"
 
 
 def forward_switch(response: ResponseHead) -> bytes:

@@ -11,9 +11,9 @@ from typing import Final
 import httptools
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, Outline, RequestHead, RequestOutline, ResponseHead
+from robin.model.message import Framing, Outline, RequestHead, RequestOutline, ResponseHead, ResponseOutline
 from robin.wire.fields import FOLD, host_is_valid, read_length
-from robin.wire.outline import bad, bad_length, outline_request, outline_response
+from robin.wire.outline import bad, bad_length, blanks_of, outline_request, outline_response
 
 METHODS: Final = {
     name.encode(): name
@@ -74,31 +74,34 @@ def parse_request(head: bytes, *, target_bytes: int, fields_max: int) -> Request
         raise _refuse_head(head) from None
     if not judge.accepted:
         raise bad("bad_head", "the head does not end where it should")
-    lines = head[line.end() : -2].split(b"\r\n")
-    if len(lines) > fields_max + 1:
+    lines = head[line.end() : -4].split(b"\r\n") if len(head) - line.end() > 4 else []
+    if len(lines) > fields_max:
         raise Fault("head_too_large", "too_many_fields: the head has more field lines than ROBIN_MAX_FIELDS")
     outline = outline_request(lines, 1 if minor == b"1" else 0)
-    request = RequestHead(method, target, 1 if minor == b"1" else 0, lines, outline)
-    if outline.framing == Framing.LENGTH:
-        request.length = _length(outline, lines)
-    if outline.trace_at >= 0:
-        request.traceparent = lines[outline.trace_at].partition(b": ")[2]
-    if outline.upgrades:
-        _read_upgrade(request, outline)
-    if request.expects_continue and not request.length and request.framing != Framing.CHUNKED:
-        request.expects_continue = False  # there is no body to hold back
+    request = read_request(method, target, outline, blanks_of(lines, outline))
     if target[0] != 0x2F or b"#" in target:
         _read_target(request)
-    request.path = request.target.partition(b"?")[0]
     return request
 
 
-def _length(outline: Outline, lines: list[bytes]) -> int:
+def read_request(method: str, target: bytes, outline: RequestOutline, blanks: list[bytes]) -> RequestHead:
+    """A request head of parts that were judged, in origin-form. Raises Fault `bad_request`."""
+    request = RequestHead(method, target, outline, blanks)
+    if outline.framing == Framing.LENGTH:
+        request.length = _read_length(outline, blanks)
+    if outline.upgrades:
+        _read_upgrade(request, outline)
+    if outline.expects_continue and not request.length and request.framing != Framing.CHUNKED:
+        request.expects_continue = False  # there is no body to hold back
+    return request
+
+
+def _read_length(outline: Outline, blanks: list[bytes]) -> int:
     """What Content-Length says. Raises Fault `bad_request`."""
     if outline.length_at < 0:
         return outline.length
-    name, _, value = lines[outline.length_at].partition(b": ")
-    length = int(value) if len(value) < 19 and value.isdigit() else read_length(name, value)
+    digits = blanks[outline.length_at]
+    length = int(digits) if len(digits) < 19 and digits.isdigit() else read_length(b"", digits)
     if length is None:
         raise bad_length()
     return length
@@ -167,6 +170,7 @@ def _read_target(request: RequestHead) -> None:
         request.target = b"*"
     else:
         request.target = rest if rest[:1] == b"/" else b"/" + rest
+    request.path = request.target.partition(b"?")[0]
 
 
 def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead:
@@ -183,17 +187,25 @@ def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead
     except httptools.HttpParserError:
         if not (judge.accepted and digits == b"101"):  # a bare 101 pauses llhttp after its head: judged as a switch, not as syntax
             raise _broken("the head is not valid HTTP/1.1") from None
-    lines = head[line.end() : -2].split(b"\r\n")
-    if not judge.accepted or len(lines) > fields_max + 1:
+    lines = head[line.end() : -4].split(b"\r\n") if len(head) - line.end() > 4 else []
+    if not judge.accepted or len(lines) > fields_max:
         raise _broken("the head is unfinished or has too many fields")
     try:
         outline = outline_response(lines, 1 if minor == b"1" else 0)
-        response = ResponseHead(int(digits), reason or b"", 1 if minor == b"1" else 0, lines, outline)
-        if outline.length_at >= 0:
-            response.length = _length(outline, lines)
     except Fault as fault:
         raise _broken(fault.detail) from None
-    if method == "HEAD" or response.status < 200 or response.status in {204, 304}:
+    return read_response(method, int(digits), reason or b"", outline, blanks_of(lines, outline))
+
+
+def read_response(method: str, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes]) -> ResponseHead:
+    """A response head, to a request of `method`, of parts that were judged. Raises Fault `upstream_protocol`."""
+    response = ResponseHead(status, reason, outline, blanks)
+    if outline.framing == Framing.LENGTH:
+        try:
+            response.length = _read_length(outline, blanks)
+        except Fault as fault:
+            raise _broken(fault.detail) from None
+    if method == "HEAD" or status < 200 or status in {204, 304}:
         response.framing = Framing.NONE
     elif response.framing == Framing.NONE:
         response.framing, response.keep_alive = Framing.CLOSE, False

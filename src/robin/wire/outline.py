@@ -5,11 +5,14 @@ Field of it is lasting, by the identity of those Fields, so two heads share one 
 which no verdict depends on; what is read each time is pointed at by place. When the memo is full it starts anew.
 """
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, TypeVar
 
 from robin.model.faults import Fault
 from robin.model.message import Field, Framing, Outline, RequestOutline, ResponseOutline
 from robin.wire.fields import Role, fields_of
+
+_Drawn = TypeVar("_Drawn", bound=Outline)
 
 _MEMO_OUTLINES: Final = 256
 _MEMO_FIELDS: Final = 64  # a head of more fields is read anew each time
@@ -38,7 +41,12 @@ def outline_response(lines: list[bytes], minor: int) -> ResponseOutline:
     return outline
 
 
-def _remember[T: Outline](memo: dict[tuple[Field, ...], T], outline: T) -> None:
+def blanks_of(lines: list[bytes], outline: Outline) -> list[bytes]:
+    """The values of the shared fields, in order."""
+    return [line.partition(b": ")[2] for line, field in zip(lines, outline.fields, strict=True) if field.shared]
+
+
+def _remember(memo: dict[tuple[Field, ...], _Drawn], outline: _Drawn) -> None:
     if len(outline.fields) <= _MEMO_FIELDS and all(field.lasting for field in outline.fields):
         if len(memo) >= _MEMO_OUTLINES:
             memo.clear()
@@ -54,10 +62,8 @@ def _draw_request(fields: tuple[Field, ...], minor: int) -> RequestOutline:
     """Take from the few fields that frame, route or guard what they say."""
     outline = RequestOutline(fields, minor)
     hosts = 0
-    for at, field in enumerate(fields):
+    for field, at in _places(fields):
         role = field.role
-        if not role:
-            continue
         if role == Role.HOST:
             hosts += 1 if field.meaning else 2
             outline.host = field.value
@@ -65,9 +71,9 @@ def _draw_request(fields: tuple[Field, ...], minor: int) -> RequestOutline:
             outline.upgrades += 1
             outline.upgrade = field.value.lower()
         elif role == Role.TRACEPARENT:
-            outline.trace_at = at
+            outline.trace_at, outline.traceparent = at, field.value
         elif role == Role.WEBSOCKET_KEY:
-            outline.key_at = at
+            outline.key_at, outline.websocket_key = at, field.value
         elif not _read_framing(outline, field, at, minor):
             _read_rare(outline, role, field.value, minor)
     if hosts != 1:
@@ -77,17 +83,26 @@ def _draw_request(fields: tuple[Field, ...], minor: int) -> RequestOutline:
 
 def _draw_response(fields: tuple[Field, ...], minor: int) -> ResponseOutline:
     outline = ResponseOutline(fields, minor)
-    for at, field in enumerate(fields):
+    for field, at in _places(fields):
         role = field.role
-        if not role or _read_framing(outline, field, at, minor):
+        if _read_framing(outline, field, at, minor):
             continue
         if role == Role.UPGRADE:
             outline.upgrade = field.value.lower() if outline.upgrade is None else b","
         elif role == Role.KEEP_ALIVE:
             outline.idle_s = field.meaning
         elif role == Role.WEBSOCKET_ACCEPT:
-            outline.accept_at = at
+            outline.accept_at, outline.websocket_accept = at, field.value
     return outline
+
+
+def _places(fields: tuple[Field, ...]) -> Iterator[tuple[Field, int]]:
+    """The fields that play a role, and the place of its value among the blanks where it is shared, else -1."""
+    place = -1
+    for field in fields:
+        place += field.shared
+        if field.role:
+            yield field, place if field.shared else -1
 
 
 def _read_framing(outline: Outline, field: Field, at: int, minor: int) -> bool:
@@ -96,7 +111,7 @@ def _read_framing(outline: Outline, field: Field, at: int, minor: int) -> bool:
         _read_connection(outline, field.meaning, minor)
     elif field.role == Role.LENGTH:
         _frame_once(outline, Framing.LENGTH)
-        if field.shared:
+        if at >= 0:
             outline.length_at = at
         elif field.meaning is None:
             raise bad_length()
