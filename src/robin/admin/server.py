@@ -15,6 +15,7 @@ from typing import Final
 
 from robin.admin.pages import BROKEN, OVERSIZED, Answer, Pages, refuse
 from robin.admin.readiness import Readiness
+from robin.admin.shared_scrape import SharedScrape
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
 from robin.telemetry.logs import EventLog, stack_of
@@ -49,7 +50,7 @@ class AdminServer:
     ) -> None:
         """`begin_drain` may be called again and again; None: no /quitquitquit. `fatal(label, error)`: a listener died."""
         self._bounds = tuple(bounds)
-        self._pages = Pages(status=status, scrape=scrape, begin_drain=begin_drain)
+        self._pages = Pages(status=status, scrape=SharedScrape(scrape), begin_drain=begin_drain)
         self._wall = wall
         self._events = events
         self._fatal = fatal
@@ -101,7 +102,7 @@ class AdminServer:
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
             while await self._answer_next(reader, writer, local=local):
-                pass
+                await asyncio.sleep(0)  # what is pipelined leaves a turn to others
             await self._linger(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # too slow, or gone
