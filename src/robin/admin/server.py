@@ -102,7 +102,7 @@ class AdminServer:
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
             while await self._answer_next(reader, writer, local=local):
-                await asyncio.sleep(0)  # what is pipelined leaves a turn to others
+                pass
             await self._linger(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # too slow, or gone
@@ -127,6 +127,7 @@ class AdminServer:
         async with asyncio.timeout(self._wait_s):
             writer.write(_render(answer, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
             await writer.drain()
+        await asyncio.sleep(0)  # what is pipelined leaves a turn to others
         return again
 
     async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
