@@ -330,6 +330,16 @@ def test_own_addresses(binder: Binder, listen: str, host: str, same_port: bool, 
     assert own.has(host, port if same_port else port ^ 1) is ours
 
 
+def test_a_passed_socket_on_every_ipv4_address_within_ipv6_is_ours_on_each(binder: Binder):
+    with socket.socket(socket.AF_INET6) as passed:
+        passed.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        passed.bind(("::ffff:0.0.0.0", 0))
+        passed.listen()
+        own = OwnAddresses()
+        own.learn(binder(ActivatedAddress(name="web"), {"web": [passed]}))
+        assert own.has("127.9.9.9", passed.getsockname()[1])
+
+
 def test_a_unix_listener_is_no_address_to_dial(binder: Binder, folder: Path):
     own = OwnAddresses()
     own.learn(binder(UnixAddress(path=f"{folder}/s")))

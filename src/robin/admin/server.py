@@ -6,7 +6,6 @@ no byte of a request gets into a log.
 """
 
 import asyncio
-import ipaddress
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Final
 from robin.admin.pages import BROKEN, OVERSIZED, Answer, Pages, refuse
 from robin.admin.readiness import Readiness
 from robin.admin.shared_scrape import SharedScrape
+from robin.model.address import is_loopback
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
 from robin.telemetry.logs import EventLog, stack_of
@@ -85,7 +85,7 @@ class AdminServer:
             del self._open[oldest]
             oldest.cancel()
         sock.setblocking(False)
-        task = self._owner.start(self._serve(sock, local=bound.unix or _is_loopback(sock)), "admin connection")
+        task = self._owner.start(self._serve(sock, local=bound.unix or _from_here(sock)), "admin connection")
         self._open[task] = None
         task.add_done_callback(lambda ended: self._open.pop(ended, None))
 
@@ -162,11 +162,9 @@ def _render(answer: Answer, *, again: bool, bodiless: bool, wall: float) -> byte
     return head if bodiless else head + answer.body
 
 
-def _is_loopback(sock: socket.socket) -> bool:
-    """Whether the peer is this machine, an IPv4 peer of an IPv6 socket included; unknown counts as elsewhere."""
+def _from_here(sock: socket.socket) -> bool:
+    """Whether the peer is this machine; a peer that is gone already counts as elsewhere."""
     try:
-        address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
-    except (OSError, ValueError):
+        return is_loopback(sock.getpeername()[0])
+    except OSError:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

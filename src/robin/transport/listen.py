@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -11,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
+from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
 from robin.transport.claim import ClaimRefused, claimed
 
 _BACKLOG: Final = 1024
@@ -253,23 +252,14 @@ class OwnAddresses:
         for bound in bounds:
             if not bound.unix:
                 host, port = bound.sock.getsockname()[:2]
-                self._exact.add((_plain(host), port))
-                if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not bound
+                self._exact.add((str(reached(host)), port))
+                if literal(host).is_unspecified:
                     self._wildcard_ports.add(port)
 
     def has(self, host: str, port: int) -> bool:
         """Whether dialling this address would reach one of them."""
-        host = _plain(host)
+        host = str(reached(host))
         return (host, port) in self._exact or (port in self._wildcard_ports and _is_local(host))
-
-
-def _plain(host: str) -> str:
-    """The address that is meant: IPv4 within IPv6 is IPv4, and nobody's address is this machine's when it is dialled."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "::1"
-    return str(address)
 
 
 def _is_local(host: str) -> bool:
