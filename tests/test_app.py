@@ -73,6 +73,21 @@ async def ask(port: int) -> bytes:
     return got
 
 
+async def test_what_fails_while_it_is_built_is_not_blamed_on_the_ca_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The notice to systemd wants a descriptor: it is to blame for nothing, and the bundle, of which this upstream has none, even less."""
+    chosen = settings(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        code = await app._run(chosen, {"NOTIFY_SOCKET": str(tmp_path / "notify")})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert code == app.EXIT_FAILED
+    assert capsys.readouterr().err == "robin: cannot start: Too many open files\n"
+
+
 def test_a_whole_life_leaves_no_descriptor_thread_or_task_behind(tmp_path: Path):
     async def live(log: int) -> None:
         server = await asyncio.start_server(answer_for_ever, "127.0.0.1", 0)

@@ -19,6 +19,7 @@ CONNECTIONS = 32
 RATE = 5_000
 STREAM_BYTES = 1 << 30
 START_LIMIT_S = 15
+SETTLED_S = 1.1  # Robin reads a token file that is younger than a second anew on each request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,7 @@ def raised(program: Path, contenders: Sequence[Contender], ledger: Ledger, lengt
         work = Path(folder)
         work.chmod(0o755)  # nginx's worker is another user
         subprocess.run([str(program), "-pki", folder], check=True)
+        time.sleep(SETTLED_S)
         with Load(program, work, cores.load) as load, WorkloadApi(program, work, cores.load) as workload_api:
             yield Stage(
                 cores=cores,

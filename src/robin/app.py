@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Mapping
 
@@ -39,7 +38,7 @@ from robin.transport.entropy import SystemEntropy
 from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind
 from robin.transport.systemd import Notifier, activated_sockets
 from robin.transport.tasks import TaskOwner
-from robin.transport.tls import UpstreamTls
+from robin.transport.tls import RootsError, UpstreamTls
 
 EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_BIND, EXIT_CUT, EXIT_STARTUP = 0, 1, 2, 3, 4, 5
 _CA_POLL_S = 1.0
@@ -65,23 +64,27 @@ def _raise_descriptor_limit() -> None:
 async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
     try:
         sidecar = Sidecar(settings, environ)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError too
-        why = "not a usable PEM bundle"
-        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-            why = error.strerror or why
-        print(f"robin: ROBIN_UPSTREAM_CA_FILE: {why}; give a readable PEM bundle of CA certificates", file=sys.stderr)  # noqa: T201
+    except RootsError as error:
+        _complain(f"ROBIN_UPSTREAM_CA_FILE: {error}; give a readable PEM bundle of CA certificates")
         return EXIT_SETTINGS
+    except OSError as error:
+        _complain(f"cannot start: {error.strerror or type(error).__name__}")
+        return EXIT_FAILED
     try:
         return await sidecar.serve()
     finally:
         await sidecar.close()
 
 
+def _complain(text: str) -> None:
+    print(f"robin: {text}", file=sys.stderr)  # noqa: T201 - a start-up failure is told on stderr
+
+
 class Sidecar:
     """One running sidecar: built, started, served and drained in the order of the spec."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], *, log_fd: int = 1) -> None:
-        """Build every part; nothing is bound and nothing is contacted. Raises OSError or ValueError for a bad CA bundle."""
+        """Build every part; nothing is bound and nothing is contacted. Raises RootsError, or OSError."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._settings = settings
@@ -179,14 +182,14 @@ class Sidecar:
                 unsafe_listen=settings.unsafe_listen,
             )
         except ValueError as error:
-            self._complain(f"socket activation: {error}")
+            _complain(f"socket activation: {error}")
             return EXIT_SETTINGS
         try:
             self._admin_sockets = self._bind("ROBIN_ADMIN_ADDR", settings.admin, activated)
             self._start_admin()
             self._listeners = self._bind("ROBIN_LISTEN_UDS" if settings.peercred else "ROBIN_LISTEN_ADDR", settings.listen, activated)
         except BindError as error:
-            self._complain(str(error))
+            _complain(str(error))
             return EXIT_BIND
         self._own.learn([*self._listeners, *self._admin_sockets])
         self._events.info("listening", listen=self.listening, admin=self._labels(self._admin_sockets))
@@ -403,6 +406,3 @@ class Sidecar:
         self._notifier.close()
         self._recorder.settle()
         self._writer.close()
-
-    def _complain(self, text: str) -> None:
-        print(f"robin: {text}", file=sys.stderr)  # noqa: T201 - a start-up failure is told on stderr

@@ -80,6 +80,31 @@ async def test_metrics_pass_accept_on(stand):
     assert stand.scraped == ["application/openmetrics-text"]
 
 
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_peers_that_scrape_at_the_same_time_share_one_text_and_the_next_one_is_new(stand):
+    stand.start()
+    peers = [await stand.connect() for _ in range(20)]
+    for peer in peers:
+        assert (await peer.ask("/healthz"))[0] == 200
+    for number in (1, 2):
+        stand.metrics_text = b"robin_x_total %d\n" % number
+        for at, peer in enumerate(peers):  # all of it is in the kernel before the server has its turn
+            peer.send(SCRAPE.replace(b"\r\n\r\n", b"\r\nAccept: text/plain;q=0.%d\r\n\r\n" % (at + 1)))
+        assert {(await peer.receive())[2] for peer in peers} == {stand.metrics_text}
+        assert len(stand.scraped) == number
+
+
+async def test_pipelined_scrapes_leave_turns_to_others(stand):
+    stand.start()
+    connection = await stand.connect()
+    connection.send(SCRAPE * 50)
+    for _ in range(50):
+        assert (await connection.receive())[0] == 200
+    assert len(stand.scraped) == 50, "several were answered in one turn"
+
+
 async def test_a_scrape_that_fails_is_a_500_and_is_logged_without_its_message(stand):
     stand.start()
     stand.broken = ValueError("canary")

@@ -154,3 +154,5 @@ def test_unsafe_switches_and_an_open_socket_are_warned_of() -> None:
     assert warned(switches) == ["unsafe_listen", "unsafe_upstream_http", "unsafe_any_host"]
     assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock"}) == ["any_local_peer"]
     assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_PEERCRED_ALLOW_UIDS": "none"}) == []
+    assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_PEERCRED_ALLOW_UIDS": "65533"}) == []
+    assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_PEERCRED_ALLOW_UIDS": "1000,65534"}) == ["unmapped_uids_listed"]

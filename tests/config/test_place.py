@@ -187,16 +187,6 @@ def test_a_doubtful_upstream_url_is_refused(text: str, what: str) -> None:
     assert "secret" not in caught.value.what + caught.value.fix
 
 
-@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", 1), ("127.9.9.9", 1), ("::1", 1), ("localhost", 1), ("::ffff:127.0.0.1", 1)])
-def test_loopback_hosts(host: str, local: int) -> None:
-    assert place.is_loopback(host) is bool(local)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.0.0.1", "localhost.example", "x.localhost", "fe80::1"])
-def test_other_hosts_are_not_loopback(host: str) -> None:
-    assert place.is_loopback(host) is False
-
-
 @pytest.mark.parametrize(
     ("target", "listener", "meet"),
     [

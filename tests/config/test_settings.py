@@ -85,11 +85,10 @@ def test_limits_and_deadlines_are_taken_over() -> None:
         "ROBIN_UPSTREAM_CONNECT_TIMEOUT": "5s",
         "ROBIN_UPSTREAM_QUEUE_TIMEOUT": "6s",
         "ROBIN_UPSTREAM_IDLE_TIMEOUT": "7s",
-        "ROBIN_IDENTITY_WAIT": "8s",
     }
     chosen = settings({"ROBIN_UPSTREAM_URL": "https://broker.example", **texts})
     assert chosen.limits == Limits(head_bytes=5120, target_bytes=2048, fields=11, connections=12, upstream_connections=13)
-    expected = Deadlines(head_s=1, keepalive_s=2, stream_idle_s=3, response_s=4, connect_s=5, queue_s=6, upstream_idle_s=7, identity_s=8)
+    expected = Deadlines(head_s=1, keepalive_s=2, stream_idle_s=3, response_s=4, connect_s=5, queue_s=6, upstream_idle_s=7)
     assert chosen.deadlines == expected
 
 

@@ -95,6 +95,15 @@ def test_the_unit_gives_a_late_identity_and_a_drain_their_time():
     assert int(service["LimitNOFILE"][0]) > 2 * (limits.connections + limits.upstream_connections)
 
 
+def test_restarts_never_reach_the_start_limit():
+    """Else systemd gives Robin up for good, and robin.socket with it. Each start takes its own time beside the pause."""
+    unit = read_unit("robin.service")
+    interval_s, pause_s = (
+        float(value.removesuffix("s")) for value in (unit["Unit"]["StartLimitIntervalSec"][0], unit["Service"]["RestartSec"][0])
+    )
+    assert int(unit["Unit"]["StartLimitBurst"][0]) >= interval_s / pause_s
+
+
 def test_no_user_namespace_hides_the_callers():
     """In one, SO_PEERCRED calls every other user 65534, and no UID list could match."""
     assert "PrivateUsers" not in read_unit("robin.service")["Service"]

@@ -1,7 +1,9 @@
 """What the identity tests stand in: a manual clock, chance drawn from a seed, a log that remembers, real tasks."""
 
 import random
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from robin.identity.surroundings import Surroundings
@@ -72,3 +74,14 @@ class Room:
             metrics=self.metrics,
             changed=changed or self._changed,
         )
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """What is open stays open; nothing can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -385,6 +385,26 @@ async def test_a_denial_ends_the_cached_token_at_once_where_redaction_is_strict(
     assert fault.detail.startswith("permission_denied:")
 
 
+async def test_the_copy_that_a_denial_took_away_is_as_old_as_before_when_it_is_given_again() -> None:
+    """Its life counts from when it was first seen: seen as new, it would be used for longer than before."""
+    stage = Stage(stop_when_denied=True)
+    first = stage.source.raw(stage.room.clock.wall() + 300)
+    stage.source.answer = stage.source.always(first)
+    await stage.warm()
+    before = stage.keeper.ready()
+    assert before is not None
+    stage.source.answer = stage.source.failing(DENIED)
+    stage.clock.advance(280)
+    stage.keeper.step()
+    await stage.land()
+    assert stage.keeper.ready() is None
+    stage.source.answer = stage.source.always(first)
+    await stage.pass_time(1)
+    after = stage.keeper.ready()
+    assert after is not None
+    assert (after.seen_at, after.usable_until) == (before.seen_at, before.usable_until)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("eyJ.a.b"), KeyError("x"), OSError(5, "io"), asyncio.InvalidStateError(), RecursionError()])
 async def test_an_exception_in_a_source_is_followed_by_the_next_try(error: Exception) -> None:
     stage = Stage()

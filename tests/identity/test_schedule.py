@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.identity.schedule import WallStep, backoff_s, refresh_at
+from robin.identity.schedule import Forced, WallStep, backoff_s, refresh_at
 
 RECEIVED_AT = 1_780_000_000.0
 
@@ -53,3 +53,8 @@ def test_a_wall_step_is_told_once_and_a_slow_clock_is_none() -> None:
     assert not step.happened(wall=1103.5, monotonic=111)
     assert step.happened(wall=500, monotonic=112)
     assert not step.happened(wall=501, monotonic=113)
+
+
+def test_a_look_is_forced_at_once_and_then_once_in_thirty_seconds() -> None:
+    forced = Forced()
+    assert [second for second in range(95) if forced.permits(float(second))] == [0, 30, 60, 90]

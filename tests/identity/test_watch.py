@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.identity.room import Room
+from tests.identity.room import Room, no_descriptor_left
 
 from robin.identity.sources.file import FileSource
 from robin.identity.watch import FileWatch
@@ -222,6 +222,54 @@ async def test_the_grace_counts_from_the_first_failure_and_starts_anew_after_a_g
     assert await stage.served(second)
     stage.path.unlink()
     assert await stage.served(second)
+
+
+async def test_our_own_lack_of_descriptors_is_no_verdict_on_the_token(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, grace_s=0)
+    text = stage.write(stage.token())
+    assert await stage.served(text)
+    stage.write(stage.token())
+    with no_descriptor_left():
+        stage.clock.advance(100)
+        await stage.watch.poll()
+        assert await stage.served(text)
+        assert stage.watch.status().state is IdentityState.FRESH
+        assert stage.room.metrics.refreshes[("error", "exhausted")] == 2
+        stage.clock.advance(500)
+        assert await stage.code() == "identity_unavailable", "the token's own time counts whatever we lack"
+    assert not await stage.served(text)
+
+
+async def test_a_lack_of_descriptors_neither_ends_a_grace_nor_begins_it_anew(stage: Stage) -> None:
+    text = stage.write(stage.token())
+    assert await stage.served(text)
+    stage.write(b"garbage")
+    assert await stage.served(text)
+    stage.clock.advance(9)
+    with no_descriptor_left():
+        assert await stage.served(text)
+        stage.clock.advance(1)
+        assert await stage.code() == "identity_unavailable"
+
+
+async def test_a_deleted_file_is_missing_even_where_no_descriptor_is_left_to_open_it(stage: Stage) -> None:
+    text = stage.write(stage.token())
+    assert await stage.served(text)
+    stage.path.unlink()
+    with no_descriptor_left():
+        assert await stage.served(text)
+        stage.clock.advance(10)
+        assert await stage.code() == "identity_unavailable"
+    assert stage.room.metrics.refreshes[("error", "missing")] == 2
+
+
+async def test_without_a_token_a_lack_of_descriptors_names_the_limit_to_raise(stage: Stage) -> None:
+    stage.write(stage.token())
+    with no_descriptor_left():
+        found = await stage.get()
+    assert isinstance(found, Fault)
+    assert (found.code, found.detail.partition(":")[0]) == ("identity_unavailable", "exhausted")
+    assert "ulimit -n" in found.detail
 
 
 async def test_the_grace_never_outlives_the_token(stage: Stage) -> None:

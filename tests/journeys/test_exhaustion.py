@@ -74,6 +74,21 @@ async def test_k7_a_connection_upstream_that_cannot_be_opened_is_our_limit_not_t
         assert (await callers[0].answer()).status == 200
 
 
+async def test_no_descriptor_left_to_read_the_token_with_costs_no_kept_connection_its_identity(tmp_path: Path):
+    settings = {"ROBIN_ADMIN_ADDR": "off", "ROBIN_TOKEN_FILE_GRACE": "0s"}
+    async with serving(tmp_path, program=shell(f"ulimit -n {FEW}"), settings=settings) as rig:
+        kept = await rig.caller()
+        kept.send(GET)
+        assert (await kept.answer()).status == 200
+        async with occupied(rig):
+            os.utime(rig.token_file)  # another file as far as anyone can see: it has to be read
+            failed = await rig.robin.event("identity_refresh_failed")
+            assert failed["detail"].startswith("exhausted: ")
+            kept.send(GET)
+            assert (await kept.answer()).status == 200
+        assert [event for event in rig.robin.events if event["event"] == "identity_lost"] == []
+
+
 async def test_one_too_many_callers_get_503_and_a_place_is_free_again(tmp_path: Path):
     async with serving(tmp_path, settings={"ROBIN_MAX_CONNECTIONS": "3"}) as rig:
         held = [await rig.caller() for _ in range(3)]

@@ -1,5 +1,6 @@
 """The Unix listener's path: its mode from the first moment, its folder, who may take it over, and what is left behind (K11, L1)."""
 
+import asyncio
 import ctypes
 import os
 import socket
@@ -60,7 +61,8 @@ async def test_l1_the_final_mode_from_creation_whatever_the_umask(
     watch = Watch(folder)
     async with serving(tmp_path, settings={"ROBIN_LISTEN_UDS": str(path), **settings}, program=shell(f"umask {umask}")):
         assert mode_of(path) == mode
-        assert watch.events() == [(IN_CREATE, "robin.sock")], "no change of mode, no rename"
+        told = [(IN_CREATE, ".robin.sock.lock"), (IN_CREATE, "robin.sock"), (IN_DELETE, ".robin.sock.lock")]
+        assert watch.events() == told, "no change of mode, no rename"
 
 
 async def test_l1_unlinked_on_exit_only_if_it_is_ours(tmp_path: Path, folder: Path):
@@ -117,6 +119,24 @@ async def test_k11_a_second_instance_on_a_live_path_exits_3_and_unlinks_nothing(
             assert second.robin.stderr == [f"robin: ROBIN_LISTEN_UDS: unix:{path}: {fix}"]
         assert os.lstat(path).st_ino == inode
         assert (await ask_unix(rig, path)).status == 200
+
+
+async def test_k11_of_two_instances_that_start_at_once_on_a_dead_path_one_serves_and_the_other_exits_3(tmp_path: Path, folder: Path):
+    path = folder / "robin.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    settings = {"ROBIN_LISTEN_UDS": str(path)}
+    async with launched(tmp_path, settings=settings) as one, launched(tmp_path, settings=settings) as other:
+        async with asyncio.TaskGroup() as group:
+            started = [group.create_task(rig.robin.line(f"unix:{path}")) for rig in (one, other)]
+        refusals = [line.result() for line in started if line.result().startswith("robin: ")]
+        assert len(refusals) == 1
+        assert refusals[0].endswith("; stop it or choose another path")
+        winner, loser = (one, other) if other.robin.stderr else (other, one)
+        assert await loser.robin.returned() == 3
+        assert (await ask_unix(winner, path)).status == 200
+        assert await winner.robin.stop() == 0
+    assert list(folder.iterdir()) == []
 
 
 async def test_k11_a_live_path_whose_queue_is_full_is_live(tmp_path: Path, folder: Path):

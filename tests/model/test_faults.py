@@ -32,6 +32,10 @@ def test_only_a_503_promises_that_a_retry_may_help(kind: FaultKind) -> None:
     assert kind.retry_after_s is None or kind.status == 503
 
 
+def test_each_source_is_that_of_some_fault() -> None:
+    assert {kind.source for kind in FAULTS.values()} == set(FaultSource)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS.values() if kind.source is FaultSource.DOWNSTREAM], ids=lambda kind: kind.code)
 def test_after_a_malformed_request_the_connection_closes(kind: FaultKind) -> None:
     assert kind.closes

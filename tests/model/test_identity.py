@@ -4,16 +4,12 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from robin.model.identity import Freshness, IdentityState, IdentityStatus, IdentityToken
+from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
 from robin.model.secret import Secret
 
 
 def test_the_states_are_those_of_the_admin_plane() -> None:
     assert {str(state) for state in IdentityState} == {"fresh", "stale", "expired", "missing", "refused"}
-
-
-def test_every_freshness_is_a_state_of_the_same_name() -> None:
-    assert {str(freshness) for freshness in Freshness} <= {str(state) for state in IdentityState}
 
 
 def test_a_token_hides_its_value_and_cannot_be_changed() -> None:

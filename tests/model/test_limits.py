@@ -15,7 +15,7 @@ def test_the_sizes_and_counts_default_to_the_tables() -> None:
 def test_the_deadlines_default_to_the_tables() -> None:
     deadlines = Deadlines()
     assert (deadlines.head_s, deadlines.keepalive_s, deadlines.stream_idle_s) == (10, 75, 3600)
-    assert (deadlines.response_s, deadlines.connect_s, deadlines.queue_s, deadlines.identity_s) == (900, 10, 5, 2)
+    assert (deadlines.response_s, deadlines.connect_s, deadlines.queue_s) == (900, 10, 5)
     assert deadlines.upstream_idle_s is None
 
 

@@ -274,6 +274,19 @@ async def test_a_peer_that_does_not_speak_http2_is_hung_up_on_without_a_further_
             await ended.wait()
 
 
+async def test_a_peer_that_spoils_the_connection_before_the_call_is_unavailable_and_no_bug_of_ours(tmp_path: Path) -> None:
+    async def speak_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with raw_server(tmp_path / "api", speak_first) as channel:
+        connection = await channel._reach()
+        await eventually(lambda: not connection.line.usable, what="the peer's bytes to be refused")
+        answer = await connection.call(FETCH_JWT_SVID, (), b"", deadline_at=asyncio.get_running_loop().time() + 5)
+        assert answer.code == "Unavailable"
+
+
 async def test_a_peer_that_resets_the_tcp_connection_is_unavailable() -> None:
     async def linger_zero(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

@@ -156,6 +156,19 @@ async def test_localhost_is_this_machine_whatever_a_name_server_says(scheme: str
     assert asked == [("localhost", 9)]
 
 
+async def test_localhost_may_be_ipv4_within_ipv6():
+    loop = asyncio.get_running_loop()
+
+    def mapped(_: str, port: int, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::ffff:127.0.0.1", port))]
+
+    async with RecordingUpstream(hold) as upstream:
+        dialling = Dialer(loop, tls=None, connect_s=5.0, own=lambda *_: False, resolver=Resolver(loop, getaddrinfo=mapped))
+        reached = await dialling.dial(permit(upstream.port, host="localhost", scheme="http"), stream)
+        await upstream.connection()
+        reached.transport.abort()
+
+
 async def test_no_descriptor_left_is_our_limit():
     async with RecordingUpstream(hold) as upstream:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

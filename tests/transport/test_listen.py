@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +89,68 @@ def test_a_unix_socket_is_mode_0600_unless_told(binder: Binder, folder: Path):
     for name, mode, expected in (("a", None, 0o600), ("b", 0o666, 0o666)):
         binder(UnixAddress(path=f"{folder}/{name}", mode=mode))
         assert os.lstat(folder / name).st_mode & 0o777 == expected
+
+
+RACER = """
+import sys
+from robin.model.address import UnixAddress
+from robin.transport.listen import BindError, bind
+print("ready", flush=True)
+for _ in sys.stdin:
+    try:
+        (bound,) = bind(UnixAddress(path=sys.argv[1]), {}, print)
+    except BindError as error:
+        print(error, flush=True)
+    else:
+        print("bound", flush=True)
+        sys.stdin.readline()
+        bound.sock.close()  # and leaves its path behind, as a crash does
+        print("dead", flush=True)
+"""
+
+
+def test_of_two_processes_that_find_the_same_dead_socket_one_binds_and_the_other_is_told(folder: Path):
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-c", RACER, str(path)]
+        both = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) for _ in range(2)]
+        stack.callback(lambda: [racer.stdin.close() for racer in both])
+        for racer in both:
+            assert racer.stdout.readline() == "ready\n"
+        for turn in range(300):
+            for racer in both:
+                racer.stdin.write("go\n")
+            for racer in both:
+                racer.stdin.flush()
+            said = [racer.stdout.readline().strip() for racer in both]
+            assert said.count("bound") == 1, (turn, said)
+            (refused,) = [words for words in said if words != "bound"]
+            assert refused in {
+                f"unix:{path}: another process is binding it at this moment; stop it or choose another path",
+                f"unix:{path}: another process is listening there; stop it or choose another path",
+            }
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.connect(str(path))  # the one that bound it is the one that is reached: the other holds nothing
+            winner = both[said.index("bound")]
+            winner.stdin.write("end\n")
+            winner.stdin.flush()
+            assert winner.stdout.readline() == "dead\n"
+        assert [entry.name for entry in folder.iterdir()] == ["s"]
+
+
+def test_want_of_descriptors_is_no_want_of_an_address_family(binder: Binder, folder: Path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        for address in (TcpAddress(host="127.0.0.1", port=0), TcpAddress(host="", port=0), UnixAddress(path=f"{folder}/s")):
+            with pytest.raises(BindError, match="Too many open files"):
+                binder(address)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_umask_is_as_before(binder: Binder, folder: Path):
@@ -263,6 +328,16 @@ def test_own_addresses(binder: Binder, listen: str, host: str, same_port: bool, 
     own.learn([bound])
     port = bound.sock.getsockname()[1]
     assert own.has(host, port if same_port else port ^ 1) is ours
+
+
+def test_a_passed_socket_on_every_ipv4_address_within_ipv6_is_ours_on_each(binder: Binder):
+    with socket.socket(socket.AF_INET6) as passed:
+        passed.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        passed.bind(("::ffff:0.0.0.0", 0))
+        passed.listen()
+        own = OwnAddresses()
+        own.learn(binder(ActivatedAddress(name="web"), {"web": [passed]}))
+        assert own.has("127.9.9.9", passed.getsockname()[1])
 
 
 def test_a_unix_listener_is_no_address_to_dial(binder: Binder, folder: Path):

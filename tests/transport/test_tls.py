@@ -1,13 +1,16 @@
 """Roots and versions towards the upstream: what is loaded, what is refused, when it is read again, and why a handshake failed."""
 
+import contextlib
 import os
+import resource
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from robin.testing.certificates import CertificateAuthority
-from robin.transport.tls import UpstreamTls, client_context, tls_fault
+from robin.transport.tls import RootsError, UpstreamTls, client_context, tls_fault
 
 
 def test_a_context_verifies_chain_and_name_and_begins_at_tls_1_2(certificates: CertificateAuthority):
@@ -33,19 +36,19 @@ def test_a_file_replaces_the_system_roots(certificates: CertificateAuthority, tm
 def test_what_is_no_bundle_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "ca.pem"
     path.write_bytes(content)
-    with pytest.raises((ssl.SSLError, ValueError)):
+    with pytest.raises(RootsError):
         client_context(str(path))
 
 
 def test_a_fifo_is_no_bundle_and_hangs_nobody(tmp_path: Path):
     path = tmp_path / "ca.pem"
     os.mkfifo(path)
-    with pytest.raises(ValueError, match="regular file"):
+    with pytest.raises(RootsError, match="regular file"):
         client_context(str(path))
 
 
 def test_a_private_key_alone_is_no_bundle(certificates: CertificateAuthority):
-    with pytest.raises((ssl.SSLError, ValueError)):
+    with pytest.raises(RootsError):
         client_context(str(certificates.issue("x.test").key_file))
 
 
@@ -106,6 +109,31 @@ def test_a_forced_reload_reads_even_what_did_not_change(certificates: Certificat
     reloads.write(b"broken")
     assert not reloads.tls.reload()
     assert (reloads.tls.generation, reloads.said) == (1, ["loaded", "failed"])
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """As in a process that has as many descriptors open as it may."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_want_of_descriptors_is_not_blamed_on_the_bundle_which_is_read_again_later(certificates: CertificateAuthority, tmp_path: Path):
+    reloads = Reloads(tmp_path, certificates.ca_pem)
+    reloads.write(CertificateAuthority(tmp_path / "other", name="other").ca_pem)
+    with no_descriptor_left():
+        with pytest.raises(OSError, match="Too many open files"):
+            client_context(str(reloads.path))
+        reloads.tls.refresh()
+    assert (reloads.tls.generation, reloads.said) == (0, ["failed"])
+    reloads.tls.refresh()
+    assert (reloads.tls.generation, reloads.said) == (1, ["failed", "loaded"])
 
 
 def test_the_system_roots_are_used_without_a_file_and_can_be_read_again():

@@ -71,6 +71,9 @@ def test_unknown_fields_are_skipped_and_the_last_of_a_repeated_scalar_counts() -
         b"\x0a\x03\x0a\x01\xff",  # a SPIFFE ID that is not UTF-8
         b"\x0a\x02\x0a\x05",  # inner length past the inner end
         b"\x0a\x00" * 1001,  # more identities than anybody has
+        b"\x10\x01" * 2001,  # fields without end: half a million of them, which fit a reply, would hold the loop for half a second
+        b"\x12\x00" * 2001,
+        b"\x0a\x42" + b"\x22\x00" * 33,  # the same within one identity
     ],
 )
 def test_hostile_bytes_are_refused(reply: bytes) -> None:

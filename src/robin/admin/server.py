@@ -6,7 +6,6 @@ no byte of a request gets into a log.
 """
 
 import asyncio
-import ipaddress
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,8 @@ from typing import Final
 
 from robin.admin.pages import BROKEN, OVERSIZED, Answer, Pages, refuse
 from robin.admin.readiness import Readiness
+from robin.admin.shared_scrape import SharedScrape
+from robin.model.address import is_loopback
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
 from robin.telemetry.logs import EventLog, stack_of
@@ -49,7 +50,7 @@ class AdminServer:
     ) -> None:
         """`begin_drain` may be called again and again; None: no /quitquitquit. `fatal(label, error)`: a listener died."""
         self._bounds = tuple(bounds)
-        self._pages = Pages(status=status, scrape=scrape, begin_drain=begin_drain)
+        self._pages = Pages(status=status, scrape=SharedScrape(scrape), begin_drain=begin_drain)
         self._wall = wall
         self._events = events
         self._fatal = fatal
@@ -84,7 +85,7 @@ class AdminServer:
             del self._open[oldest]
             oldest.cancel()
         sock.setblocking(False)
-        task = self._owner.start(self._serve(sock, local=bound.unix or _is_loopback(sock)), "admin connection")
+        task = self._owner.start(self._serve(sock, local=bound.unix or _from_here(sock)), "admin connection")
         self._open[task] = None
         task.add_done_callback(lambda ended: self._open.pop(ended, None))
 
@@ -126,6 +127,7 @@ class AdminServer:
         async with asyncio.timeout(self._wait_s):
             writer.write(_render(answer, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
             await writer.drain()
+        await asyncio.sleep(0)  # what is pipelined leaves a turn to others
         return again
 
     async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,11 +162,9 @@ def _render(answer: Answer, *, again: bool, bodiless: bool, wall: float) -> byte
     return head if bodiless else head + answer.body
 
 
-def _is_loopback(sock: socket.socket) -> bool:
-    """Whether the peer is this machine, an IPv4 peer of an IPv6 socket included; unknown counts as elsewhere."""
+def _from_here(sock: socket.socket) -> bool:
+    """Whether the peer is this machine; a peer that is gone already counts as elsewhere."""
     try:
-        address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
-    except (OSError, ValueError):
+        return is_loopback(sock.getpeername()[0])
+    except OSError:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

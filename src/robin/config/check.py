@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from robin.config.layers import Layer, SettingError, Sourced
-from robin.config.place import is_loopback, overlaps, reaches
+from robin.config.place import overlaps, reaches
 from robin.config.settings import Settings
-from robin.model.address import Address, TcpAddress
+from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
+UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, but for who changed it
 LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
 
 
@@ -55,7 +56,9 @@ class Rule:
 
 def _upstream_scheme(draft: Draft) -> Iterator[SettingError]:
     upstream: UpstreamUrl | None = draft.values["ROBIN_UPSTREAM_URL"]
-    if upstream is None or upstream.origin.tls or is_loopback(upstream.origin.host) or draft.values["ROBIN_UNSAFE_UPSTREAM_HTTP"]:
+    if upstream is None or upstream.origin.tls or draft.values["ROBIN_UNSAFE_UPSTREAM_HTTP"]:
+        return
+    if is_loopback(upstream.origin.host) or upstream.origin.host == "localhost":  # the dialer takes only loopback for `localhost`
         return
     fix = "use https, or set ROBIN_UNSAFE_UPSTREAM_HTTP=true to send the identity in clear text"
     yield draft.error("ROBIN_UPSTREAM_URL", "http to a host that is not loopback", fix)
@@ -167,4 +170,7 @@ def warnings(settings: Settings) -> tuple[tuple[str, str], ...]:
         said.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
     if settings.peercred and settings.peercred_allow_uids is None:
         said.append(("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode lets in can spend it"))
+    if UNMAPPED_UID in (settings.peercred_allow_uids or ()):
+        what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace the kernel says so of every UID without a mapping"
+        said.append(("unmapped_uids_listed", what))
     return tuple(said)

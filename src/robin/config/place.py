@@ -9,7 +9,7 @@ import re
 
 from robin.config.names import parse_host
 from robin.config.parse import Kind, Refusal, parse_items, shown, write
-from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
+from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, reached
 from robin.model.origin import Origin, UpstreamUrl
 
 UNIX_PATH_BYTES = 107  # sun_path of Linux holds 108 with the final NUL
@@ -179,23 +179,6 @@ def _parse_base_path(text: str) -> bytes:
     return path.encode("ascii")
 
 
-def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address a literal host dials: an IPv4-mapped one is its IPv4 address; None for a name."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host can only be this machine: a loopback IP literal or exactly `localhost`."""
-    address = _literal(host)
-    return host == "localhost" if address is None else address.is_loopback
-
-
 def _covered(host: str) -> frozenset[int]:
     """The IP versions of which a bound host covers every address."""
     if host == "":
@@ -223,11 +206,10 @@ def reaches(origin: Origin, address: Address) -> bool:
         return False
     if origin.host == "localhost":
         return address.host in ("127.0.0.1", "::1") or bool(_covered(address.host))
-    target = _literal(origin.host)
-    if target is None:
+    try:
+        target = reached(origin.host)
+    except ValueError:  # a name
         return False
-    if target.is_unspecified:  # the kernel dials loopback
-        target = ipaddress.ip_address("127.0.0.1" if target.version == 4 else "::1")
     return str(target) == address.host or (target.is_loopback and target.version in _covered(address.host))
 
 

@@ -116,7 +116,6 @@ class Settings(IdentityPart):
             connect_s=self.upstream_connect_timeout_s,
             queue_s=self.upstream_queue_timeout_s,
             upstream_idle_s=self.upstream_idle_timeout_s,
-            identity_s=self.identity_wait_s,
         )
 
     @property

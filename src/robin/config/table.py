@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from robin.config import names, parse, place
 from robin.config.parse import Kind
+from robin.wire.forwarding import DEFAULT_STRIP
 
 PREFIX = "ROBIN_"
 
@@ -224,7 +225,7 @@ _GUARDS = (
     _row(
         "STRIP_HEADERS",
         names.FIELD_NAMES,
-        "x-api-key,api-key,x-goog-api-key,private-token,x-vault-token,x-warden-token,x-warden-agent-token",
+        ",".join(DEFAULT_STRIP),
         "headers removed besides Authorization",
         "Replaces the default list; `Authorization` and `Proxy-Authorization` are always removed. `_` and `-` are the same.",
     ),

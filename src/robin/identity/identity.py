@@ -1,8 +1,10 @@
 """What the floors above know of an identity: the token that is ready, or obtained with a bounded wait, and how it stands."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
-from robin.model.identity import IdentityStatus, IdentityToken
+from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
+
+_UNUSABLE: Final = {"identity_refused": IdentityState.REFUSED, "identity_expired": IdentityState.EXPIRED}
 
 
 class Identity(Protocol):
@@ -35,3 +37,13 @@ class Identity(Protocol):
     def wake(self) -> None:
         """SIGHUP: look again now, whatever was decided before."""
         ...
+
+
+def describe(source: str, token: IdentityToken | None, wall: float, *, usable: bool, stale: bool, code: str) -> IdentityStatus:
+    """The snapshot for probes. `token`: what is held, usable or not; `stale`: usable, but a newer one is sought; `code`: why it is not."""
+    if usable:
+        state = IdentityState.STALE if stale else IdentityState.FRESH
+    else:
+        state = _UNUSABLE.get(code, IdentityState.MISSING)
+    left_s = None if token is None or token.expires_at is None else token.expires_at - wall
+    return IdentityStatus(source=source, state=state, expires_in_s=left_s, usable=usable, reasons=() if usable else (code,))

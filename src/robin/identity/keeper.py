@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from robin.identity.bulletin import Bulletin
-from robin.identity.schedule import WallStep, backoff_s, refresh_at
+from robin.identity.first_seen import FirstSeen
+from robin.identity.identity import describe
+from robin.identity.schedule import Forced, WallStep, backoff_s, refresh_at
 from robin.identity.source import IdentitySource, Outlook, RawIdentity, SourceFailure
 from robin.identity.surroundings import Surroundings
 from robin.model.faults import Fault
-from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
+from robin.model.identity import IdentityStatus, IdentityToken
 from robin.wire.jose import TokenRefused, TokenRules, fingerprint, inspect_token, same_token
 
 _TICK_S: Final = 1.0
 _LOOK_S: Final = 0.25  # how often a failing endpoint is looked at: with the spread, another one is used within a second
 _SPREAD_S: Final = 0.5
 _SHORTEST_S: Final = 0.01
-_FORCED_EVERY_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,8 @@ class Keeper:
         self._failures = 0
         self._fault = "identity_unavailable"
         self._detail = "starting: the Workload API was not asked yet"
-        self._forced_at = -_FORCED_EVERY_S
+        self._first_seen = FirstSeen()
+        self._forced = Forced()
         self._warned: set[str] = set()
         self._flight: asyncio.Task[None] | None = None
         self._landed: asyncio.Future[None] | None = None  # resolved at the end of each flight
@@ -116,27 +118,21 @@ class Keeper:
 
     def rejected(self, token: IdentityToken) -> None:
         """The upstream answered 401 to this token: fetch for LATER requests, at most once per 30 s."""
-        now = self._clock.monotonic()
-        if token is not self._token or self._flight is not None or math.isinf(self._next_at) or now - self._forced_at < _FORCED_EVERY_S:
-            return
-        self._forced_at = now
-        self._take_off()
+        possible = token is self._token and self._flight is None and not math.isinf(self._next_at)
+        if possible and self._forced.permits(self._clock.monotonic()):
+            self._take_off()
 
     # operations
 
     def status(self) -> IdentityStatus:
         """How it stands, from what is known."""
-        token, code = self._token, self._code_now()
-        left_s = None if token is None or token.expires_at is None else token.expires_at - self._clock.wall()
-        usable = self._usable() is not None
-        if usable:
-            state = IdentityState.STALE if self._clock.monotonic() >= self._due_at else IdentityState.FRESH
-        elif code == "identity_refused":
-            state = IdentityState.REFUSED
-        else:
-            state = IdentityState.EXPIRED if token is not None else IdentityState.MISSING
-        return IdentityStatus(
-            source=self._metrics.source, state=state, expires_in_s=left_s, usable=usable, reasons=() if usable else (code,)
+        return describe(
+            self._metrics.source,
+            self._token,
+            self._clock.wall(),
+            usable=self._usable() is not None,
+            stale=self._clock.monotonic() >= self._due_at,
+            code=self._code_now(),
         )
 
     async def start(self) -> None:
@@ -241,7 +237,8 @@ class Keeper:
         if held is not None and same_token(held, raw.text):
             self._stay(now, began_at)
             return
-        token = inspect_token(raw.text, self._token_rules, now=wall, issued_to=raw.issued_to)
+        seen_at = self._first_seen.when(raw.text, wall)  # a copy that a denial took away is not new when it comes back
+        token = inspect_token(raw.text, self._token_rules, now=wall, seen_at=seen_at, issued_to=raw.issued_to)
         if raw.warning and raw.warning not in self._warned:
             self._warned.add(raw.warning)
             self._room.log.warning("identity_ambiguous", source=self._metrics.source, detail=raw.warning)

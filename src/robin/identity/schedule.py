@@ -3,12 +3,14 @@
 Instants of tokens are wall-clock seconds, since `exp` is; what waits is monotonic; `WallStep` says when the two must be married anew.
 """
 
+import math
 from typing import Final
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 EARLIEST_S: Final = 1.0
 WALL_STEP_S: Final = 2.0
+FORCED_EVERY_S: Final = 30.0
 
 
 def refresh_at(*, received_at: float, expires_at: float, refresh_before_s: float, draw: float) -> float:
@@ -40,4 +42,20 @@ class WallStep:
         if abs(distance - self._distance) <= WALL_STEP_S:
             return False
         self._distance = distance
+        return True
+
+
+class Forced:
+    """How often answers 401 may force another look at the platform: at most once per 30 s."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self) -> None:
+        self._at = -math.inf
+
+    def permits(self, now: float) -> bool:
+        """Whether one may be forced now (monotonic seconds); if so, it counts as done."""
+        if now - self._at < FORCED_EVERY_S:
+            return False
+        self._at = now
         return True

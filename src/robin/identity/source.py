@@ -36,6 +36,7 @@ class Outlook(Enum):
     RETRY = "retry"  # it may pass: try again, with backoff
     DENIED = "denied"  # not entitled now; a registration may still arrive: try again, with backoff
     REFUSED = "refused"  # it will not pass: no further try before a SIGHUP or a new endpoint
+    OURS = "ours"  # Robin lacks what it takes to look: no verdict on the token that it holds
 
 
 class SourceFailure(Exception):

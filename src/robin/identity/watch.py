@@ -2,8 +2,8 @@
 
 Rules to keep. Cached bytes serve only if the key is unchanged, was more than 1 s old when read (a younger one can hide a second write
 within one clock tick) and the last read is under 60 s ago. The last good token outlives an unreadable, empty, torn or malformed file by
-at most ROBIN_TOKEN_FILE_GRACE; a wrong, future or expired token in the file is the file's word, and ends it at once. `stat` and `read`
-block the loop: the file belongs on tmpfs.
+at most ROBIN_TOKEN_FILE_GRACE; a wrong, future or expired token in the file is the file's word, and ends it at once; that no descriptor is
+left to read it with is our trouble, and no failure of the file. `stat` and `read` block the loop: the file belongs on tmpfs.
 """
 
 import asyncio
@@ -11,17 +11,19 @@ import os
 from typing import Final
 
 from robin.identity.bulletin import Bulletin
-from robin.identity.source import SourceFailure
+from robin.identity.first_seen import FirstSeen
+from robin.identity.identity import describe
+from robin.identity.schedule import Forced
+from robin.identity.source import Outlook, SourceFailure
 from robin.identity.sources.file import FileKey, FileReading, FileSource
 from robin.identity.surroundings import Surroundings
 from robin.model.faults import Fault
-from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
+from robin.model.identity import IdentityStatus, IdentityToken
 from robin.wire.jose import TokenRefused, TokenRules, fingerprint, inspect_token, same_token
 
 _POLL_S: Final = 0.5  # readiness is promised within 1 s
 _SETTLED_S: Final = 1.0
 _REREAD_S: Final = 60.0
-_FORCED_EVERY_S: Final = 30.0
 _GRACED: Final = frozenset({"identity_unavailable", "identity_malformed"})
 
 
@@ -35,7 +37,8 @@ class FileWatch:
         "_detail",
         "_failed_at",
         "_fault",
-        "_forced_at",
+        "_first_seen",
+        "_forced",
         "_grace_s",
         "_key",
         "_metrics",
@@ -44,7 +47,6 @@ class FileWatch:
         "_reread_at",
         "_room",
         "_rules",
-        "_seen",
         "_source",
         "_token",
         "_warned_open",
@@ -60,13 +62,13 @@ class FileWatch:
         self._metrics = room.metrics
         self._bulletin = Bulletin(room)
         self._token: IdentityToken | None = None
-        self._seen: tuple[bytes, float] | None = None  # the last text judged, and when it was first seen: its lifetime counts from then
+        self._first_seen = FirstSeen()
         self._key: FileKey | None = None  # of the bytes that may serve from the cache; None: read anew
         self._reread_at = 0.0
         self._failed_at: float | None = None  # the first failed read in a row, monotonic
         self._fault = "identity_unavailable"
         self._detail = "starting: the token file was not read yet"
-        self._forced_at = -_FORCED_EVERY_S
+        self._forced = Forced()
         self._accepts = 0
         self._warned_open = False
         self._poll: asyncio.Task[None] | None = None
@@ -93,9 +95,7 @@ class FileWatch:
 
     def rejected(self, token: IdentityToken) -> None:
         """The upstream answered 401 to this token: the next request reads the file, at most once per 30 s."""
-        now = self._clock.monotonic()
-        if token is self._token and now - self._forced_at >= _FORCED_EVERY_S:
-            self._forced_at = now
+        if token is self._token and self._forced.permits(self._clock.monotonic()):
             self._key = None
 
     def wake(self) -> None:
@@ -104,15 +104,13 @@ class FileWatch:
 
     def status(self) -> IdentityStatus:
         """How it stands, as of the last poll or request."""
-        token = self._token
-        usable = self._serving() is not None
-        if usable:
-            state = IdentityState.FRESH if self._failed_at is None else IdentityState.STALE
-        else:
-            state = IdentityState.EXPIRED if self._code_now() == "identity_expired" else IdentityState.MISSING
-        left_s = None if token is None or token.expires_at is None else token.expires_at - self._clock.wall()
-        return IdentityStatus(
-            source=self._metrics.source, state=state, expires_in_s=left_s, usable=usable, reasons=() if usable else (self._code_now(),)
+        return describe(
+            self._metrics.source,
+            self._token,
+            self._clock.wall(),
+            usable=self._serving() is not None,
+            stale=self._failed_at is not None,
+            code=self._code_now(),
         )
 
     async def start(self) -> None:
@@ -173,7 +171,7 @@ class FileWatch:
             reading = await self._source.read()
         except SourceFailure as failure:
             if accepts == self._accepts:  # else another read, begun later, has met the file whole
-                self._fail(failure.label, failure.fault, failure.detail, began_at)
+                self._fail(failure.label, failure.fault, failure.detail, began_at, outlook=failure.outlook)
             return
         try:
             self._accept(reading, began_at=began_at, began_wall=wall)
@@ -183,11 +181,9 @@ class FileWatch:
 
     def _accept(self, reading: FileReading, *, began_at: float, began_wall: float) -> None:
         """Judge what was read; raises TokenRefused."""
-        wall, mark = self._clock.wall(), fingerprint(reading.raw.text)
-        if self._seen is None or self._seen[0] != mark:
-            self._seen = (mark, wall)
-        token = inspect_token(reading.raw.text, self._rules, now=wall, seen_at=self._seen[1])
-        known = self._token is not None and same_token(self._token, reading.raw.text)
+        text, wall = reading.raw.text, self._clock.wall()
+        token = inspect_token(text, self._rules, now=wall, seen_at=self._first_seen.when(text, wall))
+        known = self._token is not None and same_token(self._token, text)
         self._accepts += 1
         self._failed_at = None
         self._reread_at = began_at + _REREAD_S
@@ -202,11 +198,13 @@ class FileWatch:
             self._warned_open = True
             self._room.log.warning("token_file_open", detail="ROBIN_TOKEN_FILE may be read by every user; remove the permission of others")
 
-    def _fail(self, label: str, fault: str, detail: str, began_at: float, *, about: bytes = b"") -> None:
+    def _fail(self, label: str, fault: str, detail: str, began_at: float, *, outlook: Outlook = Outlook.RETRY, about: bytes = b"") -> None:
         now = self._clock.monotonic()
         self._key = None
         self._fault, self._detail = fault, detail
-        if fault in _GRACED:
+        if outlook is Outlook.OURS:
+            pass  # the file may be as good as ever: a grace neither begins nor ends
+        elif fault in _GRACED:
             if self._failed_at is None:
                 self._failed_at = now
         else:

@@ -1,6 +1,10 @@
-"""Where a listener listens: a TCP address, a Unix path, or a socket that systemd passed in."""
+"""Where a listener listens: a TCP address, a Unix path, or a socket that systemd passed in; and what a literal host means.
+
+IPv4 within IPv6 (`::ffff:127.0.0.1`) is the IPv4 address everywhere: the kernel dials it so, and tells IPv4 peers of an IPv6 socket so.
+"""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +41,25 @@ class ActivatedAddress:
 
 
 Address = TcpAddress | UnixAddress | ActivatedAddress
+
+
+def literal(host: str) -> IPv4Address | IPv6Address:
+    """The address that is meant, without its zone. Raises ValueError for a name, and for other than the common form of an address."""
+    address = ip_address(host.partition("%")[0])
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is an address that only this machine has. No name is, not even `localhost`: who resolves it says where it leads."""
+    try:
+        return literal(host).is_loopback
+    except ValueError:
+        return False
+
+
+def reached(host: str) -> IPv4Address | IPv6Address:
+    """The address that dialling this one reaches: nobody's address (`0.0.0.0`, `::`) leads to loopback. Raises ValueError."""
+    address = literal(host)
+    if address.is_unspecified:
+        return IPv4Address("127.0.0.1") if address.version == 4 else IPv6Address("::1")
+    return address

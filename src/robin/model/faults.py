@@ -13,7 +13,6 @@ class FaultSource(StrEnum):
     DOWNSTREAM = "downstream"
     POLICY = "policy"
     IDENTITY = "identity"
-    ISSUER = "issuer"
     UPSTREAM = "upstream"
     LOCAL = "local"
 

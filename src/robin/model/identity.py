@@ -6,14 +6,6 @@ from enum import StrEnum
 from robin.model.secret import Secret
 
 
-class Freshness(StrEnum):
-    """FRESH: use it. STALE: use it, refresh behind. EXPIRED: never use it."""
-
-    FRESH = "fresh"
-    STALE = "stale"
-    EXPIRED = "expired"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityToken:
     """Proof of a WorkloadId, as the platform issued it.
@@ -34,7 +26,7 @@ class IdentityToken:
 
 
 class IdentityState(StrEnum):
-    """What readiness says of the identity (sidecar spec section 6)."""
+    """What readiness says of the identity (sidecar spec section 6): fresh, use it; stale, use it and refresh behind; others, do not."""
 
     FRESH = "fresh"
     STALE = "stale"

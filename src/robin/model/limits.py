@@ -27,4 +27,3 @@ class Deadlines:
     connect_s: float = 10.0
     queue_s: float = 5.0
     upstream_idle_s: float | None = None
-    identity_s: float = 2.0

@@ -93,6 +93,8 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
 
     async def call(self, path: str, metadata: Sequence[Header], message: bytes, *, deadline_at: float) -> GrpcAnswer:
+        if not self.line.usable:
+            return GrpcAnswer(code="Unavailable", text="the peer ended the connection before the call")
         loop = asyncio.get_running_loop()
         self.line.begin(path, metadata, message, timeout_s=deadline_at - loop.time())
         self._waiter = loop.create_future()

@@ -5,12 +5,12 @@ Never dials without a Permit; never dials our own listeners; ignores every proxy
 
 import asyncio
 import errno
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from robin.model.address import is_loopback
 from robin.model.faults import Fault
 from robin.model.verdict import Permit
 from robin.transport.resolve import Resolver, SocketAddress
@@ -82,7 +82,7 @@ class Dialer:
         except (socket.gaierror, UnicodeError):
             raise Fault("dns_failed", "dns_failed: the name in ROBIN_UPSTREAM_URL does not resolve") from None
         if host == "localhost":  # cleartext may go there: whatever a name server says of it, it is this machine (RFC 6761 6.3)
-            found = [entry for entry in found if ipaddress.ip_address(entry[1][0].partition("%")[0]).is_loopback]
+            found = [entry for entry in found if is_loopback(entry[1][0])]
         if not found:
             raise Fault("dns_failed", "dns_failed: the name in ROBIN_UPSTREAM_URL has no address")
         return found

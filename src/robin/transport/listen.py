@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -11,7 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
+from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
+from robin.transport.claim import ClaimRefused, claimed
 
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_WAKE: Final = 64
@@ -80,7 +80,9 @@ def _bind_tcp(address: TcpAddress) -> list[BoundSocket]:
     host = address.host or "::"
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise BindError(f"{address}: {error.strerror}") from None
         if not address.host:  # every interface, on a machine without IPv6
             return _bind_tcp(TcpAddress(host="0.0.0.0", port=address.port))  # noqa: S104 - asked for by an empty host
         if address.best_effort:
@@ -106,10 +108,21 @@ def _bind_tcp(address: TcpAddress) -> list[BoundSocket]:
 
 
 def _bind_unix(address: UnixAddress, warn: Callable[[str, str], None]) -> BoundSocket:
-    """Bind a Unix path: the mode is set on the descriptor before `bind`, so no moment has another one (umask is process-wide)."""
+    """Bind a Unix path that is free or dead, alone: another start at the same time must not take ours for dead before it listens."""
+    _make_parent(address.path, warn)
+    try:
+        with claimed(address.path):
+            _clear_stale(address.path)
+            return _bind_claimed(address)
+    except ClaimRefused as refused:
+        raise BindError(f"{address}: {refused}") from None
+    except OSError as error:
+        raise BindError(f"{address}: {error.strerror}") from None
+
+
+def _bind_claimed(address: UnixAddress) -> BoundSocket:
+    """The mode is set on the descriptor before `bind`, so no moment has another one (umask is process-wide)."""
     path = address.path
-    _make_parent(path, warn)
-    _clear_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         os.fchmod(sock.fileno(), address.mode if address.mode is not None else 0o600)
@@ -119,9 +132,9 @@ def _bind_unix(address: UnixAddress, warn: Callable[[str, str], None]) -> BoundS
         finally:
             os.umask(before)
         sock.listen(_BACKLOG)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise BindError(f"{address}: {error.strerror}") from None
+        raise
     return BoundSocket(sock, str(address), path)
 
 
@@ -239,23 +252,14 @@ class OwnAddresses:
         for bound in bounds:
             if not bound.unix:
                 host, port = bound.sock.getsockname()[:2]
-                self._exact.add((_plain(host), port))
-                if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not bound
+                self._exact.add((str(reached(host)), port))
+                if literal(host).is_unspecified:
                     self._wildcard_ports.add(port)
 
     def has(self, host: str, port: int) -> bool:
         """Whether dialling this address would reach one of them."""
-        host = _plain(host)
+        host = str(reached(host))
         return (host, port) in self._exact or (port in self._wildcard_ports and _is_local(host))
-
-
-def _plain(host: str) -> str:
-    """The address that is meant: IPv4 within IPv6 is IPv4, and nobody's address is this machine's when it is dialled."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "::1"
-    return str(address)
 
 
 def _is_local(host: str) -> bool:

@@ -3,6 +3,7 @@
 Each successful load is a new generation; the pool reuses a connection only within its own generation, so a CA reload retires old ones.
 """
 
+import errno
 import os
 import ssl
 import stat
@@ -11,26 +12,46 @@ from collections.abc import Callable
 from robin.model.faults import Fault
 
 _BUNDLE_BYTES = 8 * 1024 * 1024
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class RootsError(Exception):
+    """The bundle of ROBIN_UPSTREAM_CA_FILE cannot be used; the message says why."""
 
 
 def client_context(ca_file: str | None) -> ssl.SSLContext:
-    """A context that verifies chain and name. Raises OSError, ssl.SSLError or ValueError when the bundle cannot be used."""
+    """A context that verifies chain and name. Raises RootsError; OSError where the machine is at fault, not the bundle."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        return context
+    else:
+        _load_bundle(context, ca_file)
+    return context
+
+
+def _load_bundle(context: ssl.SSLContext, ca_file: str) -> None:
+    try:
+        context.load_verify_locations(cadata=_read(ca_file).decode("ascii", "backslashreplace"))  # comments may be in any language
+    except (ssl.SSLError, ValueError):
+        raise RootsError("not a usable PEM bundle") from None
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
+        raise RootsError(error.strerror or type(error).__name__) from None
+    if not context.cert_store_stats()["x509"]:
+        raise RootsError("the bundle holds no certificate")
+
+
+def _read(ca_file: str) -> bytes:
     with open(ca_file, "rb", opener=_open_at_once) as bundle:
         if not stat.S_ISREG(os.fstat(bundle.fileno()).st_mode):
-            raise ValueError("the bundle is not a regular file")
+            raise RootsError("the bundle is not a regular file")
         pem = bundle.read(_BUNDLE_BYTES + 1)
     if len(pem) > _BUNDLE_BYTES:
-        raise ValueError("the bundle exceeds 8 MiB")
-    context.load_verify_locations(cadata=pem.decode("ascii", "backslashreplace"))  # comments may be in any language
-    if not context.cert_store_stats()["x509"]:
-        raise ValueError("the bundle holds no certificate")
-    return context
+        raise RootsError("the bundle exceeds 8 MiB")
+    return pem
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -86,7 +107,9 @@ class UpstreamTls:
         """Read the roots again; a broken bundle keeps the old ones. Whether it was loaded."""
         try:
             context = client_context(self.ca_file)
-        except (OSError, ValueError):  # ssl.SSLError is an OSError
+        except (RootsError, OSError) as error:
+            if not isinstance(error, RootsError):
+                self._key = None  # the bundle may be good: look again at the next refresh
             self._on_reload("failed")
             return False
         self.context = context

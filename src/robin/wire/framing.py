@@ -10,10 +10,9 @@ from typing import Final
 
 from robin.model.message import Field
 from robin.wire.fields import read_line
-from robin.wire.http1 import trailer_is_valid
+from robin.wire.http1 import TOKEN, trailer_is_valid
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_EXTENSIONS = re.compile(rb"(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*')
+_EXTENSIONS = re.compile(rb"(?:;" + TOKEN + rb"(?:=(?:" + TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*')
 _PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _BREAK = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 _HEX: Final = b"0123456789ABCDEFabcdef"

@@ -24,9 +24,9 @@ METHODS: Final = {
 }
 REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f-\xff]+) HTTP/1\.([01])\r\n")
-_REQUEST_LINE_ANY = re.compile(rb"(" + _TOKEN + rb") ([^ ]+) ([A-Z]+)/([0-9])\.([0-9])\r\n")
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([^\x00-\x20\x7f-\xff]+) HTTP/1\.([01])\r\n")
+_REQUEST_LINE_ANY = re.compile(rb"(" + TOKEN + rb") ([^ ]+) ([A-Z]+)/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?\r\n")
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?]*)([^\x00]*)\Z")
 _BAD_BYTES = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -218,7 +218,7 @@ def _broken(text: str) -> Fault:
 
 def is_token(text: bytes) -> bool:
     """Whether `text` is an RFC 9110 token."""
-    return re.fullmatch(_TOKEN, text) is not None
+    return re.fullmatch(TOKEN, text) is not None
 
 
 def trailer_is_valid(name: bytes, value: bytes) -> bool:

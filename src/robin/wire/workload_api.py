@@ -1,7 +1,7 @@
 """The messages of `FetchJWTSVID` (SPIFFE Workload API section 6.2), written and read by hand: four fields do not need a protobuf library.
 
 Reading follows the protobuf encoding: unknown fields are skipped, of a repeated scalar the last counts, a known field of another wire type
-is an unknown one. Varints, lengths and field numbers of hostile bytes are bounded before they are believed; groups are refused.
+is an unknown one. Varints, lengths, field numbers and the number of fields are bounded before they are believed; groups are refused.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ SECURITY_METADATA: Final = (b"workload.spiffe.io", b"true")  # SPIFFE Workload E
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _VARINT_LIMIT_BYTES: Final = 10
 _SVIDS_MAX: Final = 1000
+_FIELDS_MAX: Final = 2000
+_SVID_FIELDS_MAX: Final = 32  # SPIFFE knows three; together with _SVIDS_MAX a whole reply is read within some 60 ms
 
 
 class BadMessage(ValueError):
@@ -49,7 +51,7 @@ def parse_request(message: bytes) -> JwtSvidRequest:
     """JWTSVIDRequest; raises BadMessage."""
     audiences: list[str] = []
     spiffe_id = ""
-    for number, value in _length_fields(message):
+    for number, value in _length_fields(message, _FIELDS_MAX):
         if number == 1:
             audiences.append(_text(value))
         elif number == 2:
@@ -65,7 +67,7 @@ def render_reply(svids: tuple[JwtSvid, ...]) -> bytes:
 def parse_reply(message: Secret) -> tuple[JwtSvid, ...]:
     """The identities of a JWTSVIDResponse, in order; raises BadMessage."""
     svids: list[JwtSvid] = []
-    for number, value in _length_fields(message.reveal()):
+    for number, value in _length_fields(message.reveal(), _FIELDS_MAX):
         if number == 1:
             if len(svids) == _SVIDS_MAX:
                 raise BadMessage("too many identities")
@@ -80,7 +82,7 @@ def _render_svid(svid: JwtSvid) -> bytes:
 
 def _parse_svid(message: bytes) -> JwtSvid:
     spiffe_id, svid, hint = "", b"", ""
-    for number, value in _length_fields(message):
+    for number, value in _length_fields(message, _SVID_FIELDS_MAX):
         if number == 1:
             spiffe_id = _text(value)
         elif number == 2:
@@ -90,10 +92,13 @@ def _parse_svid(message: bytes) -> JwtSvid:
     return JwtSvid(spiffe_id=spiffe_id, svid=Secret(svid), hint=hint)
 
 
-def _length_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Every length-delimited field, as (number, bytes); the others are checked and skipped."""
-    at = 0
+def _length_fields(message: bytes, most: int) -> Iterator[tuple[int, bytes]]:
+    """Every length-delimited field, as (number, bytes); the others are checked and skipped. `most`: fields of any kind."""
+    at = count = 0
     while at < len(message):
+        count += 1
+        if count > most:
+            raise BadMessage("too many fields")
         key, at = _read_varint(message, at)
         number, kind = key >> 3, key & 7
         if not 0 < number < 1 << 29:

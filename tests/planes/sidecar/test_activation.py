@@ -21,8 +21,11 @@ def sockets() -> Iterator[dict[str, socket.socket]]:
             socket.create_server(("::1", 0), family=socket.AF_INET6) as v6,
             socket.create_server(("", 0)) as every,
             socket.create_server(("::", 0), family=socket.AF_INET6) as every6,
+            socket.socket(socket.AF_INET6) as mapped,
         ):
-            yield {"unix": unix, "v4": v4, "v6": v6, "every": every, "every6": every6}
+            mapped.bind(("::ffff:127.0.0.1", 0))
+            mapped.listen()
+            yield {"mapped": mapped, "unix": unix, "v4": v4, "v6": v6, "every": every, "every6": every6}
 
 
 def judge(
@@ -50,7 +53,7 @@ def test_nothing_passed_and_nothing_wanted_is_fine(sockets):
     assert judge(sockets, {}) == ""
 
 
-@pytest.mark.parametrize("kinds", [["v4"], ["v6"], ["v4", "v6"]])
+@pytest.mark.parametrize("kinds", [["v4"], ["v6"], ["v4", "v6"], ["mapped"]])
 def test_loopback_sockets_are_taken(sockets, kinds: list[str]):
     assert judge(sockets, {"web": kinds}, listen=WEB) == ""
 

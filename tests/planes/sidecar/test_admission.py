@@ -1,4 +1,4 @@
-"""Who may open a connection: a table for the judgement of addresses; and the real process where the kernel must speak (L2, L3)."""
+"""Who may open a connection, by a real process, since the kernel must speak (L2, L3)."""
 
 import asyncio
 import socket
@@ -7,31 +7,10 @@ from pathlib import Path
 import pytest
 from tests.corpus.judge import check_problem
 from tests.corpus.rig import Caller, Rig
-from tests.journeys.life import GET, exchanges, metric, serving
+from tests.journeys.life import GET, activated, exchanges, metric, serving
 
-from robin.planes.sidecar.admission import _is_loopback
 from robin.testing.connection import ScriptedConnection
 from robin.testing.waiting import eventually
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.255.255.254", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("10.0.0.1", False),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("::ffff:10.0.0.1", False),
-        ("fe80::1%lo", False),
-        ("::127.0.0.1", False),
-        ("128.0.0.1", False),
-    ],
-)
-def test_which_addresses_are_loopback(host: str, loopback: bool):
-    assert _is_loopback(host) is loopback
 
 
 def outer_address() -> str:
@@ -67,6 +46,31 @@ async def test_l3_a_peer_beyond_loopback_is_denied_though_the_listener_is_loopba
         assert await metric(rig.robin, "robin_peer_denied_total", reason="not_loopback") == 1
         await eventually(lambda: exchanges(rig), what="the record")
         assert (exchanges(rig)[0]["outcome"], exchanges(rig)[0]["peer_uid"]) == ("peer_denied", None)
+
+
+async def from_within_ipv6(rig: Rig, listener: socket.socket, source: str) -> Caller:
+    """An IPv4 connection to a dual-stack listener: the kernel tells both ends of it as IPv4 within IPv6."""
+    _, peer = await asyncio.get_running_loop().create_connection(
+        lambda: ScriptedConnection(lambda _: None), "127.0.0.1", listener.getsockname()[1], local_addr=(source, 0)
+    )
+    rig.callers.append(Caller(peer))
+    return rig.callers[-1]
+
+
+async def test_l3_ipv4_peers_of_an_ipv6_socket_are_judged_as_ipv4(tmp_path: Path):
+    with socket.socket(socket.AF_INET6) as passed:
+        passed.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        passed.bind(("::ffff:127.0.0.1", 0))
+        passed.listen()
+        program, fds = activated(passed, names="web")
+        async with serving(tmp_path, settings={"ROBIN_LISTEN_ADDR": "systemd:web"}, program=program, pass_fds=fds) as rig:
+            caller = await from_within_ipv6(rig, passed, "127.0.0.1")
+            caller.send(GET)
+            assert (await caller.answer()).status == 200
+            seen = rig.bytes_seen
+            stranger = await from_within_ipv6(rig, passed, outer_address())
+            check_problem(await stranger.answer(), "peer_denied", "not_loopback")
+            assert rig.bytes_seen == seen
 
 
 async def test_l3_the_switch_lets_such_peers_in(tmp_path: Path):

@@ -21,3 +21,6 @@ DEBIAN = {
     "fcgiwrap": "fcgiwrap",
     "promtool": "prometheus",
 }
+
+# Debian's release -> its systemd, unpacked beside the system and booted: one that knows Type=notify-reload, and the last one that does not.
+SYSTEMD = {"trixie": 257, "bookworm": 252}

@@ -14,7 +14,7 @@ from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
-from robin.transport.tls import UpstreamTls
+from robin.transport.tls import RootsError, UpstreamTls
 
 DAY_S = 86400.0
 SOON_S = 7 * DAY_S
@@ -26,10 +26,8 @@ def look(settings: Settings, clock: Clock) -> Iterator[Finding]:
     if settings.upstream.origin.tls:
         try:
             tls = UpstreamTls(settings.upstream_ca_file, lambda _result: None)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-            fix = "name a readable PEM bundle in ROBIN_UPSTREAM_CA_FILE"
-            yield fail("upstream roots", f"{settings.upstream_ca_file or 'the system roots'}: {why}", fix)
+        except RootsError as error:
+            yield fail("upstream roots", f"{settings.upstream_ca_file}: {error}", "name a readable PEM bundle in ROBIN_UPSTREAM_CA_FILE")
             return
         roots = tls.context.cert_store_stats()["x509_ca"]
         if roots or settings.upstream_ca_file:

@@ -5,12 +5,13 @@ is opened anew each time, symlinks followed, so a `..data` swap, a rename and a 
 """
 
 import asyncio
+import errno
 import os
 import stat
 from dataclasses import dataclass
 from typing import Final
 
-from robin.identity.source import RawIdentity, SourceFailure
+from robin.identity.source import Outlook, RawIdentity, SourceFailure
 from robin.model.secret import Secret
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.wire.jose import TOKEN_LIMIT_BYTES
@@ -20,6 +21,7 @@ _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a FIFO
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.005
 _OTHERS_READ: Final = 0o004
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 FileKey = tuple[int, int, int, int, int]
 
@@ -53,7 +55,7 @@ class FileSource:
         return (await self.read()).raw
 
     async def read(self) -> FileReading:
-        """The file, whole. Raises SourceFailure: `missing`, `unreadable`, `not_a_file`, `torn`, `too_large`."""
+        """The file, whole. Raises SourceFailure: `missing`, `unreadable`, `not_a_file`, `torn`, `too_large`, `exhausted`."""
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
@@ -68,7 +70,7 @@ class FileSource:
         try:
             descriptor = os.open(self.path, _FLAGS)
         except OSError as error:
-            raise _unreadable(error) from None
+            raise _unopened(self.path, error) from None
         try:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
@@ -101,6 +103,21 @@ def _read_to_end(descriptor: int) -> bytes:
                 fault="identity_malformed",
             )
     return text
+
+
+def _unopened(path: str, error: OSError) -> SourceFailure:
+    """Why the file could not be opened; whether it is there can be seen without a descriptor."""
+    if error.errno not in _EXHAUSTED:
+        return _unreadable(error)
+    try:
+        os.stat(path)
+    except OSError as other:
+        return _unreadable(other)
+    return SourceFailure(
+        "exhausted",
+        "exhausted: Robin has no descriptor left to read ROBIN_TOKEN_FILE with; raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS",
+        outlook=Outlook.OURS,
+    )
 
 
 def _unreadable(error: OSError) -> SourceFailure:

@@ -4,11 +4,10 @@ None opens more than the variable that names it says: a Unix socket is guarded b
 so the kinds must not be mixed up.
 """
 
-import ipaddress
 import socket
 from collections.abc import Mapping, Sequence
 
-from robin.model.address import ActivatedAddress, Address
+from robin.model.address import ActivatedAddress, Address, is_loopback
 
 Passed = Mapping[str, Sequence[socket.socket]]
 
@@ -36,6 +35,6 @@ def _check_kind(name: str, sock: socket.socket, *, peercred: bool, unsafe_listen
         raise ValueError(f"ROBIN_LISTEN_UDS: systemd:{name} is no Unix socket, so no caller's UID is known; use ROBIN_LISTEN_ADDR instead")
     if not unix and not unsafe_listen:
         host = sock.getsockname()[0]
-        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        if not is_loopback(host):
             fix = "use ListenStream=127.0.0.1:4000, or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity"
             raise ValueError(f"ROBIN_LISTEN_ADDR: systemd:{name} listens on {host}, which is not loopback; {fix}")

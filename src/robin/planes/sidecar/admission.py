@@ -1,11 +1,11 @@
 """Who may open a connection: judged at accept, before a byte is read (SO_PEERCRED, loopback, the connection limit)."""
 
 import asyncio
-import ipaddress
 import select
 import socket
 from typing import Final
 
+from robin.model.address import is_loopback
 from robin.model.caller import Caller, Evidence
 from robin.model.faults import Fault
 from robin.proxy.connection import serve_connection
@@ -63,7 +63,7 @@ class Admission:
             uid, pid = known
             caller = Caller(evidence=Evidence.UNIX_PEER, listener=bound.label, uid=uid, pid=pid)
             return caller, "uid" if self._allow_uids is not None and uid not in self._allow_uids else None
-        loopback = _is_loopback(sock.getpeername()[0]) and _is_loopback(sock.getsockname()[0])
+        loopback = is_loopback(sock.getpeername()[0]) and is_loopback(sock.getsockname()[0])
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         evidence = Evidence.LOOPBACK if loopback else Evidence.OPEN
         return Caller(evidence=evidence, listener=bound.label), None if loopback or self._open else "not_loopback"
@@ -111,9 +111,3 @@ async def _until_gone(sock: socket.socket) -> None:
     hung_up.register(sock, 0)  # POLLHUP and POLLERR are told unasked
     while not hung_up.poll(0):  # noqa: ASYNC110 - a loop has no event for a hang-up that does not also read
         await asyncio.sleep(_LINGER_GRAIN_S)
-
-
-def _is_loopback(host: str) -> bool:
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
