@@ -2,24 +2,24 @@
 
 import pytest
 
-from robin.model.message import Field, Framing, RequestHead, ResponseHead
+from robin.model.message import Field, Framing, RequestHead, RequestOutline, ResponseHead, ResponseOutline
 
 
 def test_a_new_request_has_no_body_no_upgrade_and_no_host() -> None:
-    head = RequestHead("GET", b"/", 1, [])
-    assert (head.framing, head.length) == (Framing.NONE, 0)
-    assert (head.upgrade, head.host, head.hop) == (None, b"", frozenset())
+    head = RequestHead("GET", b"/x?y", RequestOutline((), 1), [])
+    assert (head.framing, head.length, head.path) == (Framing.NONE, 0, b"/x")
+    assert (head.upgrade, head.host, head.outline.hop) == (None, b"", frozenset())
     assert head.expects_continue is False
 
 
 @pytest.mark.parametrize(("minor", "goes_on"), [(1, True), (0, False)])
 def test_only_http_1_1_goes_on_unasked(minor: int, goes_on: bool) -> None:
-    assert RequestHead("GET", b"/", minor, []).keep_alive is goes_on
-    assert ResponseHead(200, b"OK", minor, []).keep_alive is goes_on
+    assert RequestHead("GET", b"/", RequestOutline((), minor), []).keep_alive is goes_on
+    assert ResponseHead(200, b"OK", ResponseOutline((), minor), []).keep_alive is goes_on
 
 
 def test_a_response_without_content_length_is_told_from_an_empty_one() -> None:
-    assert ResponseHead(200, b"OK", 1, []).length == -1
+    assert ResponseHead(200, b"OK", ResponseOutline((), 1), []).length == -1
 
 
 def test_the_four_framings_differ_and_those_without_a_length_come_last() -> None:

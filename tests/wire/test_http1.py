@@ -30,7 +30,7 @@ def test_a_plain_request_says_what_was_written() -> None:
     head = request(b"POST /v1/x?y=1 HTTP/1.1", b"Content-Length: 005", b"traceparent: 00-a", b"TE: gzip, Trailers")
     assert (head.method, head.target, head.path, head.minor) == ("POST", b"/v1/x?y=1", b"/v1/x", 1)
     assert (head.framing, head.length, head.host) == (Framing.LENGTH, 5, b"localhost")
-    assert (head.traceparent, head.te_trailers, head.keep_alive) == (b"00-a", True, True)
+    assert (head.traceparent, head.outline.te_trailers, head.keep_alive) == (b"00-a", True, True)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.values()))
@@ -167,16 +167,16 @@ def test_an_upgrade_is_kept_only_where_a_switch_is_possible(line: bytes, fields:
 
 
 def test_a_repeated_browser_field_counts_as_foreign() -> None:
-    assert request(b"GET / HTTP/1.1", b"Origin: http://a", b"Origin: http://a").origin == b"null"
-    assert request(b"GET / HTTP/1.1", b"Sec-Fetch-Site: none", b"Sec_Fetch_Site: none").fetch_site == b"cross-site"
+    assert request(b"GET / HTTP/1.1", b"Origin: http://a", b"Origin: http://a").outline.origin == b"null"
+    assert request(b"GET / HTTP/1.1", b"Sec-Fetch-Site: none", b"Sec_Fetch_Site: none").outline.fetch_site == b"cross-site"
 
 
 def test_several_via_lines_are_one_list() -> None:
-    assert request(b"GET / HTTP/1.1", b"Via: 1.1 a", b"VIA: 1.0 b").via == b"1.1 a, 1.0 b"
+    assert request(b"GET / HTTP/1.1", b"Via: 1.1 a", b"VIA: 1.0 b").outline.via == b"1.1 a, 1.0 b"
 
 
 def test_ten_fields_pass_and_one_more_is_431() -> None:
-    assert len(request(b"GET / HTTP/1.1", *[b"A: 1"] * 9).fields) == 10
+    assert len(request(b"GET / HTTP/1.1", *[b"A: 1"] * 9).outline.fields) == 10
     assert refusal(b"GET / HTTP/1.1", *[b"A: 1"] * 10).code == "head_too_large"
 
 
@@ -202,7 +202,10 @@ def test_any_bytes_are_a_head_or_a_fault(octets: bytes) -> None:
                 head = parse(raw)
             except Fault:
                 continue
-            assert all(field.line.endswith(b"\r\n") and field.line.count(b"\n") == 1 for field in head.fields)
+            own = [field.line for field in head.outline.fields if not field.shared]
+            assert all(line.endswith(b"\r\n") and line.count(b"\n") == 1 for line in own)
+            assert not any(set(blank) & set(b"\r\n\x00") for blank in head.blanks)
+            assert len(head.blanks) + len(own) == len(head.outline.fields)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,12 @@ _BLANK: Final = rb"([^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*)(?<![\t ])\r\n"  
 class _Forms:
     """The forms that the heads of one connection lately fitted, newest first, each with its outline."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_head", "_known", "_raw")
 
     def __init__(self) -> None:
         self._known: list[tuple[re.Pattern[bytes], Any]] = []
+        self._raw = b""  # the last head, as many repeat it byte for byte
+        self._head: Any = None
 
     def _learn(self, raw: bytes, outline: Outline, line: bytes) -> None:
         """A head was parsed: have its form at hand next time, if its outline is worth one. `line` is the pattern of its first line."""
@@ -55,34 +57,56 @@ class RequestForms(_Forms):
 
     def read(self, raw: bytes, *, target_bytes: int, fields_max: int) -> RequestHead:
         """What `parse_request` says and raises; the limits are the same each time."""
+        if raw == self._raw:
+            return self._head  # type: ignore[no-any-return]
+        head = self._fill(raw, target_bytes)
+        if head is None:
+            head = parse_request(raw, target_bytes=target_bytes, fields_max=fields_max)
+            asks = head.outline
+            if not asks.upgrades and not asks.expects_continue and asks.max_forwards is None:
+                self._learn(raw, asks, _REQUEST_LINE)
+        if len(raw) <= _FORM_BYTES:
+            self._raw, self._head = raw, head
+        return head
+
+    def _fill(self, raw: bytes, target_bytes: int) -> RequestHead | None:
         for form, outline in self._known:
             filled = form.fullmatch(raw)
             if filled is not None:
                 name, target, *blanks = filled.groups()
                 method = METHODS.get(name)
                 if method is None or len(target) > target_bytes:
-                    break
+                    return None
                 return read_request(method, target, outline, blanks)
-        head = parse_request(raw, target_bytes=target_bytes, fields_max=fields_max)
-        asks = head.outline
-        if not asks.upgrades and not asks.expects_continue and asks.max_forwards is None:
-            self._learn(raw, asks, _REQUEST_LINE)
-        return head
+        return None
 
 
 class ResponseForms(_Forms):
     """Of the answers of one connection."""
 
-    __slots__ = ()
+    __slots__ = ("_method",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._method = ""
 
     def read(self, raw: bytes, *, method: str, fields_max: int) -> ResponseHead:
         """What `parse_response` says and raises; the limit is the same each time."""
+        if raw == self._raw and method == self._method:
+            return self._head  # type: ignore[no-any-return]
+        head = self._fill(raw, method)
+        if head is None:
+            head = parse_response(raw, method=method, fields_max=fields_max)
+            if head.status >= 200:
+                self._learn(raw, head.outline, _STATUS_LINE)
+        if len(raw) <= _FORM_BYTES:
+            self._raw, self._method, self._head = raw, method, head
+        return head
+
+    def _fill(self, raw: bytes, method: str) -> ResponseHead | None:
         for form, outline in self._known:
             filled = form.fullmatch(raw)
             if filled is not None:
                 digits, reason, *blanks = filled.groups()
                 return read_response(method, int(digits), reason or b"", outline, blanks)
-        head = parse_response(raw, method=method, fields_max=fields_max)
-        if head.status >= 200:
-            self._learn(raw, head.outline, _STATUS_LINE)
-        return head
+        return None

@@ -1,0 +1,234 @@
+"""Forms: a head that fits one says exactly what the parser would have made of it, and what the parser refuses fits none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.corpus.load import REQUESTS, RESPONSES
+from tests.fuzz.parts import CREDENTIAL, PERMIT, RULES
+
+from robin.model.faults import Fault
+from robin.model.message import Outline, RequestHead, RequestOutline, ResponseHead
+from robin.wire.forms import RequestForms, ResponseForms
+from robin.wire.forwarding import forward_request, forward_response
+from robin.wire.http1 import parse_request, parse_response
+
+LIMITS = {"target_bytes": 200, "fields_max": 20}
+OFTEN = 20  # more than a form needs
+
+REQUEST_KINDS = [
+    b"GET /v1/x HTTP/1.1\r\nHost: localhost\r\nAccept: a\r\nAuthorization: Bearer x\r\ntraceparent: 00-a\r\nX-Request-Id: 1\r\n\r\n",
+    b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nX-Api-Key: k\r\nContent-Type: t\r\n\r\n",
+    b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: close, X-A\r\nX-A: 1\r\n\r\n",
+    b"GET / HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\nX-Odd:tight\r\nX-Empty:\r\nVia: 1.0 a\r\nCookie: a=b; c=d\r\n\r\n",
+]
+RESPONSE_KINDS = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nDate: now\r\nX-Request-Id: 1\r\nServer: s\r\n\r\n",
+    b"HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nSet-Cookie: a=b\r\n\r\n",
+    b"HTTP/1.0 304 Not Modified\r\nETag: x\r\nContent-Length: 9\r\nWarning:odd \r\n\r\n",
+]
+
+
+def told(head: RequestHead | ResponseHead) -> list[object]:
+    """All that a head says, and what would go on."""
+    out: list[object] = []
+    for part in (head.outline, head):
+        skipped = {"outline", "plan", "form", "uses", "fields", "forwarded"}
+        slots = [slot for kind in type(part).__mro__ for slot in getattr(kind, "__slots__", ())]
+        out += [(slot, getattr(part, slot)) for slot in slots if slot not in skipped]
+    out.append([(field.name, field.value, field.line) for field in head.outline.fields])
+    if isinstance(head, RequestHead):
+        out.append(forward_request(head, PERMIT, CREDENTIAL, RULES))
+    else:
+        out += [forward_response(head, minor=minor, keep_alive=True, chunked=False) for minor in (0, 1)]
+    return out
+
+
+def verdict(read: Callable[[], RequestHead | ResponseHead]) -> object:
+    try:
+        return told(read())
+    except Fault as fault:
+        return fault.code  # how it is told may differ: the parser may name another of two defects
+
+
+def request_forms() -> RequestForms:
+    forms = RequestForms()
+    for raw in REQUEST_KINDS:
+        for _ in range(OFTEN):
+            parse_and_learn(forms, raw)
+    return forms
+
+
+def parse_and_learn(forms: RequestForms | ResponseForms, raw: bytes) -> None:
+    """Read `raw` as if it were no repetition."""
+    forms._raw = b""
+    if isinstance(forms, RequestForms):
+        forms.read(raw, **LIMITS)
+    else:
+        forms.read(raw, method="GET", fields_max=20)
+
+
+def response_forms() -> ResponseForms:
+    forms = ResponseForms()
+    for raw in RESPONSE_KINDS:
+        for _ in range(OFTEN):
+            parse_and_learn(forms, raw)
+    return forms
+
+
+@pytest.fixture(name="parses")
+def count_parses(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The heads that the parser was asked for."""
+    parsed: list[bytes] = []
+
+    def note(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(raw: bytes, **limits: Any) -> Any:
+            parsed.append(raw)
+            return parse(raw, **limits)
+
+        return noted
+
+    monkeypatch.setattr("robin.wire.forms.parse_request", note(parse_request))
+    monkeypatch.setattr("robin.wire.forms.parse_response", note(parse_response))
+    return parsed
+
+
+def test_heads_in_which_only_values_differ_are_parsed_no_more_after_a_while(parses: list[bytes]) -> None:
+    requests, responses = RequestForms(), ResponseForms()
+    for number in range(100):
+        raw = REQUEST_KINDS[number % 2].replace(b"/v1/x", b"/v1/%d" % number).replace(b"Id: 1", b"Id: %d" % number)
+        assert requests.read(raw, **LIMITS).target == b"/v1/%d" % number
+        answer = RESPONSE_KINDS[0].replace(b"Length: 3", b"Length: %d" % number)
+        assert responses.read(answer, method="GET", fields_max=20).length == number
+    assert len(parses) < 60
+    parses.clear()
+    assert requests.read(raw.replace(b"Type: t", b"Type: u"), **LIMITS).method == "POST"
+    assert parses == []
+
+
+def test_a_head_that_repeats_is_read_once(parses: list[bytes]) -> None:
+    requests, responses = RequestForms(), ResponseForms()
+    heads = {id(requests.read(REQUEST_KINDS[0].replace(b"Accept", b"Repeats"), **LIMITS)) for _ in range(5)}
+    answer = RESPONSE_KINDS[0].replace(b"Server", b"Repeats")
+    answers = [responses.read(answer, method=method, fields_max=20) for method in ("GET", "GET", "HEAD", "HEAD", "GET")]
+    assert len(heads) == 1
+    assert [answer.framing for answer in answers] == [1, 1, 0, 0, 1]
+    assert len(parses) == 1 + 3
+
+
+def test_a_connection_keeps_few_forms_and_a_long_head_gets_none(parses: list[bytes]) -> None:
+    forms = RequestForms()
+    for number in range(12):
+        raw = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Kind-%d: 1\r\n\r\n" % number
+        for _ in range(OFTEN):
+            parse_and_learn(forms, raw)
+    assert len(forms._known) == 4
+    parses.clear()
+    long = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: %b\r\n\r\n" % (b"v" * 5000)
+    for _ in range(OFTEN + 5):
+        parse_and_learn(forms, long)
+    assert len(parses) == OFTEN + 5
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        b"OPTIONS / HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 1\r\n\r\n",
+    ],
+)
+def test_what_asks_for_more_than_fields_is_always_parsed(parses: list[bytes], raw: bytes) -> None:
+    forms = RequestForms()
+    for _ in range(2 * OFTEN):
+        parse_and_learn(forms, raw)
+    assert len(parses) == 2 * OFTEN
+
+
+def test_an_interim_answer_gets_no_form(parses: list[bytes]) -> None:
+    forms = ResponseForms()
+    for _ in range(2 * OFTEN):
+        parse_and_learn(forms, b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n")
+    assert len(parses) == 2 * OFTEN
+
+
+@pytest.mark.parametrize("case", REQUESTS, ids=lambda case: case.id)
+def test_the_corpus_of_requests_is_judged_alike_with_forms_at_hand(case: Any) -> None:
+    raw = case.raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    forms = request_forms()
+    assert verdict(lambda: forms.read(raw, **LIMITS)) == verdict(lambda: parse_request(raw, **LIMITS))
+    for _ in range(OFTEN):  # and once it has, perhaps, a form of its own
+        forms._raw = b""
+        verdict(lambda: forms.read(raw, **LIMITS))
+    assert verdict(lambda: forms.read(raw, **LIMITS)) == verdict(lambda: parse_request(raw, **LIMITS))
+
+
+@pytest.mark.parametrize("case", RESPONSES, ids=lambda case: case.id)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_corpus_of_answers_is_judged_alike_with_forms_at_hand(case: Any, method: str) -> None:
+    raw = case.raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    forms = response_forms()
+    for _ in range(OFTEN):
+        forms._raw = b""
+        seen = verdict(lambda: forms.read(raw, method=method, fields_max=20))
+        assert seen == verdict(lambda: parse_response(raw, method=method, fields_max=20))
+
+
+HOSTILE = st.one_of(
+    st.sampled_from(
+        [b"\r", b"\n", b"\x00", b"\t", b" ", b"\x7f", b"\xff", b"\x0b", b"\x85", b"\xa0", b"", b"#", b"?", b"%", b":", b"_", b"007"]
+    ),
+    st.sampled_from([b"\r\n", b"\r\nHost: b", b"\r\nContent-Length: 1", b"\r\n folded", b"9" * 19, b"9" * 30, b"+1", b"1,1", b"%b", b"%%"]),
+    st.binary(max_size=6),
+)
+
+
+@given(st.sampled_from(REQUEST_KINDS), st.data())
+@example(REQUEST_KINDS[0], None)
+def test_a_changed_request_is_told_as_the_parser_tells_it(raw: bytes, data: Any) -> None:
+    forms = request_forms()
+    changed = raw if data is None else change(raw, data)
+    changed = changed.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    forms._raw = b""
+    assert verdict(lambda: forms.read(changed, **LIMITS)) == verdict(lambda: parse_request(changed, **LIMITS))
+
+
+@given(st.sampled_from(RESPONSE_KINDS), st.sampled_from(["GET", "HEAD"]), st.data())
+def test_a_changed_answer_is_told_as_the_parser_tells_it(raw: bytes, method: str, data: Any) -> None:
+    forms = response_forms()
+    changed = change(raw, data).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    forms._raw = b""
+    seen = verdict(lambda: forms.read(changed, method=method, fields_max=20))
+    assert seen == verdict(lambda: parse_response(changed, method=method, fields_max=20))
+
+
+def change(raw: bytes, data: Any) -> bytes:
+    """Put something hostile in place of a few bytes, perhaps twice."""
+    for _ in range(data.draw(st.integers(1, 2))):
+        at = data.draw(st.integers(0, len(raw) - 4))
+        raw = raw[:at] + data.draw(HOSTILE) + raw[at + data.draw(st.integers(0, 3)) :]
+    return raw
+
+
+def test_limits_hold_for_what_fits_a_form() -> None:
+    forms = request_forms()
+    with pytest.raises(Fault) as refused:
+        forms.read(REQUEST_KINDS[0].replace(b"/v1/x", b"/" + b"x" * 200), **LIMITS)
+    assert refused.value.code == "target_too_long"
+    with pytest.raises(Fault) as refused:
+        forms.read(REQUEST_KINDS[0].replace(b"GET", b"BREW"), **LIMITS)
+    assert refused.value.code == "method_unknown"
+
+
+def test_no_form_and_no_outline_holds_the_value_of_a_plain_field() -> None:
+    forms = RequestForms()
+    canary = b"canary-0123456789"
+    raw = REQUEST_KINDS[0].replace(b"Bearer x", canary).replace(b"Id: 1", b"Id: " + canary).replace(b"/v1/x", b"/" + canary)
+    for number in range(OFTEN):
+        forms.read(raw.replace(b"Accept: a", b"Accept: %d" % number), **LIMITS)
+    forms.read(REQUEST_KINDS[0], **LIMITS)
+    ((form, outline),) = forms._known
+    assert canary not in form.pattern
+    assert canary not in repr([(slot, getattr(outline, slot, None)) for slot in (*Outline.__slots__, *RequestOutline.__slots__)]).encode()
