@@ -117,6 +117,7 @@ def test_an_opaque_jwtsvid_is_two_clashes() -> None:
     [
         {"ROBIN_UPSTREAM_URL": "http://localhost:9"},
         {"ROBIN_UPSTREAM_URL": "http://[::1]:9"},
+        {"ROBIN_UPSTREAM_URL": "http://[::ffff:127.0.0.1]:9"},
         {"ROBIN_UPSTREAM_URL": "http://127.0.0.1:4000", "ROBIN_LISTEN_ADDR": "127.0.0.1:4002"},
         {"ROBIN_UPSTREAM_URL": "http://127.0.0.1:4000", "ROBIN_LISTEN_UDS": "/run/r.sock"},
         {"ROBIN_UPSTREAM_URL": "http://127.0.0.1:4001", "ROBIN_ADMIN_ADDR": "off"},
@@ -132,6 +133,20 @@ def test_an_opaque_jwtsvid_is_two_clashes() -> None:
 )
 def test_what_is_meant_is_allowed(environ: dict[str, str]) -> None:
     assert errors(environ) == []
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "[::]", "[::ffff:10.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "x.localhost", "localhost.example"]
+)
+def test_cleartext_to_what_only_looks_like_this_machine_is_refused(host: str) -> None:
+    (error,) = errors({"ROBIN_UPSTREAM_URL": f"http://{host}:9"})
+    assert error.startswith("robin: ROBIN_UPSTREAM_URL (from env): http to a host that is not loopback; ")
+
+
+@pytest.mark.parametrize("host", ["[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "127.0.0.1", "0.0.0.0", "[::ffff:0.0.0.0]"])
+def test_robins_own_address_is_known_by_each_of_its_names(host: str) -> None:
+    (error,) = errors({"ROBIN_UPSTREAM_URL": f"https://{host}:4000"})
+    assert " is Robin itself, at 127.0.0.1:4000 of ROBIN_LISTEN_ADDR" in error
 
 
 def test_rules_do_not_judge_what_did_not_parse() -> None:

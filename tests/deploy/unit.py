@@ -2,7 +2,7 @@
 
 The filter is made as systemd makes it (seccomp, from the sets that `systemd-analyze syscall-filter` names), so that what the unit
 forbids is known not to be needed. What needs systemd itself (DynamicUser, mounts) is shown in tests/journeys/test_confinement.py
-in another way.
+in another way, and under a real one in tests/real/test_systemd_boot.py.
 """
 
 import errno

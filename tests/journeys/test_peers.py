@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.journeys.life import ask_unix, exchanges, metric, serving, short_folder, unix_caller
+from tests.journeys.life import ask_unix, exchanges, metric, serving, shell, short_folder, unix_caller
 
 from robin.testing.waiting import eventually
 
@@ -56,6 +58,34 @@ async def call(path: Path, uid: int, *, late: bool = False) -> tuple[int, str]:
 
 def settings(path: Path, uids: str) -> dict[str, str]:
     return {"ROBIN_LISTEN_UDS": str(path), "ROBIN_PEERCRED_ALLOW_UIDS": uids}
+
+
+# Becomes root of a user namespace of its own, as any user may where the kernel allows it, and then calls as CALLER does.
+ROOT_OF_ITS_OWN = (
+    """
+import ctypes, os, socket, sys
+uid = int(sys.argv[2])
+os.setgroups([]), os.setgid(uid), os.setuid(uid)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: else its own /proc is root's
+if libc.unshare(0x10000000):  # CLONE_NEWUSER
+    sys.exit("no user namespace")
+with open("/proc/self/uid_map", "w") as map:
+    map.write(f"0 {uid} 1")
+assert os.getuid() == 0
+sys.argv[2] = "0"
+"""
+    + CALLER
+)
+
+
+@pytest.fixture
+def own_users() -> tuple[str, ...]:
+    """What starts a program as root of a user namespace in which nobody else has a UID; skips, loudly, where that may not be had."""
+    words = (shutil.which("unshare") or "unshare", "-U", "--map-root-user")
+    if shutil.which("unshare") is None or subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("NOT TESTED: this needs user namespaces (unshare -U)")
+    return words
 
 
 async def record(rig: Any) -> dict[str, Any]:
@@ -112,6 +142,32 @@ async def test_l2_the_uid_is_that_of_the_connect_not_of_who_holds_it_later(tmp_p
         caller.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"403" in (await caller.peer.read_until(b"\r\n"))
         assert rig.bytes_seen == 0
+
+
+@root
+@pytest.mark.usefixtures("own_users")
+async def test_l2_root_of_another_user_namespace_is_who_it_is_outside(tmp_path: Path, folder: Path):
+    path = folder / "robin.sock"
+    async with serving(tmp_path, settings=settings(path, "0")) as rig:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ROOT_OF_ITS_OWN, str(path), "65533", "now", stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        assert out.startswith(b"HTTP/1.1 403 ")
+        assert rig.bytes_seen == 0
+        assert (await record(rig))["peer_uid"] == 65533
+
+
+@root
+async def test_l2_who_has_no_uid_in_robins_namespace_shows_as_65534_and_is_let_in_only_by_that(
+    tmp_path: Path, folder: Path, own_users: tuple[str, ...]
+):
+    path = folder / "robin.sock"
+    for uids, status in (("0,65533", 403), ("65534", 200)):
+        async with serving(tmp_path, settings=settings(path, uids), program=shell("", before=own_users)) as rig:
+            _, got = await call(path, 65533)
+            assert got.startswith(f"HTTP/1.1 {status} ")
+            assert (await record(rig))["peer_uid"] == NOBODY
 
 
 async def test_without_a_list_any_peer_that_the_mode_lets_in_is_served(tmp_path: Path, folder: Path):
