@@ -77,10 +77,15 @@ def test_the_lists_of_fields_are_the_codes() -> None:
     assert {name.decode() for name in _NEVER_UP} <= never_up
 
 
-def test_the_decision_on_remembered_heads_has_its_numbers_and_words_from_the_code() -> None:
-    page = (DOCS / "explanation" / "decisions" / "0004-remembered-heads.md").read_text()
-    assert constant("proxy", "_REMEMBERED_BYTES", copies=2) == 4096
+def test_the_decision_on_forms_has_its_numbers_and_words_from_the_code() -> None:
+    page = (DOCS / "explanation" / "decisions" / "0004-forms.md").read_text()
+    assert (constant("wire", "_FORM_BYTES"), constant("wire", "_USES_BEFORE"), constant("wire", "_FORMS_A_CONNECTION")) == (4096, 16, 4)
+    assert "up to 4 KiB" in page
+    assert "parsed sixteen times" in page
+    assert "the four forms" in page
+    assert constant("wire", "_MEMO_LINES_PER_NAME") == 16
+    assert "sixteen lines of each name" in page
     assert f"{constant('wire', '_MEMO_LINES'):,} lines of at most {constant('wire', '_MEMO_LINE_BYTES')} bytes" in page
-    assert f"most {constant('wire', '_MEMO_NAME_BYTES')} bytes" in page
+    assert f"At most {constant('wire', '_MEMO_OUTLINES')} outlines" in page
     listed = page.partition("whose name has")[2].partition("in it.")[0]
     assert re.findall(r"`(\w+)`", listed) == _SECRET_NAME.pattern.decode().split("|")

@@ -23,7 +23,7 @@ COMPUTED = {
 }
 """Words that the code makes of other words, and so cannot be read off it."""
 
-BY_CALL = {"_bad": "bad_request", "FramingError": "bad_request", "_broken": "upstream_protocol", "_malformed": "identity_malformed"}
+BY_CALL = {"bad": "bad_request", "FramingError": "bad_request", "_broken": "upstream_protocol", "_malformed": "identity_malformed"}
 
 
 def rows(page: str, columns: int) -> list[list[str]]:

@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -155,8 +155,8 @@ class KeptLines(LineWriter):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def put(self, line: str) -> None:
-        self.lines.append(line)
+    def put(self, lines: Sequence[str]) -> None:
+        self.lines += lines
 
 
 @given(value=trees, style=st.sampled_from(["json", "console"]))

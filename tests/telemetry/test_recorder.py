@@ -3,6 +3,7 @@
 import json
 import re
 import string
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from robin.model.caller import Caller, Evidence
 from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
 from robin.telemetry.metrics import Metrics
+from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.recorder import METHODS, Recorder, trace_id
 from robin.telemetry.writer import LineWriter
 from robin.testing.manual_clock import ManualClock
@@ -32,8 +34,8 @@ class KeptLines(LineWriter):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def put(self, line: str) -> None:
-        self.lines.append(line)
+    def put(self, lines: Sequence[str]) -> None:
+        self.lines += lines
 
 
 def make_recorder(writer: LineWriter, *, mode: str = "all", style: str = "json", metrics: Metrics | None = None) -> Recorder:
@@ -280,3 +282,87 @@ def test_the_method_label_is_one_of_nine():
 def test_the_reference_page_lists_the_fields_in_their_order():
     table = PAGE.read_text().partition("## Access records")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == FIELDS
+
+
+class Moments:
+    """What was put off, to be done when the test says so."""
+
+    def __init__(self) -> None:
+        self.put_off: list[Callable[[], None]] = []
+
+    def put(self, act: Callable[[], None]) -> None:
+        self.put_off.append(act)
+
+    def pass_by(self) -> None:
+        due, self.put_off = self.put_off, []
+        for act in due:
+            act()
+
+
+def unhurried(later: Moments) -> tuple[Recorder, KeptLines, Metrics]:
+    writer, metrics = KeptLines(), Metrics(version="1", unsafe={})
+    recorder = Recorder(
+        metrics,
+        writer,
+        mode="all",
+        style="json",
+        wall=ManualClock().wall,
+        prefix="0" * 16,
+        identity_source="file",
+        later=later.put,
+    )
+    return recorder, writer, metrics
+
+
+def test_exchanges_are_counted_and_written_together_a_moment_later_with_one_timer_for_all():
+    later = Moments()
+    recorder, writer, metrics = unhurried(later)
+    for _ in range(3):
+        recorder.finish(make_record())
+    assert (len(writer.lines), sum(metrics.requests.values()), len(later.put_off)) == (0, 0, 1)
+    later.pass_by()
+    assert (len(writer.lines), sum(metrics.requests.values())) == (3, 3)
+    recorder.finish(make_record())
+    assert len(later.put_off) == 1
+
+
+def test_many_exchanges_do_not_wait_for_the_moment():
+    later = Moments()
+    recorder, writer, _ = unhurried(later)
+    for _ in range(100):
+        recorder.finish(make_record())
+    assert len(writer.lines) == 96
+    assert len(later.put_off) == 1
+    later.pass_by()
+    assert len(writer.lines) == 100
+
+
+def test_a_scrape_finds_every_exchange_that_ended():
+    later = Moments()
+    recorder, writer, metrics = unhurried(later)
+    recorder.finish(make_record())
+    assert list(recorder.readings()) == []
+    assert (len(writer.lines), sum(metrics.requests.values())) == (1, 1)
+
+
+def test_the_time_of_a_line_is_that_of_the_end_of_its_exchange_not_of_its_writing():
+    later, writer, clock = Moments(), KeptLines(), ManualClock()
+    metrics = Metrics(version="1", unsafe={})
+    recorder = Recorder(
+        metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file", later=later.put
+    )
+    recorder.finish(make_record())
+    ended = json.loads(line_at(make_record(), clock))["ts"]
+    clock.advance(5.0)
+    later.pass_by()
+    assert json.loads(writer.lines[0])["ts"] == ended
+
+
+def line_at(record: ExchangeRecord, clock: ManualClock) -> str:
+    """The line of `record`, written at once."""
+    writer = KeptLines()
+    recorder = Recorder(
+        Metrics(version="1", unsafe={}), writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"
+    )
+    recorder.finish(record)
+    return writer.lines[0]

@@ -39,7 +39,7 @@ def test_lines_are_written_whole_and_in_order_before_close_returns(pipe):
     reading, writing = pipe
     writer = LineWriter(writing)
     for number in range(20):
-        writer.put(f"line {number} \u00e9\n")
+        writer.put([f"line {number} \u00e9\n"])
     writer.close()
     os.close(writing)
     assert read_all(reading) == "".join(f"line {number} \u00e9\n" for number in range(20))
@@ -51,7 +51,7 @@ async def test_a_line_is_written_without_a_further_one(pipe):
     os.set_blocking(reading, False)
     writer = LineWriter(writing)
     for text in ("first\n", "second\n"):  # the second finds the thread asleep again
-        writer.put(text)
+        writer.put([text])
         assert await eventually(lambda: _read_now(reading), what="the line") == text.encode()
     writer.close()
 
@@ -67,7 +67,7 @@ def test_a_blocked_pipe_drops_and_counts_and_never_stops_who_writes(pipe):
     reading, writing = pipe
     writer = LineWriter(writing, limit_bytes=10_000)
     for _ in range(10_000):
-        writer.put(LINE)  # nobody reads: 4 KiB in the pipe, 10,000 characters waiting, the rest is dropped
+        writer.put([LINE])  # nobody reads: 4 KiB in the pipe, 10,000 characters waiting, the rest is dropped
     refused = writer.dropped
     assert refused >= 10_000 - 41 - 100
     assert [(name.name, value) for name, _, value in writer.readings()] == [("robin_access_records_dropped_total", refused)]
@@ -81,11 +81,11 @@ async def test_close_is_bounded_when_nobody_reads_and_nothing_is_written_after_i
     os.set_blocking(reading, False)
     writer = LineWriter(writing, limit_bytes=400_000)
     for _ in range(2000):
-        writer.put(LINE)
+        writer.put([LINE])
     await eventually(lambda: _waiting_bytes(reading) == 4096, what="the thread to block in its first write")
     writer.close(timeout_s=0.05)  # returning at all is the point
     assert writer.dropped == 0
-    writer.put(LINE)
+    writer.put([LINE])
     assert writer.dropped == 1
     got = bytearray()
     await eventually(lambda: got.extend(_read_now(reading)) or not writer._thread.is_alive(), what="the thread to give up")
@@ -103,7 +103,7 @@ def test_after_a_stall_the_reader_gets_whole_lines_and_every_line_is_accounted_f
     reading, writing = pipe
     writer = LineWriter(writing, limit_bytes=20_000)
     for number in range(2000):
-        writer.put(f"{number:099d}\n")
+        writer.put([f"{number:099d}\n"])
     refused = writer.dropped
     assert refused >= 2000 - 200 - 41
     got = ""
@@ -119,9 +119,9 @@ async def test_a_closed_pipe_costs_lines_only(pipe):
     reading, writing = pipe
     os.close(reading)
     writer = LineWriter(writing)
-    writer.put(LINE)
+    writer.put([LINE])
     await eventually(lambda: writer.dropped == 1, what="the loss to be counted")
-    writer.put(LINE)
+    writer.put([LINE])
     await eventually(lambda: writer.dropped == 2, what="the second loss")
     writer.close()
 
@@ -131,7 +131,7 @@ def test_a_nonblocking_descriptor_loses_nothing_while_somebody_reads(pipe):
     os.set_blocking(writing, False)
     writer = LineWriter(writing)
     for number in range(500):
-        writer.put(f"{number:099d}\n")
+        writer.put([f"{number:099d}\n"])
     got = ""
     while got.count("\n") < 500:
         got += os.read(reading, 65536).decode()

@@ -85,7 +85,7 @@ class EventLog:
             line.setdefault(name, _plain(value, 4))
         if suppressed:
             line["suppressed"] = suppressed
-        self._writer.put(json.dumps(line, separators=(",", ":")) + "\n" if self._style == "json" else _console(line))
+        self._writer.put([json.dumps(line, separators=(",", ":")) + "\n" if self._style == "json" else _console(line)])
 
     def _suppressed(self, event: str, code: str) -> int | None:
         """How many like this were held back since the last one; None: hold this one back too."""

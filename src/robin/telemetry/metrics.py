@@ -45,7 +45,7 @@ class Metrics:
         self.version = version
         self.unsafe = dict(unsafe)
         # bumped by Recorder.settle
-        self.requests: dict[tuple[str, str, int], int] = {}  # (outcome, method, hundreds of the status or 0)
+        self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)  # (outcome, method, hundreds of the status or 0)
         self.request_duration: dict[str, Histogram] = {}  # by outcome
         self.time_to_first_byte = Histogram(EXCHANGE_S)
         self.upstream_responses: defaultdict[int, int] = defaultdict(int)  # by status code

@@ -33,7 +33,6 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 _TRUTH: Final = {None: "null", True: "true", False: "false"}
 _SHAPES_MAX: Final = 512
 _BATCH: Final = 32
-_Shape = tuple[str, str | None, str | None, int | None, int | None, int, bool | None]
 _NO_PEER: Final = '"peer_uid":null,"peer_pid":null'
 
 
@@ -57,7 +56,6 @@ class Recorder:
         "_expires_at",
         "_later",
         "_line",
-        "_listeners",
         "_metrics",
         "_mode",
         "_prefix",
@@ -95,11 +93,10 @@ class Recorder:
         self._count = 0
         self._source = identity_source
         self._stamp = Stamp()
-        self._shapes: dict[_Shape, tuple[str, str, str]] = {}
+        self._shapes: dict[tuple[object, ...], _Shape] = {}
         self._token: IdentityToken | None = None  # the one that the next two describe
         self._token_text = ""
         self._expires_at: float | None = None
-        self._listeners: dict[str, str] = {}  # as JSON strings
 
     def request_id(self) -> str:
         """32 hex digits, never given before."""
@@ -119,10 +116,12 @@ class Recorder:
     def settle(self) -> None:
         """Count the exchanges that ended and write their lines."""
         ended, self._ended = self._ended, []
+        lines = []
         for record in ended:
-            self._count_one(record)
+            shape = self._count_one(record)
             if self._mode == "all" or (self._mode == "errors" and (record.outcome != "injected" or (record.status or 0) >= 400)):
-                self._writer.put(self._line(record))
+                lines.append(self._line(record, shape))
+        self._writer.put(lines)
 
     def _settle_late(self) -> None:
         self._waiting = False
@@ -133,59 +132,47 @@ class Recorder:
         self.settle()
         return iter(())
 
-    def _count_one(self, record: ExchangeRecord) -> None:
+    def _count_one(self, record: ExchangeRecord) -> "_Shape":
+        status, upstream_status, listener = record.status, record.upstream_status, record.caller.listener
+        key = (record.outcome, record.method, record.protocol, status, upstream_status, record.retries, record.reused, listener)
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) >= _SHAPES_MAX:
+                self._shapes.clear()
+            shape = self._shapes[key] = _Shape(self._metrics, *key)
         metrics = self._metrics
-        outcome, status, method = record.outcome, record.status, record.method
-        key = (outcome, method if method in METHODS else "other", status // 100 if status else 0)
-        metrics.requests[key] = metrics.requests.get(key, 0) + 1
-        histogram = metrics.request_duration.get(outcome)
-        if histogram is None:
-            histogram = metrics.request_duration[outcome] = Histogram(EXCHANGE_S)
-        duration_s, ttfb_s = record.duration_s, record.ttfb_s
+        metrics.requests[shape.series] += 1
+        histogram, duration_s, ttfb_s = shape.durations, record.duration_s, record.ttfb_s
         histogram.counts[bisect_left(EXCHANGE_S, duration_s)] += 1  # Histogram.observe, without the call
         histogram.total += duration_s
         if ttfb_s is not None:
             histogram = metrics.time_to_first_byte
             histogram.counts[bisect_left(EXCHANGE_S, ttfb_s)] += 1
             histogram.total += ttfb_s
-        if record.upstream_status is not None:
-            metrics.upstream_responses[record.upstream_status] += 1
+        if upstream_status is not None:
+            metrics.upstream_responses[upstream_status] += 1
+        return shape
 
-    def _json(self, record: ExchangeRecord) -> str:
+    def _json(self, record: ExchangeRecord, shape: "_Shape") -> str:
         wall = record.ended_at
-        status, ttfb_s, token, path, caller = record.status, record.ttfb_s, record.identity, record.path, record.caller
+        ttfb_s, token, path, caller, request_id = record.ttfb_s, record.identity, record.path, record.caller, record.request_id
         if token is None:
             identity = "null"
         else:
             if token is not self._token:
                 self._remember(token)
             identity = f"{self._token_text}{'null' if self._expires_at is None else int(self._expires_at - wall)}}}"
-        listener = self._listeners.get(caller.listener)
-        if listener is None:
-            listener = self._listeners[caller.listener] = quote(caller.listener)
-        shape = (record.outcome, record.method, record.protocol, status, record.upstream_status, record.retries, record.reused)
-        outcome, answer, tries = self._shapes.get(shape) or self._shape(shape)
+        if request_id is None:
+            self._count = count = self._count + 1
+            request_id = f"{self._prefix}{count:016x}"
         return (
-            f'{{"ts":"{self._stamp.text(wall)}","event":"exchange","request_id":"{record.request_id or self.request_id()}",'
-            f'"trace_id":{"null" if record.traceparent is None else _quote_trace(record.traceparent)},{outcome}'
-            f'"path":{"null" if path is None else quote(_path(path))},{answer}'
+            f'{{"ts":"{self._stamp.text(wall)}","event":"exchange","request_id":"{request_id}",'
+            f'"trace_id":{"null" if record.traceparent is None else _quote_trace(record.traceparent)},{shape.outcome}'
+            f'"path":{"null" if path is None else quote(_path(path))},{shape.answer}'
             f'"bytes_in":{record.bytes_in},"bytes_out":{record.bytes_out},"ttfb_s":{"null" if ttfb_s is None else f"{ttfb_s:.6f}"},'
             f'"duration_s":{record.duration_s:.6f},"identity_wait_s":{f"{record.identity_wait_s:.6f}" if record.identity_wait_s else "0"},'
-            f'{tries}"listener":{listener},{_NO_PEER if caller.uid is None else _describe_peer(caller)},"identity":{identity}}}\n'
+            f'{shape.tries}{_NO_PEER if caller.uid is None else _describe_peer(caller)},"identity":{identity}}}\n'
         )
-
-    def _shape(self, shape: _Shape) -> tuple[str, str, str]:
-        """What exchanges of one shape have in common, as JSON: before the path, behind it, and behind the times."""
-        outcome, method, protocol, status, upstream_status, retries, reused = shape
-        if len(self._shapes) >= _SHAPES_MAX:
-            self._shapes.clear()
-        parts = self._shapes[shape] = (
-            f'"outcome":"{outcome}","method":{"null" if method is None else quote(method)},',
-            f'"protocol":{"null" if protocol is None else quote(protocol)},"status":{"null" if status is None else status},'
-            f'"upstream_status":{"null" if upstream_status is None else upstream_status},',
-            f'"retries":{retries},"reused":{_TRUTH[reused]},',
-        )
-        return parts
 
     def _remember(self, token: IdentityToken) -> None:
         """Prepare the `identity` object up to the value of `expires_in_s`, which alone changes from line to line."""
@@ -195,7 +182,7 @@ class Recorder:
         self._expires_at = token.expires_at if token.expires_at is not None and math.isfinite(token.expires_at) else None
         self._token = token
 
-    def _console(self, record: ExchangeRecord) -> str:
+    def _console(self, record: ExchangeRecord, _: "_Shape") -> str:
         """The same for people: time of day, method, path, status, duration; what is out of the ordinary behind it."""
         path = "-" if record.path is None else quote(_path(record.path))[1:-1]
         parts = [
@@ -212,6 +199,33 @@ class Recorder:
         if record.identity_wait_s >= 0.001:
             parts.append(f"identity_wait={record.identity_wait_s * 1000:.0f} ms")
         return " ".join(parts) + "\n"
+
+
+class _Shape:
+    """What exchanges of one shape have in common: their series, and their line before the path, behind it, and behind the times."""
+
+    __slots__ = ("answer", "durations", "outcome", "series", "tries")
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        outcome: str,
+        method: str | None,
+        protocol: str | None,
+        status: int | None,
+        upstream_status: int | None,
+        retries: int,
+        reused: bool | None,
+        listener: str,
+    ) -> None:
+        self.series = (outcome, method if method in METHODS else "other", status // 100 if status else 0)
+        self.durations = metrics.request_duration.setdefault(outcome, Histogram(EXCHANGE_S))
+        self.outcome = f'"outcome":"{outcome}","method":{"null" if method is None else quote(method)},'
+        self.answer = (
+            f'"protocol":{"null" if protocol is None else quote(protocol)},"status":{"null" if status is None else status},'
+            f'"upstream_status":{"null" if upstream_status is None else upstream_status},'
+        )
+        self.tries = f'"retries":{retries},"reused":{_TRUTH[reused]},"listener":{quote(listener)},'
 
 
 def _path(path: bytes) -> str:

@@ -7,7 +7,7 @@ descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from robin.telemetry import names
 from robin.telemetry.names import Reading
@@ -52,15 +52,17 @@ class LineWriter:
         """Lines that will never be read: refused because too many were waiting, or lost in a failed write."""
         return self._refused + self._lost
 
-    def put(self, line: str) -> None:
-        """Hand over one line, its newline included; drop and count it if too many wait."""
-        put = self._put + len(line)
-        if put - self._taken > self._limit:
-            self._refused += 1
-            return
-        self._lines.append(line)
+    def put(self, lines: Sequence[str]) -> None:
+        """Hand over lines, each with its newline; those that find too many waiting are dropped and counted."""
+        put, most = self._put, self._taken + self._limit
+        for line in lines:
+            if put + len(line) > most:
+                self._refused += 1
+                continue
+            put += len(line)
+            self._lines.append(line)
         self._put = put
-        if self._waiting:
+        if self._waiting and self._lines:
             self._waiting = False
             self._wake.set()
 
