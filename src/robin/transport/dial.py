@@ -16,6 +16,7 @@ from robin.model.verdict import Permit
 from robin.transport.resolve import Resolver, SocketAddress
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
+from robin.transport.valve import secure
 
 _STAGGER_S: Final = 0.25
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
@@ -55,14 +56,11 @@ class Dialer:
                 addresses = await self._resolve(origin.host, origin.port)
                 phase = "connect_timeout"
                 sock = await self._connect(addresses)
-                phase = "connect_timeout" if tls is None else "tls"
-                _, stream = await self._loop.create_connection(
-                    build,
-                    sock=sock,
-                    ssl=tls.context if tls else None,
-                    server_hostname=origin.host if tls else None,
-                    ssl_handshake_timeout=self._connect_s or None if tls else None,
-                )
+                if tls is None:
+                    _, stream = await self._loop.create_connection(build, sock=sock)
+                else:
+                    phase = "tls"
+                    stream = await secure(self._loop, sock, build, tls.context, origin.host, limit_s=self._connect_s)
                 sock = None
                 return stream
         except TimeoutError:

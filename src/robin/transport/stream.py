@@ -27,7 +27,7 @@ class Stream(asyncio.Protocol):
     """One TCP, Unix or TLS connection.
 
     `barred`: it is in nobody's use, and bytes that come now belong to nobody. `ended`: the peer will send no more (FIN, or lost). `lost`:
-    the connection is gone. `partner`: the stream that must hear of our end.
+    the connection is gone. `heard`: bytes that came, ever. `partner`: the stream that must hear of our end.
     """
 
     __slots__ = (
@@ -41,6 +41,7 @@ class Stream(asyncio.Protocol):
         "closing",
         "deadline_at",
         "ended",
+        "heard",
         "lost",
         "partner",
         "paused",
@@ -55,6 +56,7 @@ class Stream(asyncio.Protocol):
         self.received: bytes | bytearray = b""
         self.barred = False
         self.ended = False
+        self.heard = 0
         self.lost = False
         self.broken = False  # the connection did not end by a clean FIN
         self.choked = False  # the transport holds bytes that the peer does not take
@@ -75,6 +77,7 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived: keep them, wake the reader, stop reading when enough is held."""
+        self.heard += len(data)
         if self.barred:
             self.stray()
             return

@@ -1,0 +1,120 @@
+"""TLS on a connected stream, with a valve below it: a peer that keeps TLS busy without saying anything is hung up on.
+
+KeyUpdates and session tickets never reach the stream, so nothing would pause them, and libuv reads up to 32 times a turn while there is
+more: without the valve a flood of KeyUpdates held the loop for ten seconds.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from robin.transport.stream import Stream
+
+AnyStream = TypeVar("AnyStream", bound=Stream)
+
+_SILENT_BYTES: Final = 49152  # a record that is not whole has at most 16 KiB, a handful of session tickets less
+_HANDSHAKE_BYTES: Final = 262144  # OpenSSL takes certificates of 100 KB
+_BYTES_FOR_ONE: Final = 96  # what a record of one byte may cost
+
+
+class Valve(asyncio.BufferedProtocol):
+    """Passes everything between a transport and its TLS, and weighs what came against what `stream` heard of it (None: the handshake)."""
+
+    __slots__ = ("_silent_bytes", "_tls", "_transport", "_update", "get_buffer", "stream")
+
+    def __init__(self, transport: Any, tls: Any) -> None:
+        self.stream: Stream | None = None
+        self._transport = transport
+        self._tls = tls
+        self.get_buffer = tls.get_buffer  # type: ignore[method-assign]  # where the next bytes go, without a frame of ours
+        self._update = tls.buffer_updated
+        self._silent_bytes = 0
+
+    def attend(self, stream: Stream) -> None:
+        """The handshake is done: from now on bytes are for this stream."""
+        self.stream = stream
+        self._silent_bytes = 0
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes came: give them to TLS, and see what comes of them."""
+        stream = self.stream
+        if stream is None:
+            self._update(nbytes)
+            self._count(nbytes, _HANDSHAKE_BYTES)
+            return
+        before = stream.heard
+        self._update(nbytes)
+        if stream.paused:
+            self._silent_bytes = 0  # TLS keeps what it is given
+        else:
+            self._count(nbytes - (stream.heard - before) * _BYTES_FOR_ONE, _SILENT_BYTES)
+
+    def _count(self, silent_bytes: int, limit_bytes: int) -> None:
+        self._silent_bytes = max(0, self._silent_bytes + silent_bytes)
+        if self._silent_bytes > limit_bytes:
+            self._transport.abort()
+
+    def eof_received(self) -> Any:
+        """The peer sends no more."""
+        return self._tls.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._tls.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more for now."""
+        self._tls.pause_writing()
+
+    def resume_writing(self) -> None:
+        """All that was held is written."""
+        self._tls.resume_writing()
+
+
+class _Nobody(asyncio.Protocol):
+    """Holds the place of the stream until TLS is there. An origin that speaks now speaks out of turn."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    def data_received(self, _: bytes) -> None:
+        self.gone = True
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.gone = True
+
+
+async def secure(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    build: Callable[[], AnyStream],
+    context: ssl.SSLContext,
+    host: str,
+    *,
+    limit_s: float,
+) -> AnyStream:
+    """A stream that speaks TLS on a connected socket, which is its own from now on. Raises OSError (ssl.SSLError: TLS says no)."""
+    transport, nobody = await loop.create_connection(_Nobody, sock=sock)
+    valves: list[Valve] = []
+
+    def install() -> None:
+        valves.append(Valve(transport, transport.get_protocol()))
+        transport.set_protocol(valves[0])
+
+    try:
+        if nobody.gone:  # it spoke before our hello: no TLS
+            raise ConnectionResetError
+        loop.call_soon(install)  # runs when start_tls has put its protocol in place, and before anything is read
+        secured = await loop.start_tls(transport, nobody, context, server_hostname=host, ssl_handshake_timeout=limit_s or None)
+        if nobody.gone or secured is None:
+            raise ConnectionResetError
+    except BaseException:
+        transport.abort()
+        raise
+    stream = build()
+    valves[0].attend(stream)
+    secured.set_protocol(stream)
+    stream.connection_made(secured)
+    return stream

@@ -1,0 +1,116 @@
+"""TLS that says nothing to the stream is bounded; TLS that carries something passes, whatever the size of its records."""
+
+import asyncio
+import ssl
+
+import pytest
+from tests.transport.test_dial import dialer, permit, stream
+
+from robin.model.faults import Fault
+from robin.testing.certificates import CertificateAuthority
+from robin.testing.connection import ScriptedConnection
+from robin.testing.recording_upstream import RecordingUpstream
+from robin.testing.waiting import eventually
+from robin.transport.stream import Stream
+from robin.transport.tls import UpstreamTls
+from robin.transport.valve import Valve
+
+
+async def dial(upstream: RecordingUpstream, certificates: CertificateAuthority) -> Stream:
+    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
+    return await dialer("127.0.0.1", tls=tls).dial(permit(upstream.port, scheme="https"), stream)
+
+
+@pytest.fixture
+def context(certificates: CertificateAuthority) -> ssl.SSLContext:
+    """The server's."""
+    return certificates.issue("broker.test").server_context()
+
+
+async def test_a_flood_of_session_tickets_ends_the_connection(certificates: CertificateAuthority, context: ssl.SSLContext):
+    context.num_tickets = 2000
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.wait_ended()
+
+    async with RecordingUpstream(script, tls=context) as upstream:
+        dialled = await dial(upstream, certificates)
+        await eventually(lambda: dialled.lost, what="the connection to be ended")
+        assert dialled.heard == 0
+
+
+async def test_some_session_tickets_and_records_of_one_byte_pass(certificates: CertificateAuthority, context: ssl.SSLContext):
+    context.num_tickets = 20
+
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.send(*[b"x"] * 8000)
+        await connection.send(b"y" * 300_000)
+        await connection.wait_ended()
+
+    async with RecordingUpstream(script, tls=context) as upstream:
+        dialled = await dial(upstream, certificates)
+        taken = b""
+        async with asyncio.timeout(10):
+            while len(taken) < 308_000:
+                taken += dialled.take(len(dialled.received))
+                if len(taken) < 308_000:
+                    assert await dialled.fill()
+        assert taken == b"x" * 8000 + b"y" * 300_000
+        dialled.abort()
+
+
+async def test_an_origin_that_speaks_before_the_handshake_is_no_tls(certificates: CertificateAuthority):
+    async def script(connection: ScriptedConnection) -> None:
+        await connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await connection.wait_ended()
+
+    async with RecordingUpstream(script) as upstream:
+        for _ in range(50):  # its bytes come before, while and after TLS is put in place
+            with pytest.raises(Fault) as refused:
+                async with asyncio.timeout(2):
+                    await dial(upstream, certificates)
+            assert refused.value.code == "upstream_tls"
+
+
+class Counted(asyncio.BufferedProtocol):
+    """A TLS that makes `yields` bytes of whatever comes."""
+
+    def __init__(self, reader: Stream) -> None:
+        self.reader = reader
+        self.yields = 0
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return bytearray(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.reader.heard += self.yields
+
+
+class Line:
+    """A transport that can be cut."""
+
+    def __init__(self) -> None:
+        self.cut = False
+
+    def abort(self) -> None:
+        self.cut = True
+
+
+@pytest.mark.parametrize(
+    ("yields", "paused", "handshake", "reads"),
+    [(0, False, False, 1), (0, True, False, None), (0, False, True, 5), (683, False, False, None), (600, False, False, 7)],
+    ids=["silent", "not-read", "handshake", "one-byte-records", "mostly-silent"],
+)
+async def test_what_came_is_weighed_against_what_was_heard(yields: int, paused: bool, handshake: bool, reads: int | None):
+    reader, line = stream(), Line()
+    tls = Counted(reader)
+    valve = Valve(line, tls)
+    tls.yields = yields
+    reader.paused = paused
+    if not handshake:
+        valve.attend(reader)
+    done = 0
+    while not line.cut and done < 100:
+        valve.buffer_updated(65536)
+        done += 1
+    assert (done if line.cut else None) == reads
