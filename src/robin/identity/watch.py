@@ -181,15 +181,15 @@ class FileWatch:
 
     def _accept(self, reading: FileReading, *, began_at: float, began_wall: float) -> None:
         """Judge what was read; raises TokenRefused."""
-        text, wall = reading.raw.text, self._clock.wall()
-        token = inspect_token(text, self._rules, now=wall, seen_at=self._first_seen.when(text, wall))
-        known = self._token is not None and same_token(self._token, text)
+        text, wall, token = reading.raw.text, self._clock.wall(), self._token
+        if token is None or wall >= token.usable_until or not same_token(token, text):  # else it was judged, and is good still
+            token = inspect_token(text, self._rules, now=wall, seen_at=self._first_seen.when(text, wall))
         self._accepts += 1
         self._failed_at = None
         self._reread_at = began_at + _REREAD_S
         self._key = reading.key if began_wall - reading.written_at > _SETTLED_S else None
         duration_s = self._clock.monotonic() - began_at
-        if known:
+        if token is self._token:
             self._bulletin.unchanged("ok", duration_s)
         else:
             self._token = token

@@ -99,6 +99,7 @@ class Pool:
         "_closing",
         "_deadlines",
         "_dialer",
+        "_idle_s",
         "_last_bucket",
         "_last_origin",
         "_limit",
@@ -125,6 +126,7 @@ class Pool:
         self._sweeper = sweeper
         self._limit = limits.upstream_connections
         self._deadlines = deadlines
+        self._idle_s = _IDLE_DEFAULT_S if deadlines.upstream_idle_s is None else deadlines.upstream_idle_s
         self._metrics = metrics
         self._buckets: dict[Origin, Bucket] = {}
         self._last_origin: Origin | None = None  # most exchanges go where the last one went
@@ -220,17 +222,15 @@ class Pool:
         if bucket.waiters and bucket.hand_over(upstream):
             return
         upstream.barred = True
-        upstream.deadline_at = self._loop.time() + self._idle_s(announced_idle_s)
+        upstream.deadline_at = self._loop.time() + (self._idle_s if announced_idle_s is None else self._until_announced(announced_idle_s))
         if upstream.paused:
             upstream.listen()
         bucket.idle.append(upstream)
         self._metrics.upstream_idle += 1
 
-    def _idle_s(self, announced_s: int | None) -> float:
+    def _until_announced(self, announced_s: int) -> float:
         if self._deadlines.upstream_idle_s is not None:
             return self._deadlines.upstream_idle_s
-        if announced_s is None:
-            return _IDLE_DEFAULT_S
         return max(_IDLE_MIN_S, min(_IDLE_MAX_S, announced_s - 1.0))
 
     def close_idle(self) -> None:
