@@ -285,7 +285,7 @@ class Relay:
             raise Ended
 
     async def _drain(self) -> None:
-        """Wait until the caller took what was written. Raises CallerLeft, TimeoutError."""
+        """Wait until the caller took what was written. Raises CallerLeft, Ended."""
         downstream = self.downstream
         if not downstream.choked:
             return  # the deadline may be that of a body that still comes up
@@ -293,7 +293,11 @@ class Relay:
             if downstream.ended:
                 raise CallerLeft
             downstream.deadline_at = self.house.now() + self._idle_s
-            await downstream.drain()
+            try:
+                await downstream.drain()
+            except TimeoutError:
+                downstream.reset()  # it takes no more, as if it had left; a part must not look like the whole
+                raise CallerLeft from None
         uploading = self._upload is not None and not self._upload.done
         downstream.deadline_at = self.house.now() + self._idle_s if uploading else math.inf
 
