@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tests.proxy.room import CallerEnd, Room
+from tests.proxy.room import CallerEnd, Leaps, Room
 
 from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
@@ -188,6 +188,17 @@ async def test_a_side_that_does_not_read_holds_the_other_back(room: Room, upstre
     assert not sending.done()
     assert len(await caller.receive(octets=8 << 20)) == 8 << 20
     await sending
+    await caller.hang_up()
+    await room.settled()
+
+
+async def test_a_flood_of_empty_frames_leaves_turns_to_others(room: Room, upstream: RecordingUpstream) -> None:
+    caller, origin = await opened(room, upstream)
+    flood = frame(b"", masked=True) * 100_000
+    with Leaps(lambda: room.house.metrics.body_bytes_in) as leaps:
+        await caller.send(flood)
+        assert await origin.read_exactly(len(flood)) == flood
+    assert 0 < leaps.largest <= 32768
     await caller.hang_up()
     await room.settled()
 

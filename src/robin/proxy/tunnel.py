@@ -16,6 +16,7 @@ from robin.wire.forwarding import forward_switch
 from robin.wire.websocket import FrameTracker, accept_value, close_frame
 
 _LAST_WORDS_S: Final = 1.0  # how long what a caller said before it left may take to go up
+_FRAMES_BYTES: Final = 32768  # of a WebSocket a turn: they may be 16384 empty frames, and each is looked at
 _FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
 
 
@@ -102,6 +103,8 @@ class Tunnel:
             while True:
                 if source.received:
                     size = len(source.received)
+                    if way.tracker is not None:
+                        size = min(size, _FRAMES_BYTES)
                     if upwards:
                         record.bytes_in += size
                         metrics.body_bytes_in += size
@@ -114,6 +117,8 @@ class Tunnel:
                         source.hold()
                     while sink.choked and not sink.ended:
                         await sink.drain()
+                    if source.received:
+                        await asyncio.sleep(0)  # a flood of small frames: others have their turn
                 elif sink.ended or not await source.fill():
                     return
         except (Ended, TimeoutError):
