@@ -65,3 +65,31 @@ async def test_while_it_is_served_a_connection_is_counted_and_then_no_more(room:
     await caller.hang_up()
     await room.settled()
     assert room.outcomes() == ({"client_closed": 1} if octets else {})
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_request_that_was_sent_before_the_drain_is_answered_although_it_was_not_read_yet(
+    room: Room, upstream: RecordingUpstream, fresh: bool
+) -> None:
+    upstream.script = answer(response(200, b"ok"), response(200, b"ok"))
+    caller = room.call()
+    if not fresh:
+        await caller.ask(GET % 1)
+    caller.sock.send(GET % 2)  # in the kernel; no turn of the loop has passed
+    room.house.retire()
+    assert b'"draining"' in await caller.receive()
+    await caller.hang_up()
+    assert room.outcomes()["draining"] == 1
+    await room.settled()
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_drain_ends_a_connection_that_says_nothing_at_once(room: Room, upstream: RecordingUpstream, fresh: bool) -> None:
+    upstream.script = answer(response(200, b"ok"))
+    caller = room.call()
+    if not fresh:
+        await caller.ask(GET % 1)
+    room.house.retire()
+    assert await caller.receive() == b""
+    await caller.hang_up()
+    await room.settled()

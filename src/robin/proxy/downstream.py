@@ -31,8 +31,8 @@ class Downstream(Stream):
         self._forms = RequestForms()
 
     def retire(self) -> None:
-        """Draining: an idle connection ends now."""
-        if self.idle:
+        """Draining: an idle connection ends now, unless a request came that was not read yet: that is told so."""
+        if self.idle and not self.has_unread():
             self.close()
 
     async def await_request(self) -> bool:
@@ -40,7 +40,7 @@ class Downstream(Stream):
         if self.received:
             await asyncio.sleep(0)  # pipelined: others have their turn, and bytes that strayed behind the last answer may yet be noticed
             return True
-        if self.house.closing:
+        if self.house.closing and not self.has_unread():
             return False
         self.idle = True
         self.deadline_at = self.house.now() + self.house.deadlines.keepalive_s

@@ -196,11 +196,18 @@ class Stream(asyncio.Protocol):
 
     def notice_leaving(self) -> None:
         """Look, without reading, whether the peer of a stream that is not being read has gone: nobody would hear of it."""
-        if self.paused and not self.ended:
-            watch = select.poll()
-            watch.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-            if watch.poll(0):
-                self._end()
+        if self.paused and not self.ended and self._sees(select.POLLRDHUP):
+            self._end()
+
+    def _sees(self, event: int) -> bool:
+        """Whether the kernel has this to tell of the connection right now."""
+        watch = select.poll()
+        watch.register(self.transport.get_extra_info("socket").fileno(), event)
+        return len(watch.poll(0)) > 0
+
+    def has_unread(self) -> bool:
+        """Whether bytes came, or an end, that the loop has not read yet."""
+        return not self.ended and not self.transport.is_closing() and self._sees(select.POLLIN)
 
     def take(self, count: int) -> bytes:
         """Consume exactly `count` bytes that are in `received`."""
