@@ -42,19 +42,16 @@ class Valve(asyncio.BufferedProtocol):
         stream = self.stream
         if stream is None:
             self._update(nbytes)
-            self._count(nbytes, _HANDSHAKE_BYTES)
-            return
-        before = stream.heard
-        self._update(nbytes)
-        if stream.paused:
-            self._silent_bytes = 0  # TLS keeps what it is given
+            silent_bytes, limit_bytes = self._silent_bytes + nbytes, _HANDSHAKE_BYTES
         else:
-            self._count(nbytes - (stream.heard - before) * _BYTES_FOR_ONE, _SILENT_BYTES)
-
-    def _count(self, silent_bytes: int, limit_bytes: int) -> None:
-        self._silent_bytes = max(0, self._silent_bytes + silent_bytes)
-        if self._silent_bytes > limit_bytes:
+            before = stream.heard
+            self._update(nbytes)
+            silent_bytes, limit_bytes = self._silent_bytes + nbytes - (stream.heard - before) * _BYTES_FOR_ONE, _SILENT_BYTES
+            if stream.paused:
+                silent_bytes = 0  # TLS keeps what it is given
+        if silent_bytes > limit_bytes:
             self._transport.abort()
+        self._silent_bytes = silent_bytes if silent_bytes > 0 else 0
 
     def eof_received(self) -> Any:
         """The peer sends no more."""
