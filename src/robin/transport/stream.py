@@ -86,12 +86,12 @@ class Stream(asyncio.Protocol):
             return
         received = self.received
         if not received:
-            self.received = data
+            self.received = received = data
         elif type(received) is bytearray:
             received += data
         else:
-            self.received = bytearray(received) + data
-        if len(self.received) >= _PAUSE_BYTES:
+            self.received = received = bytearray(received) + data
+        if len(received) >= _PAUSE_BYTES:
             self.paused = True
             self.transport.pause_reading()
         reader = self._reader
@@ -221,7 +221,7 @@ class Stream(asyncio.Protocol):
         received = self.received
         if count == len(received):
             self.received = b""
-            return bytes(received)
+            return received if type(received) is bytes else bytes(received)
         taken = bytes(received[:count])
         if type(received) is bytearray:
             del received[:count]
