@@ -89,6 +89,7 @@ async def judge(rig: Rig, case: RequestCase, pieces: list[bytes] | None = None) 
         for verdict in case.verdicts:
             happened.append(await _judge_one(rig, case, caller, verdict, seen_before))  # noqa: PERF401 - a failure must not lose them
         if not isinstance(case.verdicts[-1], Cut) and not happened[-1].endswith("close"):
+            await sending  # else the next request would get in between the last bytes of this one
             await _judge_kept(caller)
     finally:
         sending.cancel()

@@ -122,7 +122,7 @@ class Downstream(Stream):
     async def linger(self) -> None:
         """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
         if not self.ended and not self.transport.is_closing():
-            self.transport.write_eof()
+            self.finish()
             await self.forget(_LINGER_BYTES)
 
     async def forget(self, octets: int) -> bool:

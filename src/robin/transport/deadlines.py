@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from robin.transport.outbox import Outbox
+
 GRAIN_S: Final = 0.25
 
 
@@ -22,12 +24,16 @@ class Expiring(Protocol):
 
 
 class Sweeper:
-    """Calls `expire` on what is overdue, and each of `chores(now)` once a sweep. `now` is the loop's monotonic clock, in seconds."""
+    """Calls `expire` on what is overdue, and each of `chores(now)` once a sweep. `now` is the loop's monotonic clock, in seconds.
 
-    __slots__ = ("_chores", "_items", "_loop", "_timer")
+    What it sweeps shares one `outbox` too.
+    """
+
+    __slots__ = ("_chores", "_items", "_loop", "_timer", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.outbox = Outbox(loop)
         self._items: set[Expiring] = set()
         self._chores: list[Callable[[float], None]] = []
         self._timer: asyncio.TimerHandle | None = None

@@ -2,7 +2,8 @@
 
 Rules a reader must keep: `received` is consumed by its one reader, directly; `fill` waits for more of it. At most one reader and one
 writer wait at a time. Reading stops by itself above `_PAUSE_BYTES` and starts again in `fill`, so at most that and one read of the loop
-are held. `deadline_at` is swept by the `Sweeper`, not by a timer per wait: setting it costs one store.
+are held. `deadline_at` is swept by the `Sweeper`, not by a timer per wait: setting it costs one store. A small write may be `kept` until
+the end of the turn, see `outbox`; so nothing but this module speaks to the transport of a stream in use.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import struct
 from typing import Any, Final
 
 from robin.transport.deadlines import Sweeper
+from robin.transport.outbox import SMALL_BYTES
 
 _PAUSE_BYTES: Final = 65536
 _FLUSH_S: Final = 10.0  # how long a peer may take to take what is left when we close
@@ -33,6 +35,7 @@ class Stream(asyncio.Protocol):
     __slots__ = (
         "_drained",
         "_loop",
+        "_outbox",
         "_reader",
         "_sweeper",
         "barred",
@@ -42,6 +45,7 @@ class Stream(asyncio.Protocol):
         "deadline_at",
         "ended",
         "heard",
+        "kept",
         "lost",
         "partner",
         "paused",
@@ -52,6 +56,7 @@ class Stream(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper) -> None:
         self._loop = loop
         self._sweeper = sweeper
+        self._outbox = sweeper.outbox
         self.transport: Any = None
         self.received: bytes | bytearray = b""
         self.barred = False
@@ -64,6 +69,7 @@ class Stream(asyncio.Protocol):
         self.partner: Stream | None = None
         self.deadline_at = math.inf
         self.paused = False
+        self.kept = b""  # small, and to be sent with those of others
         self._reader: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -83,17 +89,18 @@ class Stream(asyncio.Protocol):
             return
         received = self.received
         if not received:
-            self.received = data
+            self.received = received = data
         elif type(received) is bytearray:
             received += data
         else:
-            self.received = bytearray(received) + data
-        if len(self.received) >= _PAUSE_BYTES:
+            self.received = received = bytearray(received) + data
+        if len(received) >= _PAUSE_BYTES:
             self.paused = True
             self.transport.pause_reading()
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
+            self._outbox.last = reader
 
     def stray(self) -> None:
         """A barred stream spoke, ended or grew old: it is of no use."""
@@ -113,16 +120,20 @@ class Stream(asyncio.Protocol):
         if not self.ended and self.transport.get_extra_info("ssl_object") is not None:
             self.broken = True  # TLS that ends without close_notify was cut (RFC 9112 9.8); uvloop tells only close_notify as an end
         self.lost = True
+        self.kept = b""
         self.broken = self.broken or error is not None
         self._sweeper.discard(self)
         self._end()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._wake(self._drained)
+
+    def _wake(self, waiter: asyncio.Future[None] | None) -> None:
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+            self._outbox.last = waiter
 
     def _end(self) -> None:
         self.ended = True
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._wake(self._reader)
         if self.partner is not None:
             self.partner.interrupt()
 
@@ -133,14 +144,12 @@ class Stream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """All that was held is written."""
         self.choked = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._wake(self._drained)
 
     def interrupt(self) -> None:
         """Wake whoever waits on this stream, so that it looks at its partner."""
-        for waiter in (self._reader, self._drained):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+        self._wake(self._reader)
+        self._wake(self._drained)
 
     def expire(self) -> None:
         """The deadline passed: whoever waits gets TimeoutError. Called by the sweeper."""
@@ -154,6 +163,7 @@ class Stream(asyncio.Protocol):
         for waiter in (self._reader, self._drained):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(TimeoutError())
+                self._outbox.last = waiter
 
     # what the engine calls
 
@@ -178,7 +188,12 @@ class Stream(asyncio.Protocol):
         if self.paused:
             self.listen()
         reader = self._reader = self._loop.create_future()
-        await reader  # a cancelled or used future left behind is `done`: nobody wakes it again
+        try:
+            await reader  # a cancelled or used future left behind is `done`: nobody wakes it again
+        finally:
+            outbox = self._outbox
+            if outbox.last is reader:
+                outbox.last = None
         return not self.ended or len(self.received) > 0
 
     async def drain(self) -> None:
@@ -191,6 +206,8 @@ class Stream(asyncio.Protocol):
                 await drained
             finally:
                 self._drained = None
+                if self._outbox.last is drained:
+                    self._outbox.last = None
             if self.lost:
                 raise Ended
 
@@ -214,7 +231,7 @@ class Stream(asyncio.Protocol):
         received = self.received
         if count == len(received):
             self.received = b""
-            return bytes(received)
+            return received if type(received) is bytes else bytes(received)
         taken = bytes(received[:count])
         if type(received) is bytearray:
             del received[:count]
@@ -223,13 +240,38 @@ class Stream(asyncio.Protocol):
         return taken
 
     def write(self, octets: bytes) -> None:
-        """Hand bytes to the kernel; what it does not take is held and `choked` is set: drain before the next large write."""
-        if not self.lost:
-            self.transport.write(octets)
+        """Hand bytes to the kernel, small ones perhaps at the end of the turn; what it does not take is held and `choked` is set.
+
+        Drain before the next large write.
+        """
+        if self.lost:
+            return
+        outbox = self._outbox
+        if self.kept:
+            octets = self.kept + octets
+            self.kept = b""
+        elif outbox.last is not None and len(octets) < SMALL_BYTES and not self.choked:
+            self.kept = octets
+            outbox.add(self)
+            return
+        self.transport.write(octets)
+        if outbox.due and outbox.last is None:
+            outbox.flush()
+
+    def finish(self) -> None:
+        """Say, behind all that was written, that we write no more; the peer may still speak. Not for TLS.
+
+        Raises OSError where the peer has left already.
+        """
+        if self.kept:
+            self._outbox.flush()
+        self.transport.write_eof()
 
     def close(self) -> None:
         """Flush what is held, then close; a peer that does not take it must not keep the descriptor for ever."""
         if self.transport is not None and not self.lost:
+            if self.kept:
+                self._outbox.flush()
             self.closing = True
             self.deadline_at = self._loop.time() + _FLUSH_S
             self.transport.close()
@@ -237,6 +279,7 @@ class Stream(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what is held is not written."""
         if self.transport is not None and not self.lost:
+            self.kept = b""
             self.transport.abort()
 
     def reset(self) -> None:
@@ -245,4 +288,4 @@ class Stream(asyncio.Protocol):
             sock = self.transport.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-            self.transport.abort()
+            self.abort()
