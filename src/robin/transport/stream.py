@@ -11,6 +11,8 @@ import math
 import select
 import socket
 import struct
+from functools import update_wrapper
+from types import FunctionType
 from typing import Any, Final
 
 from robin.transport.deadlines import Sweeper
@@ -52,6 +54,14 @@ class Stream(asyncio.Protocol):
         "received",
         "transport",
     )
+
+    def __init_subclass__(cls) -> None:
+        """Each kind of stream gets methods of its own: CPython specialises what a method reads for one type, and two would undo it."""
+        for name, method in vars(Stream).items():
+            if isinstance(method, FunctionType) and name not in vars(cls):
+                own = FunctionType(method.__code__.replace(), method.__globals__, name, method.__defaults__, method.__closure__)
+                own.__kwdefaults__ = method.__kwdefaults__
+                setattr(cls, name, update_wrapper(own, method))
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper) -> None:
         self._loop = loop
