@@ -121,6 +121,7 @@ class Sidecar:
                 log=self._events,
                 metrics=self.identity_metrics,
                 changed=self._identity_changed,
+                turn=loop.time,  # of uvloop: milliseconds, and still within a turn
             ),
         )
         self._own = OwnAddresses()

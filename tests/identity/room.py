@@ -60,6 +60,7 @@ class Room:
         self.crashes: list[tuple[str, BaseException]] = []
         self.tasks = TaskOwner(lambda name, error: self.crashes.append((name, error)))
         self.seed = seed
+        self.turn: Callable[[], float] | None = None
 
     def _changed(self) -> None:
         self.changes += 1
@@ -73,6 +74,7 @@ class Room:
             log=self.log,
             metrics=self.metrics,
             changed=changed or self._changed,
+            turn=self.turn,
         )
 
 

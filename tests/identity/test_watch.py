@@ -26,10 +26,13 @@ from robin.wire.jose import TokenRules, fingerprint, same_token
 class Stage:
     """A token file, its watch, and a clock that starts at the real time (a file's ctime is not ours to set)."""
 
-    def __init__(self, folder: Path, *, grace_s: float = 10, rules: TokenRules | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, grace_s: float = 10, rules: TokenRules | None = None, turn: Callable[[], float] | None = None
+    ) -> None:
         self.path = folder / "token"
         self.folder = folder
         self.room = Room(clock=ManualClock(wall=time.time()), source="file")
+        self.room.turn = turn
         self.clock = self.room.clock
         self.watch = FileWatch(
             FileSource(str(self.path), self.room.metrics), rules or TokenRules(), grace_s=grace_s, room=self.room.surroundings()
@@ -136,6 +139,39 @@ async def test_a_young_file_is_read_each_time_and_an_old_one_not_at_all(stage: S
         assert stage.watch.ready() is not None
     assert (stats[0], opens[0]) == (1000, 0)
     assert stage.room.metrics.cache_hit == 1000
+
+
+async def test_requests_of_one_turn_of_the_loop_share_a_stat_and_the_next_turn_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = [1.0]
+    stage = Stage(tmp_path, turn=lambda: turn[0])
+    first = stage.write(stage.token())
+    stage.settle()
+    assert await stage.served(first)
+    stats, opens = count_calls(monkeypatch)
+    assert all(stage.watch.ready() for _ in range(10))
+    assert (stats[0], opens[0]) == (1, 0)
+    second = stage.write(stage.token())
+    assert await stage.served(first)
+    turn[0] += 0.001
+    assert await stage.served(second)
+    stage.settle()
+    assert await stage.served(second)
+    stage.watch.wake()  # SIGHUP: not what the turn has seen, but the file
+    opens[0] = 0
+    assert await stage.served(second)
+    assert opens[0] == 1
+
+
+async def test_an_expired_token_is_not_served_in_the_turn_that_saw_its_file(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, turn=lambda: 1.0)
+    stage.write(stage.token(lifetime_s=60))
+    stage.settle()
+    await stage.get()
+    assert stage.watch.ready() is not None
+    stage.clock.advance(60)
+    assert stage.watch.ready() is None
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:

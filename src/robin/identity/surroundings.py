@@ -28,7 +28,11 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """`changed` is called when the identity became usable or unusable, and with each new token; it must not block or raise."""
+    """`changed` is called when the identity became usable or unusable, and with each new token; it must not block or raise.
+
+    `turn` tells turns of the loop apart: equal numbers are the same moment, so that what was just looked at need not be looked at again;
+    None: each look is a moment of its own.
+    """
 
     clock: Clock
     entropy: Entropy
@@ -36,3 +40,4 @@ class Surroundings:
     log: Log
     metrics: IdentityMetrics
     changed: Callable[[], None]
+    turn: Callable[[], float] | None = None

@@ -41,6 +41,7 @@ class FileWatch:
         "_forced",
         "_grace_s",
         "_key",
+        "_looked_at",
         "_metrics",
         "_path",
         "_poll",
@@ -49,6 +50,7 @@ class FileWatch:
         "_rules",
         "_source",
         "_token",
+        "_turn",
         "_warned_open",
     )
 
@@ -64,6 +66,8 @@ class FileWatch:
         self._token: IdentityToken | None = None
         self._first_seen = FirstSeen()
         self._key: FileKey | None = None  # of the bytes that may serve from the cache; None: read anew
+        self._turn = room.turn
+        self._looked_at: float | None = None  # the turn in which `_key` was last found to be the file's
         self._reread_at = 0.0
         self._failed_at: float | None = None  # the first failed read in a row, monotonic
         self._fault = "identity_unavailable"
@@ -74,9 +78,16 @@ class FileWatch:
         self._poll: asyncio.Task[None] | None = None
 
     def ready(self) -> IdentityToken | None:
-        """The token, after one `stat` of the file; None when the file must be read."""
+        """The token, after one `stat` of the file (requests of one turn share it); None when the file must be read."""
         token = self._token
-        if token is None or not self._is_current() or self._clock.wall() >= token.usable_until:
+        if token is None or self._key is None:
+            return None
+        now = None if self._turn is None else self._turn()
+        if now is None or now != self._looked_at:
+            if not self._is_current():
+                return None
+            self._looked_at = now
+        if self._clock.wall() >= token.usable_until:
             return None
         self._metrics.cache_hit += 1
         return token
