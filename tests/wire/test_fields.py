@@ -78,7 +78,7 @@ def test_a_line_that_means_something_has_a_field_of_its_own(line: bytes) -> None
     assert only(line.replace(b"a", b"e") + b"x") is not field
 
 
-@pytest.mark.parametrize("line", [b"Sec_WebSocket_Key: s", b"Via: " + b"v" * 200, b"N" * 80 + b": v"])
+@pytest.mark.parametrize("line", [b"Sec_WebSocket_Key: s", b"Via: " + b"v" * 200, b"N" * 80 + b": v", b": no name", b""])
 def test_an_odd_line_that_may_hold_a_secret_and_a_long_one_and_a_long_name_are_read_each_time(line: bytes) -> None:
     assert only(line) is not only(line)
     assert not only(line).lasting

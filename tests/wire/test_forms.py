@@ -1,6 +1,7 @@
 """Forms: a head that fits one says exactly what the parser would have made of it, and what the parser refuses fits none."""
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -213,6 +214,15 @@ def change(raw: bytes, data: Any) -> bytes:
     return raw
 
 
+def test_a_line_without_a_name_never_gets_a_blank() -> None:
+    """No caller of the forms passes on such an empty line; if one did, the form must still not take what the parser refuses."""
+    forms = ResponseForms()
+    for _ in range(OFTEN):
+        parse_and_learn(forms, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\r\n")
+    with pytest.raises(Fault):
+        forms.read(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n: 1\r\n\r\n", method="GET", fields_max=20)
+
+
 def test_limits_hold_for_what_fits_a_form() -> None:
     forms = request_forms()
     with pytest.raises(Fault) as refused:
@@ -253,6 +263,18 @@ def test_connections_keep_alive_no_outline_but_that_of_their_last_head() -> None
     assert 0 < sum(outline.form is not None for outline in alive.values()) <= 128
     assert len(alive) <= 128 + len(connections)
     assert first.outline.form is None
+
+
+def test_a_form_that_is_forgotten_is_gone() -> None:
+    forms = RequestForms()
+    for raw in heads_of(7, 2, OFTEN):
+        forms.read(raw, **LIMITS)
+    outline = forms._known[0]()
+    assert outline is not None
+    form = weakref.ref(outline.form)
+    for kind in range(200):
+        forms.read(heads_of(1000 + kind, 2, 1)[0], **LIMITS)
+    assert form() is None
 
 
 def test_a_head_that_fits_no_form_is_known_for_that_at_once() -> None:

@@ -161,7 +161,7 @@ class _Fields(dict[bytes, Field]):
         field = _name_field(name, b"")
         secret = _SECRET_NAME.search(field.folded) is not None
         if field.role == Role.NONE or (field.role in _EACH_TIME and b"_" not in name):
-            return _share(field, secret=secret) if len(name) <= _MEMO_NAME_BYTES else read_line(line)
+            return _share(field, secret=secret) if 0 < len(name) <= _MEMO_NAME_BYTES else read_line(line)
         field = read_line(line)
         if len(line) <= _MEMO_LINE_BYTES and not (secret and field.value):
             field.lasting = True

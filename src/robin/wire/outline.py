@@ -5,6 +5,7 @@ Field of it is lasting, by the identity of those Fields, so two heads share one 
 which no verdict depends on; what is read each time is pointed at by place. When the memo is full it starts anew.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
@@ -52,6 +53,7 @@ def _remember(memo: dict[tuple[Field, ...], _Drawn], outline: _Drawn) -> None:
             for known in memo.values():
                 known.form = None  # forms are large, and the last head of a connection may keep its outline for long
             memo.clear()
+            re.purge()  # as would Python's own cache of patterns
         memo[outline.fields] = outline
 
 
