@@ -379,6 +379,7 @@ class Sidecar:
         if self._exit is not None:
             return self._exit
         in_flight = self._metrics.in_flight
+        self._recorder.settle()  # so that `drained` comes after the lines of what was served
         self._events.info("drained", cut=0 if emptied else in_flight)
         return EXIT_DRAINED if emptied or not in_flight else EXIT_CUT
 

@@ -79,9 +79,9 @@ def test_the_lists_of_fields_are_the_codes() -> None:
 
 def test_the_decision_on_forms_has_its_numbers_and_words_from_the_code() -> None:
     page = (DOCS / "explanation" / "decisions" / "0004-forms.md").read_text()
-    assert (constant("wire", "_FORM_BYTES"), constant("wire", "_USES_BEFORE"), constant("wire", "_FORMS_A_CONNECTION")) == (4096, 16, 4)
+    assert (constant("wire", "_FORM_BYTES"), constant("wire", "_USES_BEFORE"), constant("wire", "_FORMS_A_CONNECTION")) == (4096, 32, 4)
     assert "up to 4 KiB" in page
-    assert "parsed sixteen times" in page
+    assert "parsed 32 times" in page
     assert "the four forms" in page
     assert constant("wire", "_MEMO_LINES_PER_NAME") == 16
     assert "sixteen lines of each name" in page

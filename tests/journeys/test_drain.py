@@ -77,9 +77,11 @@ async def test_k3_until_min_all_is_served_then_new_ones_are_refused_and_what_run
         assert rig.robin.returncode is None, "a running answer is not cut before MAX"
         half.go_on.set()
         await streaming.peer.read_until(b"half")
+        await streaming.leave()
         assert await rig.robin.returned() == 0
-        assert [record["outcome"] for record in exchanges(rig)] == ["injected"] * 4
         assert (await rig.robin.event("drained"))["cut"] == 0
+        assert [record["outcome"] for record in exchanges(rig)] == ["injected"] * 4
+        assert rig.robin.events[-1]["event"] == "drained", "what was served is told before the end"
 
 
 async def test_k3_past_max_what_runs_is_cut_counted_and_the_exit_is_4(tmp_path: Path):

@@ -22,7 +22,6 @@ def test_heads_that_differ_in_plain_values_share_an_outline_and_their_blanks_dif
     [
         [b"Host: other", b"Accept: a"],
         [HOST, b"accept: a"],
-        [HOST, b"Accept:a"],
         [b"Accept: a", HOST],
         [HOST, b"Accept: a", b"Accept: a"],
         [HOST, b"Connection: close", b"Accept: a"],
@@ -61,15 +60,28 @@ def test_a_refused_head_is_refused_each_time(lines: list[bytes], reason: str) ->
         assert refused.value.detail.startswith(f"{reason}:")
 
 
-def test_an_odd_traceparent_is_heard_and_the_last_of_two_counts() -> None:
-    odd = outline_request([HOST, b"traceparent:00-a"], 1)
-    assert (odd.trace_at, odd.traceparent) == (-1, b"00-a")
+def test_how_a_plain_line_is_written_does_not_count() -> None:
+    lines = [HOST, b"Accept:a", b"Cookie: \tb: c \t", b"X-Empty:", b"Content-Length:5 "]
+    outline = outline_request(lines, 1)
+    assert outline is outline_request([HOST, b"Accept: a", b"Cookie: b", b"X-Empty: 1", b"Content-Length: 6"], 1)
+    assert blanks_of(lines, outline) == [b"a", b"b: c", b"", b"5"]
+
+
+def test_the_last_of_two_traceparents_counts() -> None:
     assert outline_request([HOST, b"traceparent: 1", b"Accept: a", b"traceparent: 2"], 1).trace_at == 2
 
 
-def test_outlines_are_bounded_and_those_of_secrets_written_oddly_or_of_many_fields_are_not_kept() -> None:
+def test_outlines_are_bounded_and_those_of_values_of_their_own_or_of_many_fields_are_not_kept() -> None:
     for number in range(600):
         outline_request([HOST, b"X-Kind-%d: 1" % number], 1)
-    assert len(_requests[1]) <= 256
-    for lines in ([HOST, b"Cookie:secret"], [HOST, *(b"A: %d" % number for number in range(70))]):
+    assert len(_requests[1]) <= 128
+    for lines in ([HOST, b"Sec_WebSocket_Key: k"], [HOST, b"N" * 70 + b": v"], [HOST, *(b"A: %d" % number for number in range(70))]):
         assert outline_request(lines, 1) is not outline_request(lines, 1)
+
+
+def test_an_outline_that_is_forgotten_has_no_form_any_more() -> None:
+    outline = outline_request([HOST, b"X-Forgotten: 1"], 1)
+    outline.form = "a form"
+    for number in range(200):
+        outline_request([HOST, b"X-Other-%d: 1" % number], 1)
+    assert outline.form is None

@@ -49,7 +49,7 @@ class Outline:
     `wire.forms`; `uses` counts heads read without a form.
     """
 
-    __slots__ = ("fields", "form", "framing", "hop", "keep_alive", "length", "length_at", "minor", "plan", "uses")
+    __slots__ = ("__weakref__", "fields", "form", "framing", "hop", "keep_alive", "length", "length_at", "minor", "plan", "uses")
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
         self.fields = fields

@@ -144,24 +144,25 @@ _MEANINGS: Final[dict[int, Callable[[bytes, bytes], object]]] = {
 
 
 class _Fields(dict[bytes, Field]):
-    """`fields[line]`: what that line is. A shared Field for a usual line of a plain name, else one of its own."""
+    """`fields[line]`: what that line is. A shared Field for a line of a plain name, however it is written, else one of its own."""
 
     def __missing__(self, line: bytes) -> Field:
-        name, _, value = line.partition(b": ")
+        name = line.partition(b":")[0]
         field = _shared.get(name)
-        if field is None or not value or value[0] <= 0x20 or value[-1] <= 0x20:
-            return self._learn(line)
+        if field is None:
+            return self._learn(line, name)
         if field.spare and len(line) <= _MEMO_LINE_BYTES:
             field.spare -= 1
             self._keep(line, field)
         return field
 
-    def _learn(self, line: bytes) -> Field:
-        """A line of a name not seen lately, or one that means something by itself, or is written in an unusual way."""
-        field = read_line(line)
+    def _learn(self, line: bytes, name: bytes) -> Field:
+        """A line of a name not seen lately, or of one that may not be shared."""
+        field = _name_field(name, b"")
         secret = _SECRET_NAME.search(field.folded) is not None
-        if _is_plain(field) and (shared := _share(field, secret=secret)) is not None and field.value and field.line[:-2] == line:
-            return shared
+        if field.role == Role.NONE or (field.role in _EACH_TIME and b"_" not in name):
+            return _share(field, secret=secret) if 0 < len(name) <= _MEMO_NAME_BYTES else read_line(line)
+        field = read_line(line)
         if len(line) <= _MEMO_LINE_BYTES and not (secret and field.value):
             field.lasting = True
             self._keep(line, field)
@@ -173,23 +174,15 @@ class _Fields(dict[bytes, Field]):
         self[line] = field
 
 
-def _is_plain(field: Field) -> bool:
-    """Whether lines of this name may share one Field."""
-    return field.role == Role.NONE or (field.role in _EACH_TIME and b"_" not in field.name)
-
-
-def _share(field: Field, *, secret: bool) -> Field | None:
-    """The shared Field of this name, made if need be; None where the name is too long to remember."""
-    if len(field.name) > _MEMO_NAME_BYTES or not field.name:
-        return None
-    shared = _shared.get(field.name)
-    if shared is None:
-        if len(_shared) >= _MEMO_LINES:
-            _shared.clear()
-        shared = _shared[field.name] = _name_field(field.name, b"")
-        shared.shared = shared.lasting = True
-        shared.spare = 0 if secret else _MEMO_LINES_PER_NAME
-    return shared
+def _share(field: Field, *, secret: bool) -> Field:
+    """Make it the shared Field of its name."""
+    if len(_shared) >= _MEMO_LINES:
+        _shared.clear()
+        _fields.clear()  # its lines lead to those
+    field.shared = field.lasting = True
+    field.spare = 0 if secret else _MEMO_LINES_PER_NAME
+    _shared[field.name] = field
+    return field
 
 
 _shared: Final[dict[bytes, Field]] = {}

@@ -5,6 +5,7 @@ Field of it is lasting, by the identity of those Fields, so two heads share one 
 which no verdict depends on; what is read each time is pointed at by place. When the memo is full it starts anew.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
@@ -14,7 +15,7 @@ from robin.wire.fields import Role, fields_of
 
 _Drawn = TypeVar("_Drawn", bound=Outline)
 
-_MEMO_OUTLINES: Final = 256
+_MEMO_OUTLINES: Final = 128
 _MEMO_FIELDS: Final = 64  # a head of more fields is read anew each time
 
 _requests: Final[tuple[dict[tuple[Field, ...], RequestOutline], ...]] = ({}, {})  # by minor version
@@ -43,13 +44,16 @@ def outline_response(lines: list[bytes], minor: int) -> ResponseOutline:
 
 def blanks_of(lines: list[bytes], outline: Outline) -> list[bytes]:
     """The values of the shared fields, in order."""
-    return [line.partition(b": ")[2] for line, field in zip(lines, outline.fields, strict=True) if field.shared]
+    return [line.partition(b":")[2].strip(b" \t") for line, field in zip(lines, outline.fields, strict=True) if field.shared]
 
 
 def _remember(memo: dict[tuple[Field, ...], _Drawn], outline: _Drawn) -> None:
     if len(outline.fields) <= _MEMO_FIELDS and all(field.lasting for field in outline.fields):
         if len(memo) >= _MEMO_OUTLINES:
+            for known in memo.values():
+                known.form = None  # forms are large, and the last head of a connection may keep its outline for long
             memo.clear()
+            re.purge()  # as would Python's own cache of patterns
         memo[outline.fields] = outline
 
 
