@@ -4,6 +4,7 @@ import pytest
 
 from robin.model.faults import Fault
 from robin.model.message import Framing
+from robin.wire.http1 import parse_response
 from robin.wire.outline import _requests, blanks_of, outline_request, outline_response
 
 HOST = b"Host: localhost"
@@ -85,3 +86,15 @@ def test_an_outline_that_is_forgotten_has_no_form_any_more() -> None:
     for number in range(200):
         outline_request([HOST, b"X-Other-%d: 1" % number], 1)
     assert outline.form is None
+
+
+def test_a_keep_alive_that_counts_down_is_one_outline_and_is_read_each_time() -> None:
+    seen = set()
+    for left in (99, 98):
+        raw = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nKeep-Alive: timeout=%d, max=%d\r\nConnection: Keep-Alive\r\n\r\n" % (left % 7, left)
+        head = parse_response(raw, method="GET", fields_max=9)
+        assert head.idle_s == left % 7
+        seen.add(id(head.outline))
+    assert len(seen) == 1
+    assert parse_response(b"HTTP/1.1 200 OK\r\nKeep-Alive:timeout=9\r\n\r\n", method="GET", fields_max=9).idle_s == 9
+    assert parse_response(b"HTTP/1.1 200 OK\r\n\r\n", method="GET", fields_max=9).idle_s is None

@@ -101,13 +101,14 @@ class RequestOutline(Outline):
 
 
 class ResponseOutline(Outline):
-    """Of responses. `idle_s` is the announced `Keep-Alive: timeout=N` in seconds, None where it says nothing."""
+    """Of responses. `idle_s` as on `ResponseHead`."""
 
-    __slots__ = ("accept_at", "idle_s", "upgrade", "websocket_accept")
+    __slots__ = ("accept_at", "idle_at", "idle_s", "upgrade", "websocket_accept")
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
         super().__init__(fields, minor)
         self.idle_s: int | None = None
+        self.idle_at = -1
         self.upgrade: bytes | None = None
         self.websocket_accept: bytes | None = None
         self.accept_at = -1
@@ -173,10 +174,10 @@ class ResponseHead:
     """One response head.
 
     `outline` and `blanks` as on `RequestHead`. `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304)
-    it is only carried.
+    it is only carried. `idle_s` is the announced `Keep-Alive: timeout=N` in seconds, None where it says nothing.
     """
 
-    __slots__ = ("blanks", "forwarded", "framing", "keep_alive", "length", "outline", "reason", "status")
+    __slots__ = ("blanks", "forwarded", "framing", "idle_s", "keep_alive", "length", "outline", "reason", "status")
 
     def __init__(self, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes]) -> None:
         self.status = status
@@ -186,6 +187,7 @@ class ResponseHead:
         self.keep_alive = outline.keep_alive
         self.framing = outline.framing
         self.length = outline.length
+        self.idle_s = outline.idle_s
         self.forwarded: tuple[tuple[int, bool, bool], bytes] | None = None  # kept by `wire.forwarding`
 
     @property

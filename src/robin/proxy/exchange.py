@@ -74,7 +74,7 @@ async def _carry(downstream: Downstream, house: House, head: RequestHead, permit
                 upstream.reusable = True  # nothing was said on it
                 raise CallerLeft
             response, goes_on = await Relay(downstream, upstream, head, record, house).carry(outbound)
-            announced_idle_s = response.outline.idle_s
+            announced_idle_s = response.idle_s
             if response.status == 401:
                 house.credentials.rejected(permit, credential)
             return goes_on

@@ -55,7 +55,7 @@ _ROLES: Final[dict[bytes, int]] = {
 }
 
 # Their values differ from message to message: read each time, from the blank that the outline points at.
-_EACH_TIME: Final = frozenset({Role.LENGTH, Role.TRACEPARENT, Role.WEBSOCKET_KEY, Role.WEBSOCKET_ACCEPT})
+_EACH_TIME: Final = frozenset({Role.LENGTH, Role.KEEP_ALIVE, Role.TRACEPARENT, Role.WEBSOCKET_KEY, Role.WEBSOCKET_ACCEPT})
 
 # Hop-by-hop, both ways (RFC 9110 7.6.1); Content-Length is made anew.
 HOP: Final = frozenset(
@@ -122,7 +122,7 @@ def _read_coding(name: bytes, value: bytes) -> bool:
     return b"_" not in name and value.lower() == b"chunked"
 
 
-def _read_keep_alive(_: bytes, value: bytes) -> int | None:
+def read_keep_alive(_: bytes, value: bytes) -> int | None:
     """The announced timeout in seconds."""
     timeout = _KEEP_ALIVE_TIMEOUT.search(value)
     return int(timeout[1]) if timeout else None
@@ -139,7 +139,7 @@ _MEANINGS: Final[dict[int, Callable[[bytes, bytes], object]]] = {
     Role.CONNECTION: _read_connection,
     Role.LENGTH: read_length,
     Role.CODING: _read_coding,
-    Role.KEEP_ALIVE: _read_keep_alive,
+    Role.KEEP_ALIVE: read_keep_alive,
 }
 
 

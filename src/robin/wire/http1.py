@@ -12,7 +12,7 @@ import httptools
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, Outline, RequestHead, RequestOutline, ResponseHead, ResponseOutline
-from robin.wire.fields import FOLD, host_is_valid, read_length
+from robin.wire.fields import FOLD, host_is_valid, read_keep_alive, read_length
 from robin.wire.outline import bad, bad_length, blanks_of, outline_request, outline_response
 
 METHODS: Final = {
@@ -205,6 +205,8 @@ def read_response(method: str, status: int, reason: bytes, outline: ResponseOutl
             response.length = _read_length(outline, blanks)
         except Fault as fault:
             raise _broken(fault.detail) from None
+    if outline.idle_at >= 0:  # it may count down: `max=99`, `max=98`
+        response.idle_s = read_keep_alive(b"", blanks[outline.idle_at])
     if method == "HEAD" or status < 200 or status in {204, 304}:
         response.framing = Framing.NONE
     elif response.framing == Framing.NONE:
