@@ -1,6 +1,7 @@
 """One token of either source, laid open; why there is none, where there is none; its bytes stay hidden."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,10 @@ def test_an_opaque_token_has_no_claims_and_no_time_left(tmp_path: Path) -> None:
     assert (token.laid_open.claims, token.expires_in_s, failed(token)) == (None, None, [])
 
 
-def test_a_missing_file_is_no_token(tmp_path: Path) -> None:
-    with pytest.raises(NoToken, match=r"^missing: ROBIN_TOKEN_FILE does not exist; "):
-        fetch_one(settings(ROBIN_TOKEN_FILE=str(tmp_path / "none")), SystemClock())
+def test_a_missing_file_is_no_token_and_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "none")
+    with pytest.raises(NoToken, match=rf"^missing: ROBIN_TOKEN_FILE does not exist; .+ \(ROBIN_TOKEN_FILE is {re.escape(path)}\)$"):
+        fetch_one(settings(ROBIN_TOKEN_FILE=path), SystemClock())
 
 
 async def test_a_jwt_svid_is_fetched_for_the_one_audience(tmp_path: Path, authority: IdentityAuthority) -> None:

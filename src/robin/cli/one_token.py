@@ -42,13 +42,18 @@ async def _fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
         async with asyncio.timeout(settings.svid_fetch_timeout_s + 1):
             raw = await _fetch(settings)
     except SourceFailure as failure:
-        raise NoToken(failure.detail) from None
+        raise NoToken(failure.detail + _where(settings)) from None
     except Fault as fault:
         raise NoToken(fault.detail) from None
     except TimeoutError:
         raise NoToken("deadline_exceeded: no token came within ROBIN_SVID_FETCH_TIMEOUT; check the platform") from None
     now = clock.wall()
     return OneToken(raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to), fetched_at=now)
+
+
+def _where(settings: IdentityPart) -> str:
+    """The path, which a default leaves unsaid; of a Workload API the detail is enough."""
+    return f" (ROBIN_TOKEN_FILE is {settings.token_file})" if settings.token_source == "file" else ""  # noqa: S105 - a word, not a token
 
 
 async def _fetch(settings: IdentityPart) -> RawIdentity:

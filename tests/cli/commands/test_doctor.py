@@ -321,7 +321,8 @@ async def test_people_read_lines_with_fixes(run_robin: RunRobin, tmp_path: Path)
     lines = ended.out.splitlines()
     assert lines[0] == "ok    settings         4 set, the rest are defaults; robin check shows them"
     at = lines.index("FAIL  token            missing: ROBIN_TOKEN_FILE does not exist")
-    assert lines[at + 1] == "                       fix: mount the token there, or set ROBIN_TOKEN_FILE"
+    path = tmp_path / "none"
+    assert lines[at + 1] == f"                       fix: mount the token there, or set ROBIN_TOKEN_FILE (ROBIN_TOKEN_FILE is {path})"
 
 
 async def test_bad_settings_are_exit_2(run_robin: RunRobin) -> None:
