@@ -118,7 +118,8 @@ def test_the_place_comes_from_the_flag_then_the_environment_then_the_file(monkey
     assert admin_places(arguments("--config", str(config))) == (TcpAddress(host="127.0.0.1", port=3),)
     monkeypatch.setenv("ROBIN_ADMIN_ADDR", "127.0.0.1:2")
     assert admin_places(arguments("--config", str(config))) == (TcpAddress(host="127.0.0.1", port=2),)
-    assert admin_places(arguments("--admin", "unix:/run/a.sock")) == (UnixAddress(path="/run/a.sock"),)
+    for flag in ("--admin", "--admin-addr"):
+        assert admin_places(arguments(flag, "unix:/run/a.sock")) == (UnixAddress(path="/run/a.sock"),)
 
 
 @pytest.mark.parametrize(

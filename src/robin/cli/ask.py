@@ -102,8 +102,8 @@ class _Call(http.client.HTTPConnection):
 
 
 def add_admin(parser: argparse.ArgumentParser) -> None:
-    """`--admin ADDR`, and `--config` where the address may be."""
-    parser.add_argument("--admin", metavar="ADDR", help="admin address of the sidecar [ROBIN_ADMIN_ADDR, else :4001]")
+    """`--admin ADDR`, or as the sidecar has it, `--admin-addr`; and `--config` where the address may be."""
+    parser.add_argument("--admin", "--admin-addr", metavar="ADDR", help="admin address of the sidecar [ROBIN_ADMIN_ADDR, else :4001]")
     parser.add_argument("--config", dest="ROBIN_CONFIG", metavar="PATH", default=None, help="settings file to take ROBIN_ADMIN_ADDR from")
 
 
