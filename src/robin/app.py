@@ -110,6 +110,7 @@ class Sidecar:
             identity_source=settings.token_source,
             later=lambda settle: loop.call_later(_SETTLE_S, settle),
         )
+        # the recorder first: being asked, it counts what it has noted
         self._exposition = Exposition((self._recorder, self._metrics, self.identity_metrics, self._writer), plane="sidecar")
         self._tls = UpstreamTls(settings.upstream_ca_file, self._ca_reloaded) if settings.upstream.origin.tls else None
         self._identity = build_identity(

@@ -222,13 +222,14 @@ class Pool:
         if bucket.waiters and bucket.hand_over(upstream):
             return
         upstream.barred = True
-        upstream.deadline_at = self._loop.time() + (self._idle_s if announced_idle_s is None else self._until_announced(announced_idle_s))
+        upstream.deadline_at = self._loop.time() + (self._idle_s if announced_idle_s is None else self._idle_for_s(announced_idle_s))
         if upstream.paused:
             upstream.listen()
         bucket.idle.append(upstream)
         self._metrics.upstream_idle += 1
 
-    def _until_announced(self, announced_s: int) -> float:
+    def _idle_for_s(self, announced_s: int) -> float:
+        """How long to keep what the upstream says it keeps that long: a little less, unless a setting says otherwise."""
         if self._deadlines.upstream_idle_s is not None:
             return self._deadlines.upstream_idle_s
         return max(_IDLE_MIN_S, min(_IDLE_MAX_S, announced_s - 1.0))

@@ -53,7 +53,7 @@ def _remember(memo: dict[tuple[Field, ...], _Drawn], outline: _Drawn) -> None:
             for known in memo.values():
                 known.form = None  # forms are large, and the last head of a connection may keep its outline for long
             memo.clear()
-            re.purge()  # as would Python's own cache of patterns
+            re.purge()  # else Python's own cache of patterns keeps them too
         memo[outline.fields] = outline
 
 
