@@ -1,6 +1,6 @@
 """One scrape a turn of the event loop, whoever asks: peers that ask without pause cost one text a turn, not one each.
 
-What is shared is never old: a request that was read after a scrape is answered after the turn in which that scrape is forgotten.
+What is shared is never old: it is forgotten in the next turn, before a request that came after it is answered.
 """
 
 import asyncio

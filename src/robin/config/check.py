@@ -13,7 +13,7 @@ from robin.config.settings import Settings
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
-UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, but for who changed it
+UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, unless somebody changed it
 LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
 
 

@@ -22,7 +22,7 @@ class RequiredHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityPart:
-    """The section Identity of the table: all that a token can be had with."""
+    """The section Identity of the table: all that it takes to get a token."""
 
     token_source: Literal["file", "jwtsvid"]
     token_file: str

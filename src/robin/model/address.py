@@ -44,7 +44,7 @@ Address = TcpAddress | UnixAddress | ActivatedAddress
 
 
 def literal(host: str) -> IPv4Address | IPv6Address:
-    """The address that is meant, without its zone. Raises ValueError for a name, and for other than the common form of an address."""
+    """The address that is meant, without its zone. Raises ValueError for a name, and for an address in an uncommon form."""
     address = ip_address(host.partition("%")[0])
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
