@@ -1,7 +1,9 @@
 """TLS that says nothing to the stream is bounded; TLS that carries something passes, whatever the size of its records."""
 
 import asyncio
+import socket
 import ssl
+import struct
 
 import pytest
 from tests.transport.test_dial import dialer, permit, stream
@@ -114,3 +116,34 @@ async def test_what_came_is_weighed_against_what_was_heard(yields: int, paused: 
         valve.buffer_updated(65536)
         done += 1
     assert (done if line.cut else None) == reads
+
+
+async def test_an_origin_that_resets_before_the_handshake_is_a_fault_and_no_failure_of_the_loop(certificates: CertificateAuthority):
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    faults: list[str] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        listener.setblocking(False)
+
+        async def reset_all() -> None:
+            while True:
+                sock, _ = await loop.sock_accept(listener)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
+
+        resetting = loop.create_task(reset_all())
+        tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
+        port = listener.getsockname()[1]
+
+        async def dial_once() -> None:
+            try:
+                await dialer("127.0.0.1", tls=tls).dial(permit(port, scheme="https"), stream)
+            except Fault as fault:
+                faults.append(fault.code)
+
+        await asyncio.gather(*(dial_once() for _ in range(200)))
+        resetting.cancel()
+    assert len(faults) == 200
+    assert set(faults) <= {"connect_refused", "upstream_tls", "upstream_closed"}
+    assert told == []

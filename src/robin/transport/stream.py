@@ -293,8 +293,10 @@ class Stream(asyncio.Protocol):
             self.transport.abort()
 
     def reset(self) -> None:
-        """Close so that the peer sees a reset: what it got can not be taken for a whole message."""
+        """Send what is kept, since it counts as said; then close so that the peer sees a reset: what it got is not the whole message."""
         if self.transport is not None and not self.lost:
+            if self.kept:
+                self._outbox.flush()
             sock = self.transport.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

@@ -97,15 +97,17 @@ async def secure(
     valves: list[Valve] = []
 
     def install() -> None:
-        valves.append(Valve(transport, transport.get_protocol()))
-        transport.set_protocol(valves[0])
+        tls = transport.get_protocol()
+        if hasattr(tls, "get_buffer"):  # else it has failed already, and start_tls says so itself
+            valves.append(Valve(transport, tls))
+            transport.set_protocol(valves[0])
 
     try:
-        if nobody.gone:  # it spoke before our hello: no TLS
+        if nobody.gone or transport.is_closing():  # it spoke before our hello, or left: no TLS
             raise ConnectionResetError
         loop.call_soon(install)  # runs when start_tls has put its protocol in place, and before anything is read
         secured = await loop.start_tls(transport, nobody, context, server_hostname=host, ssl_handshake_timeout=limit_s or None)
-        if nobody.gone or secured is None:
+        if nobody.gone or secured is None or not valves:
             raise ConnectionResetError
     except BaseException:
         transport.abort()
