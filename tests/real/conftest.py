@@ -7,7 +7,8 @@ import pluggy
 import pytest
 from tests.real.parts.kube import Cluster, kube_cluster
 from tests.real.parts.missing import MissingPart
-from tests.real.parts.spiffe import SpiffeDomain, spiffe_domain
+from tests.real.parts.platform import PLATFORMS, on_platform, spiffe_domain
+from tests.real.parts.spiffe import SpiffeDomain
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -33,6 +34,13 @@ def _judge(outcome: pluggy.Result[None]) -> None:
         outcome.force_exception(pytest.fail.Exception(f"real part missing: {outcome.excinfo[1]}", pytrace=False))
     else:
         outcome.force_exception(pytest.skip.Exception(f"real part missing: {outcome.excinfo[1]}"))
+
+
+@pytest.fixture(params=PLATFORMS)
+def platform(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs once for each software that can keep a trust domain."""
+    with on_platform(request.param):
+        yield request.param
 
 
 @pytest.fixture

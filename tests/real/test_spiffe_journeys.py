@@ -15,15 +15,16 @@ import pytest
 from tests.real.parts.bundle_judge import BundleJudge
 from tests.real.parts.calm import Stalls, timed
 from tests.real.parts.load import Answer, Load, ask, check_the_end
+from tests.real.parts.platform import spiffe_domain
 from tests.real.parts.process import poll
 from tests.real.parts.sidecar import RealSidecar
-from tests.real.parts.spiffe import SpiffeDomain, WorkloadApiRefused, spiffe_domain
+from tests.real.parts.spiffe import SpiffeDomain, WorkloadApiRefused
 from tests.real.parts.upstream import JudgingUpstream
 
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.waiting import eventually
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("platform")]
 
 AUDIENCE = "https://broker.test"
 AT_ONCE_S = 0.05  # on a machine that lets us run; its stalls come on top

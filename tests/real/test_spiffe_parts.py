@@ -6,10 +6,11 @@ import os
 import time
 
 import pytest
+from tests.real.parts.platform import spiffe_domain
 from tests.real.parts.process import poll
-from tests.real.parts.spiffe import SpiffeDomain, Svid, WorkloadApiRefused, spiffe_domain
+from tests.real.parts.spiffe import SpiffeDomain, Svid, WorkloadApiRefused
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("platform")]
 
 AUDIENCE = "https://broker.test"
 

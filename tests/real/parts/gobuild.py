@@ -26,6 +26,7 @@ class GoModule:
     version: str
     commands: dict[str, str]
     ldflags: str = "-s -w"
+    cgo: bool = False
 
     @property
     def folder(self) -> Path:
@@ -52,15 +53,22 @@ SPIFFE = GoModule(
     version=f"with go-spiffe {versions.GO_SPIFFE}",
     commands={"spiffe-authority": "./authority", "spiffe-agent": "./agent", "spiffe-ask": "./ask"},
 )
+SPIRE = GoModule(
+    name="spire",
+    version=versions.SPIRE,
+    commands={"spire-server": "github.com/spiffe/spire/cmd/spire-server", "spire-agent": "github.com/spiffe/spire/cmd/spire-agent"},
+    ldflags=f"-s -w -X github.com/spiffe/spire/pkg/common/version.gittag={versions.SPIRE}",
+    cgo=True,  # its SQLite
+)
 HTTP = GoModule(name="http", version="(net/http)", commands={"http-client": "./client", "http-origin": "./origin"})
-ALL = (SPIFFE, HTTP, ETCD, KUBERNETES)
+ALL = (SPIFFE, HTTP, ETCD, KUBERNETES, SPIRE)
 
 
 def key(module: GoModule) -> str:
     """Changes with the module's files, the commands, the Go toolchain and the machine."""
     files = sorted(path for path in module.folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"})
     content = [part for path in files for part in (str(path.relative_to(module.folder)), path.read_bytes())]
-    return cache.digest([repr(sorted(module.commands.items())), module.ldflags, toolchain(module), *content])
+    return cache.digest([repr(sorted(module.commands.items())), module.ldflags, *(["True"] if module.cgo else []), toolchain(module), *content])
 
 
 def toolchain(module: GoModule) -> str:
@@ -68,6 +76,8 @@ def toolchain(module: GoModule) -> str:
     wanted = re.search(r"^go (\S+)$", (module.folder / "go.mod").read_text(), re.MULTILINE)
     assert wanted is not None, f"{module.folder}/go.mod has no go line"
     remedy = f"needs Go {wanted[1]} or newer to be built; install that toolchain and put `go` on PATH, then run `make real`"
+    if module.cgo and shutil.which("gcc") is None:
+        raise MissingPart(name=module.title, remedy="needs gcc for its SQLite; install gcc and libc6-dev, and run `make real`")
     if shutil.which("go") is None:
         raise MissingPart(name=module.title, remedy=f"{remedy} (there is no `go` on PATH)")
     # The toolchain that the module gets: with GOTOOLCHAIN=auto go fetches a newer one by itself, else it says that it is too old.
@@ -102,7 +112,7 @@ def _build(module: GoModule, folder: Path) -> None:
 
 def _build_one(module: GoModule, package: str, target: Path, line: Progress) -> None:
     command = ["go", "build", "-v", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", module.ldflags, "-o", str(target), package]
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+    environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo else "0", "GOFLAGS": "", "GOWORK": "off"}
     tail: list[str] = []
     downloads = compiled = 0
     with subprocess.Popen(

@@ -1,7 +1,7 @@
 """A SPIFFE trust domain on this machine: an authority, an agent with the Workload API, entries, and the official Go client.
 
-SPIRE itself cannot be had from the package registries (docs in tests/real/README.md), so authority and agent are the small programs
-of tests/real/go/spiffe: go-spiffe's own Workload API service on grpc-go, behaving towards workloads as SPIRE's source says it does.
+Kept by the small programs of tests/real/go/spiffe: go-spiffe's own Workload API service on grpc-go, behaving towards workloads as
+SPIRE's source says it does; `spire.SpireDomain` is the same with SPIRE itself, and the tests hold both to the same.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Call:
 
 
 class SpiffeDomain:
-    """Made by `spiffe_domain()`. `authority` and `agent` are Servers: kill, pause, resume them; start them with the methods here."""
+    """Made by `stand_in_domain()`. `authority` and `agent` are Servers: kill, pause, resume them; start them with the methods here."""
 
     def __init__(self, folder: Path, programs: Path, *, sync_s: float) -> None:
         self.folder = folder
@@ -195,7 +195,7 @@ class SpiffeDomain:
 
 
 @contextlib.contextmanager
-def spiffe_domain(*, sync_s: float = 0.2, start: bool = True) -> Iterator[SpiffeDomain]:
+def stand_in_domain(*, sync_s: float = 0.2, start: bool = True) -> Iterator[SpiffeDomain]:
     """A trust domain with authority and agent running (`start=False`: neither, for tests of the order); all ended and removed after."""
     programs = gobuild.find(gobuild.SPIFFE)
     with scratch_folder("spiffe") as folder, contextlib.ExitStack() as ends:

