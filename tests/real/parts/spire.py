@@ -27,6 +27,9 @@ server {{
   trust_domain = "{trust_domain}"
   data_dir = "{folder}/server"
   log_level = "INFO"
+  experimental {{
+    cache_reload_interval = "{sync_s}s"
+  }}
 }}
 plugins {{
   DataStore "sql" {{
@@ -88,7 +91,7 @@ class SpireDomain(SpiffeDomain):
         for name in ("server", "agent"):
             (folder / name).mkdir()
         conf = folder / "server.conf"
-        conf.write_text(_SERVER_CONF.format(folder=folder, port=port, trust_domain=TRUST_DOMAIN))
+        conf.write_text(_SERVER_CONF.format(folder=folder, port=port, trust_domain=TRUST_DOMAIN, sync_s=sync_s))
         self.authority = Server("authority", [self._server_program, "run", "-config", conf], folder=folder)
         self._agent_conf = folder / "agent.conf"
         self.agent = Server("agent", [spire / "spire-agent", "run", "-config", self._agent_conf], folder=folder)
