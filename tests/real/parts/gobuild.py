@@ -68,7 +68,8 @@ def key(module: GoModule) -> str:
     """Changes with the module's files, the commands, the Go toolchain and the machine."""
     files = sorted(path for path in module.folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"})
     content = [part for path in files for part in (str(path.relative_to(module.folder)), path.read_bytes())]
-    return cache.digest([repr(sorted(module.commands.items())), module.ldflags, *(["True"] if module.cgo else []), toolchain(module), *content])
+    needs = ["cgo"] if module.cgo else []
+    return cache.digest([repr(sorted(module.commands.items())), module.ldflags, *needs, toolchain(module), *content])
 
 
 def toolchain(module: GoModule) -> str:
