@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pluggy
 import pytest
@@ -11,11 +12,18 @@ from tests.real.parts.platform import PLATFORMS, on_platform, spiffe_domain
 from tests.real.parts.spiffe import SpiffeDomain
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow ones to CI and to whoever asks for them; by a mark, so that the set-up of the others is left alone."""
+    if os.environ.get("CI") or "slow" in config.option.markexpr:
+        return
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason='slow: CI runs it, and `make real ARGS="-m slow"` does'))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, pluggy.Result[None], None]:
-    """Leave the slow ones to CI and to whoever asks for them; judge a MissingPart that a fixture raised."""
-    if item.get_closest_marker("slow") is not None and not (os.environ.get("CI") or "slow" in item.config.option.markexpr):
-        pytest.skip('slow: CI runs it, and `make real ARGS="-m slow"` does')
+    """Judge a MissingPart that a fixture raised."""
     outcome = yield
     _judge(outcome)
 
