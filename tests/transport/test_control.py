@@ -311,7 +311,7 @@ async def test_thousands_of_calls_leave_nothing_behind(tmp_path: Path) -> None:
         for _ in range(2500):
             assert (await call(channel)).code == "OK"
         assert api.connections == 3  # a line is renewed after a thousand calls
-        await eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
+        await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)  # fewer, where another test's last ones went meanwhile
     finally:
         channel.close()
         await api.close()
