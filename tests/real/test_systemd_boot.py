@@ -280,7 +280,7 @@ async def test_callers_that_came_before_robin_are_served_once_it_is_there(machin
 
 
 async def test_restarts_behind_systemds_socket_refuse_nobody_and_lose_or_repeat_no_post(machine: SystemdMachine):
-    """A connection accepted while the drain began may end unanswered, or with 503 draining: nothing of it went upstream, so ask again."""
+    """A request that comes while the drain begins may get 503 draining, or no answer: nothing of it went upstream, so ask again."""
     async with installed(machine, ROBIN_LISTEN_ADDR="systemd:robin") as host:
         await machine.systemctl("start", SOCKET)
         asked: list[str] = []

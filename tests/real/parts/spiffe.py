@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.real.parts import gobuild, relay
 from tests.real.parts.process import Server
@@ -194,12 +194,21 @@ class SpiffeDomain:
         return json.loads(asked.stdout)
 
 
+Domain = TypeVar("Domain", bound=SpiffeDomain)
+
+
 @contextlib.contextmanager
 def stand_in_domain(*, sync_s: float = 0.2, start: bool = True) -> Iterator[SpiffeDomain]:
     """A trust domain with authority and agent running (`start=False`: neither, for tests of the order); all ended and removed after."""
     programs = gobuild.find(gobuild.SPIFFE)
-    with scratch_folder("spiffe") as folder, contextlib.ExitStack() as ends:
-        domain = SpiffeDomain(folder, programs, sync_s=sync_s)
+    with scratch_folder("spiffe") as folder, running(SpiffeDomain(folder, programs, sync_s=sync_s), start=start) as domain:
+        yield domain
+
+
+@contextlib.contextmanager
+def running(domain: Domain, *, start: bool) -> Iterator[Domain]:
+    """Authority and agent are started if asked for, and ended after, whoever started them."""
+    with contextlib.ExitStack() as ends:
         ends.callback(domain.authority.kill)
         ends.callback(domain.agent.kill)
         if start:

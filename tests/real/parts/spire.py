@@ -16,7 +16,7 @@ from tests.real.parts import gobuild
 from tests.real.parts.ports import held_port
 from tests.real.parts.process import Server
 from tests.real.parts.scratch import scratch_folder
-from tests.real.parts.spiffe import CALL_TIMEOUT_S, TRUST_DOMAIN, AuthorityRefused, Call, SpiffeDomain
+from tests.real.parts.spiffe import CALL_TIMEOUT_S, TRUST_DOMAIN, AuthorityRefused, Call, SpiffeDomain, running
 
 NODE = f"spiffe://{TRUST_DOMAIN}/node"  # the alias of the agent, whatever its join token was
 _SERVER_CONF = """
@@ -172,11 +172,9 @@ class SpireDomain(SpiffeDomain):
 def spire_domain(*, sync_s: float = 0.2, start: bool = True) -> Iterator[SpireDomain]:
     """As `spiffe.stand_in_domain`, with SPIRE."""
     programs, spire = gobuild.find(gobuild.SPIFFE), gobuild.find(gobuild.SPIRE)
-    with scratch_folder("spire") as folder, held_port() as port, contextlib.ExitStack() as ends:
-        domain = SpireDomain(folder, programs, spire, port, sync_s=sync_s)
-        ends.callback(domain.authority.kill)
-        ends.callback(domain.agent.kill)
-        if start:
-            domain.start_authority()
-            domain.start_agent()
+    with (
+        scratch_folder("spire") as folder,
+        held_port() as port,
+        running(SpireDomain(folder, programs, spire, port, sync_s=sync_s), start=start) as domain,
+    ):
         yield domain
