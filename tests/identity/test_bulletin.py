@@ -1,9 +1,16 @@
 """What is told when: counters, log lines, and `changed`."""
 
+import dataclasses
+import json
+import os
+from pathlib import Path
+
 from tests.identity.room import Room
 
 from robin.identity.bulletin import Bulletin
 from robin.model.secret import Secret
+from robin.telemetry.logs import EventLog
+from robin.telemetry.writer import LineWriter
 from robin.testing.tokens import make_token
 from robin.wire.jose import TokenRules, inspect_token
 
@@ -56,9 +63,29 @@ def test_readiness_is_told_when_it_turns() -> None:
     bulletin.standing(usable=False, fault="identity_expired")
     bulletin.standing(usable=False, fault="identity_expired")
     assert (room.changes, room.metrics.ready) == (2, False)
-    assert room.log.codes("identity_lost") == ["identity_expired"]
+    assert room.log.lines[-1] == ("error", "identity_lost", {"source": "test", "fault": "identity_expired"})
     bulletin.standing(usable=True, fault="")
     assert (room.changes, room.log.count("identity_ready")) == (3, 1)
+
+
+def test_each_loss_of_one_minute_is_written_so_that_the_last_word_of_the_log_is_true(tmp_path: Path) -> None:
+    room, path = Room(), tmp_path / "lines"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    writer = LineWriter(descriptor)
+    log = EventLog(writer, level="info", style="json", wall=room.clock.wall, monotonic=room.clock.monotonic)
+    bulletin = Bulletin(dataclasses.replace(room.surroundings(), log=log))
+    bulletin.usable = True
+    for usable in (False, True, False):
+        bulletin.standing(usable=usable, fault="" if usable else "identity_expired")
+        room.clock.advance(1)
+    writer.close()
+    os.close(descriptor)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line.get("fault")) for line in lines] == [
+        ("identity_lost", "identity_expired"),
+        ("identity_ready", None),
+        ("identity_lost", "identity_expired"),
+    ]
 
 
 def test_a_crash_is_told_by_type_and_stack_without_its_text() -> None:

@@ -114,6 +114,23 @@ async def test_a_swapped_data_directory_is_used_by_the_next_request(tmp_path: Pa
     assert await stage.served(second)
 
 
+async def test_a_file_that_flaps_is_lost_at_most_once_a_poll(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, rules=TokenRules(audience="right"))
+    good, wrong = stage.token(audience="right"), stage.token(audience="wrong")
+    stage.write(good)
+    await stage.watch.poll()
+    for _ in range(20):
+        stage.write(wrong)
+        assert await stage.code() == "audience_mismatch"
+        stage.write(good)
+        assert await stage.served(good)
+    stage.write(wrong)
+    assert await stage.code() == "audience_mismatch"
+    assert stage.room.log.count("identity_lost") == 0
+    await stage.watch.poll()
+    assert (stage.room.log.count("identity_lost"), stage.room.log.count("identity_ready")) == (1, 0)
+
+
 async def test_the_second_of_two_writes_within_a_clock_tick_is_seen(stage: Stage) -> None:
     first = stage.write(stage.token())
     assert await stage.served(first)

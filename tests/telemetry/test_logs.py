@@ -45,11 +45,11 @@ def test_the_same_code_is_written_once_a_minute_and_the_next_line_says_how_many_
     clock = ManualClock()
     log = make_log(written.writer, clock)
     for _ in range(60):
-        log.error("identity_lost", code="identity_expired")
+        log.error("accept_failed", code="EMFILE")
         clock.advance(1.0)
-    log.error("identity_lost", code="identity_expired", detail="later")
+    log.error("accept_failed", code="EMFILE", detail="later")
     clock.advance(60.0)
-    log.error("identity_lost", code="identity_expired")
+    log.error("accept_failed", code="EMFILE")
     first, second, third = read_json(written)
     assert "suppressed" not in first
     assert (second["suppressed"], second["detail"], second["ts"]) == (59, "later", "2026-05-28T20:27:40.000Z")

@@ -1,6 +1,7 @@
 """What an identity tells the world when something happened: counters, log lines, and `changed`; one place, so both keepers speak alike.
 
-A wrong audience or a refusal is an error line once per token, then each 60 s; other failures go through the log's own limit.
+A wrong audience or a refusal is an error line once per token, then each 60 s; other failures go through the log's own limit. Readiness
+carries no code, so that no limit holds back a turn of it: the last line of the log is how it stands. The rounds that ask bound its lines.
 """
 
 from typing import Final
@@ -64,5 +65,5 @@ class Bulletin:
         if usable:
             room.log.info("identity_ready", source=room.metrics.source)
         else:
-            room.log.error("identity_lost", source=room.metrics.source, code=fault)
+            room.log.error("identity_lost", source=room.metrics.source, fault=fault)
         room.changed()
