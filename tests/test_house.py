@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_words_that_say_nothing_are_in_no_name(path: Path):
 
 def test_every_exception_to_the_words_is_used():
     assert set(ALLOWED) <= {name for path in modules() for name in defined_names(path)}
+
+
+def test_the_one_door_out_is_shut_to_every_floor_but_its_own():
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = next(contract for contract in linter["contracts"] if contract["type"] == "layers")["layers"]
+    door = next(contract for contract in linter["contracts"] if contract["name"].startswith("one door out"))
+    floors = {f"robin.{floor}" for layer in layers for floor in layer.split(" | ")}
+    assert set(door["source_modules"]) == floors - {"robin.transport"}
+    assert len(door["ignore_imports"]) == 3
 
 
 def test_no_folder_is_a_drawer():

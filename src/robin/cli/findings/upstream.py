@@ -46,6 +46,7 @@ async def _dial(settings: Settings, tls: UpstreamTls | None, clock: Clock) -> li
         return any(reaches(reached, address) for address in (*settings.listen, *settings.admin))
 
     dialer = Dialer(loop, tls=tls, connect_s=settings.upstream_connect_timeout_s, own=own)
+    # The one Permit that no policy gave: there is no caller here, nothing is sent, and the operator asks for this dial.
     permit = Permit(origin=origin, base_path=settings.upstream.base_path, grant="forward")
     try:
         stream = await dialer.dial(permit, lambda: Stream(loop, Sweeper(loop)))
