@@ -168,6 +168,16 @@ def test_every_error_of_every_layer_is_told_in_one_run(tmp_path: Path) -> None:
     ]
 
 
+def test_a_value_with_a_comment_behind_it_is_told_that_there_are_none(tmp_path: Path) -> None:
+    path = settings_file(tmp_path, "ROBIN_LOG_LEVEL=debug # noisy", "ROBIN_MAX_FIELDS=5#")
+    assert errors({"ROBIN_CONFIG": path, "ROBIN_LOG_FORMAT": "json # x"}, URL) == [
+        'robin: ROBIN_MAX_FIELDS (from file): line 2: "5#" is not a whole number; write decimal digits only',
+        'robin: ROBIN_LOG_LEVEL (from file): line 1: "debug # noisy" is not one of its values; use debug, info, warning or error '
+        "(there are no inline comments)",
+        'robin: ROBIN_LOG_FORMAT (from flag): "json # x" is not one of its values; use json or console',
+    ]
+
+
 def test_a_file_that_cannot_be_used_is_one_error_beside_the_others(tmp_path: Path) -> None:
     said = errors({}, {"ROBIN_CONFIG": str(tmp_path)})
     assert said[0] == "robin: ROBIN_CONFIG (from env): the file is not a regular file; name a regular file"

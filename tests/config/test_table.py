@@ -112,6 +112,15 @@ def test_no_setting_can_hold_a_token() -> None:
         assert word not in names
 
 
+def test_a_setting_of_one_source_says_so() -> None:
+    alone = {key: setting for key, setting in SETTINGS.items() if setting.only_source}
+    named = {key for key in SETTINGS if key.startswith(("ROBIN_TOKEN_FILE", "ROBIN_SVID_", "ROBIN_SPIFFE_"))}
+    assert alone.keys() == named | {"ROBIN_IDENTITY_WAIT"}
+    for key, setting in alone.items():
+        said = f"{setting.help}. {setting.meaning}".lower().replace("`", "")
+        assert f"source {setting.only_source}" in said, key
+
+
 def test_help_fits_on_one_line() -> None:
     for setting in SETTINGS.values():
         assert 0 < len(setting.help) <= 60, setting.key

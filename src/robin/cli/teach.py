@@ -21,7 +21,8 @@ _SETTINGS = """\
 
 Settings, each as flag, environment variable, or line of a file (--config): flag > environment > file > default.
 ROBIN_TOKEN_FILE is --token-file. Durations: 500ms, 10s, 1h30m. Sizes: 64KiB. Lists: a,b or none. Booleans: true or
-false, as flags --admin-quit or --no-admin-quit. An empty value counts as unset; an unknown ROBIN_ name is an error."""
+false, as flags --admin-quit or --no-admin-quit. An empty value counts as unset; an unknown ROBIN_ name is an error, but for
+those that Kubernetes makes for a Service named robin, such as ROBIN_PORT."""
 
 _MORE = """\
 

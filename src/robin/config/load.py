@@ -14,6 +14,7 @@ from robin.config.check import Draft, check
 from robin.config.file import FileText, load_settings_file
 from robin.config.layers import Layer, SettingError, Sourced
 from robin.config.nearest import nearest
+from robin.config.notes import looks_commented, note
 from robin.config.parse import CONTROLS, Refusal
 from robin.config.settings import IdentityPart, Settings
 from robin.config.table import IDENTITY_KEYS, PREFIX, SETTINGS
@@ -49,9 +50,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | tuple
     if errors:
         return tuple(errors)
     settings = _settings(draft)
-    return Loaded(
-        settings=settings, sources=tuple(replace(source, note=_note(source, draft, settings)) for source in draft.sources.values())
-    )
+    return Loaded(settings=settings, sources=tuple(replace(source, note=note(source, settings)) for source in draft.sources.values()))
 
 
 def load_identity(flags: Mapping[str, str], environ: Mapping[str, str]) -> IdentityPart | tuple[SettingError, ...]:
@@ -126,7 +125,8 @@ def _parse(source: Sourced) -> Any:
         return _value(source)
     except Refusal as refusal:
         where = f"line {source.line}: " if source.line else ""
-        return SettingError(key=source.via or source.key, layer=source.layer, what=where + refusal.what, fix=refusal.fix)
+        fix = f"{refusal.fix} (there are no inline comments)" if looks_commented(source) else refusal.fix
+        return SettingError(key=source.via or source.key, layer=source.layer, what=where + refusal.what, fix=fix)
 
 
 def _value(source: Sourced) -> Any:
@@ -190,16 +190,3 @@ def _with_mode(address: UnixAddress, draft: Draft) -> UnixAddress:
     if mode is None:
         mode = 0o600 if draft.values["ROBIN_PEERCRED_ALLOW_UIDS"] is None else 0o666
     return replace(address, mode=mode)
-
-
-def _note(source: Sourced, draft: Draft, settings: Settings) -> str:
-    """What a person reading `robin check` should know beyond the text."""
-    if source.via:
-        return f"from {source.via}"
-    if source.key == "ROBIN_LISTEN_ADDR" and source.layer is Layer.DEFAULT:
-        return "replaced by ROBIN_LISTEN_UDS" if settings.peercred else "and [::1]:4000 where there is IPv6"
-    if source.key == "ROBIN_ALLOWED_HOSTS" and settings.allowed_hosts is None:
-        return "not judged on a Unix socket unless set"
-    if source.key == "ROBIN_UDS_MODE" and source.text == "auto" and isinstance(settings.listen[0], UnixAddress):
-        return f"{settings.listen[0].mode:04o}"
-    return ""

@@ -139,13 +139,14 @@ def parse_text(text: str) -> str:
 
 def _within(parse: Callable[[str], N], low: str, high: str) -> Callable[[str], N]:
     lowest, highest = parse(low), parse(high)
+    fix = f"use {low} to {high}" if low != high else f"use {low}"
 
     def parse_within(text: str) -> N:
         value = parse(text)
         if value < lowest:
-            raise Refusal(f"{shown(text)} is below {low}", f"use {low} to {high}")
+            raise Refusal(f"{shown(text)} is below {low}", fix)
         if value > highest:
-            raise Refusal(f"{shown(text)} is above {high}", f"use {low} to {high}")
+            raise Refusal(f"{shown(text)} is above {high}", fix)
         return value
 
     return parse_within

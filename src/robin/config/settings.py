@@ -41,7 +41,7 @@ class IdentityPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(IdentityPart):
-    """What `robin sidecar` runs with (sidecar spec section 2)."""
+    """What `robin sidecar` runs with (docs/reference/settings.md)."""
 
     # upstream
     upstream: UpstreamUrl

@@ -15,7 +15,10 @@ PREFIX = "ROBIN_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One variable. `default` is text for its own parser, None: unset. `help` fits on one line; `meaning` is for the reference page."""
+    """One variable. `default` is text for its own parser, None: unset. `help` fits on one line; `meaning` is for the reference page.
+
+    `only_source`: the one value of ROBIN_TOKEN_SOURCE with which it has an effect; empty: with any.
+    """
 
     key: str
     kind: Kind
@@ -23,6 +26,7 @@ class Setting:
     help: str
     meaning: str
     required: bool = False
+    only_source: str = ""
 
     @property
     def flag(self) -> str:
@@ -42,8 +46,12 @@ class Setting:
         return "unset" if self.default is None else self.default
 
 
-def _row(key: str, kind: Kind, default: str | None, help_line: str, meaning: str = "", *, required: bool = False) -> Setting:
-    return Setting(key=PREFIX + key, kind=kind, default=default, help=help_line, meaning=meaning, required=required)
+def _row(
+    key: str, kind: Kind, default: str | None, help_line: str, meaning: str = "", *, required: bool = False, only_source: str = ""
+) -> Setting:
+    return Setting(
+        key=PREFIX + key, kind=kind, default=default, help=help_line, meaning=meaning, required=required, only_source=only_source
+    )
 
 
 _UPSTREAM = (
@@ -96,6 +104,7 @@ _IDENTITY = (
         "/var/run/secrets/tokens/token",
         "the token file, for source file",
         "A projected Kubernetes service-account token, or any file that something else rotates.",
+        only_source="file",
     ),
     _row(
         "TOKEN_FORMAT",
@@ -116,7 +125,8 @@ _IDENTITY = (
         parse.duration("0s"),
         "10s",
         "serve the last good token so long after a failed read",
-        "For writers that are not atomic. `0`: 503 at once.",
+        "Source `file` only, for writers that are not atomic. `0`: 503 at once.",
+        only_source="file",
     ),
     _row(
         "AUDIENCE",
@@ -129,8 +139,9 @@ _IDENTITY = (
         "IDENTITY_WAIT",
         parse.duration("0s", "30s"),
         "2s",
-        "longest wait of one request for a token",
-        "Then 503; the upstream is not contacted.",
+        "longest wait of one request for a token, for source jwtsvid",
+        "Then 503; the upstream is not contacted. A file is not waited for: it is read at once, in three tries at most.",
+        only_source="jwtsvid",
     ),
     _row(
         "SPIFFE_SOCKET",
@@ -138,29 +149,47 @@ _IDENTITY = (
         None,
         "Workload API endpoint, for source jwtsvid",
         "When unset, `SPIFFE_ENDPOINT_SOCKET` of the environment counts; there is no built-in path.",
+        only_source="jwtsvid",
     ),
     _row(
         "SPIFFE_ID",
         names.SPIFFE_ID,
         None,
         "which identity to use of several",
-        "With `ROBIN_SVID_HINT` set too, both must match.",
+        "Source `jwtsvid` only. With `ROBIN_SVID_HINT` set too, both must match.",
+        only_source="jwtsvid",
     ),
-    _row("SVID_HINT", parse.TEXT, None, "hint of the identity to use", "With `ROBIN_SPIFFE_ID` set too, both must match."),
+    _row(
+        "SVID_HINT",
+        parse.TEXT,
+        None,
+        "hint of the identity to use",
+        "Source `jwtsvid` only. With `ROBIN_SPIFFE_ID` set too, both must match.",
+        only_source="jwtsvid",
+    ),
     _row(
         "SVID_REFRESH_BEFORE",
         parse.duration("1ms"),
         "60s",
         "refresh so long before expiry",
-        "Clamped to half the observed lifetime.",
+        "Source `jwtsvid` only. Clamped to half the observed lifetime.",
+        only_source="jwtsvid",
     ),
-    _row("SVID_FETCH_TIMEOUT", parse.duration("1s", "60s"), "10s", "deadline of one Workload API call"),
+    _row(
+        "SVID_FETCH_TIMEOUT",
+        parse.duration("1s", "60s"),
+        "10s",
+        "deadline of one Workload API call",
+        "Source `jwtsvid` only.",
+        only_source="jwtsvid",
+    ),
     _row(
         "SVID_ON_DENIED",
         parse.choice("serve", "stop"),
         "serve",
         "on PermissionDenied: serve the cached token, or stop",
-        "`serve` uses it to its end; `stop` forgets it at once (strict revocation).",
+        "Source `jwtsvid` only. `serve` uses it to its end; `stop` forgets it at once (strict revocation).",
+        only_source="jwtsvid",
     ),
 )
 

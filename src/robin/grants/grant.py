@@ -14,9 +14,9 @@ class Credentials(Protocol):
         ...
 
     async def obtain(self, permit: Permit) -> Credential:
-        """Wait (bounded by ROBIN_IDENTITY_WAIT) for a usable credential; joins the one flight. Leaving never cancels the flight."""
+        """Wait (as long as the identity may) for a usable credential; joins the one flight. Leaving never cancels the flight."""
         ...
 
     def rejected(self, permit: Permit, credential: Credential) -> None:
-        """The origin answered 401 to this credential: refresh it for LATER requests, at most once per 30 s (sidecar spec section 3)."""
+        """The origin answered 401 to this credential: refresh it for LATER requests, at most once per 30 s."""
         ...

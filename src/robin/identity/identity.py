@@ -15,7 +15,10 @@ class Identity(Protocol):
         ...
 
     async def obtain(self) -> IdentityToken:
-        """Wait at most ROBIN_IDENTITY_WAIT for a usable token. Raises Fault with an identity code. Leaving disturbs no other caller."""
+        """A usable token after a short wait: ROBIN_IDENTITY_WAIT at most where it is fetched, three reads where it is a file.
+
+        Raises Fault with an identity code. Leaving disturbs no other caller.
+        """
         ...
 
     def rejected(self, token: IdentityToken) -> None:

@@ -22,17 +22,20 @@ async def test_the_table_has_a_line_for_each_key_with_its_origin(run_robin: RunR
     assert lines["ROBIN_LISTEN_ADDR"] == "default       127.0.0.1:4000  (replaced by ROBIN_LISTEN_UDS)"
     assert lines["ROBIN_UDS_MODE"] == "default       auto  (0600)"
     assert lines["ROBIN_SVID_HINT"] == "default       unset"
+    assert lines["ROBIN_ADMIN_ADDR"] == "default       :4001  (every interface; on a host use 127.0.0.1:4001)"
     assert ended.out.splitlines()[-1].startswith("warning: ROBIN_PEERCRED_ALLOW_UIDS is unset: ")
 
 
 async def test_json_says_the_same_to_machines(run_robin: RunRobin) -> None:
-    ended = await run_robin("check", "--json", "--admin-quit", ROBIN_UPSTREAM_URL="https://broker.example")
+    url = "https://broker.example"
+    ended = await run_robin("check", "--json", "--admin-quit", ROBIN_UPSTREAM_URL=url, ROBIN_SVID_HINT="internal")
     said = json.loads(ended.out)
     assert ended.code == 0
     assert said["ok"] is True
     assert list(said["settings"]) == list(SETTINGS)
     assert said["settings"]["ROBIN_ADMIN_QUIT"] == {"value": "true", "origin": "flag", "note": None}
     assert said["settings"]["ROBIN_AUDIENCE"] == {"value": None, "origin": "default", "note": None}
+    assert said["settings"]["ROBIN_SVID_HINT"] == {"value": "internal", "origin": "env", "note": "not used: ROBIN_TOKEN_SOURCE=file"}
     assert said["warnings"] == []
 
 

@@ -30,7 +30,7 @@ class Forward:
         return self._build(token)
 
     async def obtain(self, permit: Permit) -> Credential:
-        """The credential, after at most ROBIN_IDENTITY_WAIT. Raises Fault with an identity code."""
+        """The credential, after the bounded wait of the identity. Raises Fault with an identity code."""
         token = await self._identity.obtain()
         credential = self._credential
         if credential is not None and credential.identity is token:
