@@ -1,4 +1,4 @@
-"""Wiring: the one place that builds everything, and knows the order of start and drain (sidecar spec section 9)."""
+"""Wiring: the one place that builds everything, and knows the order of start and drain."""
 
 import asyncio
 import gc
@@ -81,7 +81,7 @@ def _complain(text: str) -> None:
 
 
 class Sidecar:
-    """One running sidecar: built, started, served and drained in the order of the spec."""
+    """One running sidecar: built, started, served and drained in the order told here."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], *, log_fd: int = 1) -> None:
         """Build every part; nothing is bound and nothing is contacted. Raises RootsError, or OSError."""

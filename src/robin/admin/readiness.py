@@ -30,7 +30,7 @@ class Readiness:
         return "ready" if self.identity.usable else "not_ready"
 
     def render(self) -> bytes:
-        """The body of /startupz and /readyz (sidecar spec section 6)."""
+        """The body of /startupz and /readyz: JSON with the state, the reasons against it, and the identity."""
         reasons: list[str] = []
         if self.draining:
             reasons.append("draining")

@@ -1,4 +1,4 @@
-"""When to refresh and when to try again: pure arithmetic, every draw and instant an argument (sidecar spec section 3).
+"""When to refresh and when to try again: pure arithmetic, every draw and instant an argument.
 
 Instants of tokens are wall-clock seconds, since `exp` is; what waits is monotonic; `WallStep` says when the two must be married anew.
 """

@@ -1,6 +1,6 @@
 """What can go wrong, as one closed, documented table; only `proxy/rescue.py` turns a Fault or Denial into a response.
 
-Codes are public: docs/reference/faults.md lists each, and a test holds code, docs and tests equal (sidecar spec section 7).
+Codes are public: docs/reference/faults.md lists each, and a test holds code, docs and tests equal.
 """
 
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def _table() -> dict[str, FaultKind]:
 
 FAULTS = _table()
 
-# `outcome` of an exchange: a closed set, public in records and metrics (sidecar spec section 7).
+# `outcome` of an exchange: a closed set, public in records and metrics; docs/reference/outcomes.md tells them.
 OUTCOMES = frozenset({"injected", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
 
 

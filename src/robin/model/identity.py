@@ -13,7 +13,7 @@ class IdentityToken:
     `value` is the compact serialization, trimmed and checked as an RFC 6750 b64token. `subject` and `audiences` are the claims (None and
     empty for an opaque token). `expires_at`, `not_before_at` are wall-clock seconds since the epoch (None: the token does not say);
     `seen_at` is the wall clock at which Robin first saw the token; `usable_until` = expires_at - min(min validity, lifetime/10)
-    (infinity for opaque tokens): the token is injected only while now < usable_until (sidecar spec section 3).
+    (infinity for opaque tokens): the token is injected only while now < usable_until.
     """
 
     value: Secret
@@ -26,7 +26,7 @@ class IdentityToken:
 
 
 class IdentityState(StrEnum):
-    """What readiness says of the identity (sidecar spec section 6): fresh, use it; stale, use it and refresh behind; others, do not."""
+    """What readiness says of the identity: fresh, use it; stale, use it and refresh behind; others, do not."""
 
     FRESH = "fresh"
     STALE = "stale"

@@ -1,7 +1,7 @@
 """The sidecar's guards: may this request spend the workload's identity? A pure function of the head and the caller; silence denies.
 
 Whatever reaches the listener can spend the identity, so the guards keep out what a browser page (DNS rebinding, cross-site requests) or
-a forged URL (SSRF) can make a local program send (sidecar spec sections 1 and 2).
+a forged URL (SSRF) can make a local program send (docs/explanation/threat-model.md).
 """
 
 import hmac

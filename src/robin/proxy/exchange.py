@@ -1,4 +1,4 @@
-"""The hall: the one place that knows the order of the walk of a request (sidecar spec section 1)."""
+"""The hall: the one place that knows the order of the walk of a request (docs/explanation/walk-of-a-request.md)."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What one identity source counts: plain attributes that the identity floor bumps, read when somebody scrapes (sidecar spec section 8)."""
+"""What one identity source counts: plain attributes that the identity floor bumps, read when somebody scrapes (docs/reference/metrics.md, Identity)."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """Every metric's name, kind, labels and meaning, once: code bumps by attribute, the exposition and the reference page read this table.
 
-Labels are bounded: closed sets, settings or status codes; never a path, a subject, an audience, an address of a caller (spec section 8).
+Labels are bounded: closed sets, settings or status codes; never a path, a subject, an audience, an address of a caller.
 """
 
 from collections.abc import Iterator

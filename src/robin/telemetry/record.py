@@ -10,7 +10,7 @@ from robin.model.message import RequestHead
 
 
 class ExchangeRecord:
-    """What one exchange did (sidecar spec section 8). None where the exchange did not get that far."""
+    """What one exchange did; docs/reference/log-fields.md has the line that comes of it. None where the exchange did not get that far."""
 
     __slots__ = (
         "bytes_in",

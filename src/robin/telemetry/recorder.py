@@ -1,4 +1,4 @@
-"""The end of every exchange: one call notes it, and a moment later it is counted and its access line written (sidecar spec section 8).
+"""The end of every exchange: one call notes it, and a moment later it is counted and its access line written.
 
 Rules: `finish` runs once per exchange on the loop's thread and only notes it; counting and writing are done for many at once by `settle`,
 which costs a third of doing it one by one between other things. It is built for speed: one f-string, no json.dumps, escaping in C. Whatever

@@ -1,4 +1,4 @@
-"""Field lines: what one line says, whether it travels, and a memo of lines seen lately (RFC 9110 section 5; sidecar spec section 4).
+"""Field lines: what one line says, whether it travels, and a memo of lines seen lately (RFC 9110 section 5).
 
 Rules a reader must keep: a line gets here only after llhttp accepted its whole head, so a line is `token:value` without CR, LF or NUL.
 Reading a line is pure, so the memo changes only speed: callers repeat most of their lines from request to request. Lines that may carry

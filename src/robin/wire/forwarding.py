@@ -1,4 +1,4 @@
-"""From a judged head to the bytes that go on: strip first, inject after, framing made anew (RFC 9110 7.6; sidecar spec section 4)."""
+"""From a judged head to the bytes that go on: strip first, inject after, framing made anew (RFC 9110 7.6)."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""HTTP/1.1 heads from bytes: llhttp judges the syntax, and we refuse what it lets through (RFC 9112; sidecar spec section 5).
+"""HTTP/1.1 heads from bytes: llhttp judges the syntax, and we refuse what it lets through (RFC 9112).
 
 Rules a reader must keep: this is the only file that sees httptools. A parser is fed exactly one head, cut at its CRLF CRLF by us, and is
 then thrown away, so nothing behind a head can change what the head meant; bodies are delimited by `wire.framing`, because httptools

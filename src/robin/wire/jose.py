@@ -270,7 +270,7 @@ _JWT_CHECKS: Final = (
 
 
 def _checks(rules: TokenRules) -> tuple[tuple[str, Callable[[_Reading], str]], ...]:
-    """Every check in the order of sidecar spec section 3: a name, and a function that says what it found or raises TokenRefused."""
+    """Every check, in the order in which a token meets them: a name, and a function that says what it found or raises TokenRefused."""
     return _JWT_CHECKS if rules.decoded else _TEXT_CHECKS
 
 
