@@ -1,4 +1,4 @@
-"""What one identity source counts: plain attributes that the identity floor bumps, read when somebody scrapes (docs/reference/metrics.md, Identity)."""
+"""What one identity source counts: plain attributes that the identity floor bumps, read when somebody scrapes."""
 
 from collections.abc import Iterator
 
