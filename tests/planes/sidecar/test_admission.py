@@ -1,6 +1,8 @@
 """Who may open a connection, by a real process, since the kernel must speak (L2, L3)."""
 
 import asyncio
+import json
+import os
 import socket
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from tests.corpus.judge import check_problem
 from tests.corpus.rig import Caller, Rig
 from tests.journeys.life import GET, activated, exchanges, metric, serving
 
+from robin.planes.sidecar.admission import DENIALS
 from robin.testing.connection import ScriptedConnection
 from robin.testing.waiting import eventually
 
@@ -41,11 +44,32 @@ async def from_outside(rig: Rig, port: int) -> Caller:
 async def test_l3_a_peer_beyond_loopback_is_denied_though_the_listener_is_loopback(tmp_path: Path):
     async with serving(tmp_path) as rig:
         caller = await from_outside(rig, rig.address[1])
-        check_problem(await caller.answer(), "peer_denied", "not_loopback")
+        refusal = await caller.answer()
+        check_problem(refusal, "peer_denied", "not_loopback")
+        assert json.loads(refusal.body)["detail"] == "not_loopback: this listener serves loopback only; see ROBIN_UNSAFE_LISTEN"
         assert rig.bytes_seen == 0
         assert await metric(rig.robin, "robin_peer_denied_total", reason="not_loopback") == 1
         await eventually(lambda: exchanges(rig), what="the record")
         assert (exchanges(rig)[0]["outcome"], exchanges(rig)[0]["peer_uid"]) == ("peer_denied", None)
+
+
+async def test_l2_a_user_that_is_not_listed_is_told_where_the_list_is(tmp_path: Path):
+    path = tmp_path / "robin.sock"
+    settings = {"ROBIN_LISTEN_UDS": str(path), "ROBIN_PEERCRED_ALLOW_UIDS": str(os.getuid() + 1)}
+    async with serving(tmp_path, settings=settings) as rig:
+        _, peer = await asyncio.get_running_loop().create_unix_connection(lambda: ScriptedConnection(lambda _: None), str(path))
+        rig.callers.append(Caller(peer))
+        refusal = await rig.callers[-1].answer()
+        check_problem(refusal, "peer_denied", "uid")
+        assert json.loads(refusal.body)["detail"] == "uid: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS"
+
+
+def test_each_reason_of_a_denial_has_a_text_of_its_own():
+    """The third, that the kernel names no user, no Unix socket of Linux shows: its text is all there is to look at."""
+    assert DENIALS.keys() == {"uid", "no_credentials", "not_loopback"}
+    assert all(text.startswith(f"{reason}: ") for reason, text in DENIALS.items())
+    assert len({text.partition(": ")[2] for text in DENIALS.values()}) == 3
+    assert DENIALS["no_credentials"] == "no_credentials: the kernel does not say whose connection this is; connect from this machine"
 
 
 async def from_within_ipv6(rig: Rig, listener: socket.socket, source: str) -> Caller:

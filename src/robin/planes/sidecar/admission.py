@@ -14,6 +14,13 @@ from robin.telemetry.record import ExchangeRecord
 from robin.transport.listen import BoundSocket, peer_credentials
 from robin.wire.proxy_status import render_problem
 
+DENIALS: Final = {
+    "uid": "uid: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS",
+    "no_credentials": "no_credentials: the kernel does not say whose connection this is; connect from this machine",
+    "not_loopback": "not_loopback: this listener serves loopback only; see ROBIN_UNSAFE_LISTEN",
+}
+"""Why a peer is denied, the `reason` label of `robin_peer_denied_total`, and what it is told."""
+
 _REFUSALS_MAX: Final = 64
 _LINGER_S: Final = 1.0
 _LINGER_GRAIN_S: Final = 0.02
@@ -44,7 +51,7 @@ class Admission:
             return
         if denied is not None:
             house.metrics.peer_denied[denied] += 1
-            self._refuse(sock, caller, Fault("peer_denied", f"{denied}: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS"))
+            self._refuse(sock, caller, Fault("peer_denied", DENIALS[denied]))
         elif self._admitted >= house.limits.connections:
             self._refuse(sock, caller, Fault("limit_connections", "connections: ROBIN_MAX_CONNECTIONS is reached"))
         else:
