@@ -39,6 +39,16 @@ def test_the_help_of_each_flag_has_its_default() -> None:
         assert f"[{setting.default_text}]" in text.replace("- ", "-"), setting.key
 
 
+def test_settings_that_are_not_shown_are_taken_all_the_same() -> None:
+    made = argparse.ArgumentParser(allow_abbrev=False)
+    add_settings(made, shown=("ROBIN_AUDIENCE",))
+    text = made.format_help()
+    assert [flag for flag in (setting.flag for setting in SETTINGS.values()) if flag in text] == ["--audience"]
+    assert "Identity:" in text
+    assert "Listeners:" not in text
+    assert given(made.parse_args(["--drain-max", "5s", "--no-admin-quit"])) == {"ROBIN_DRAIN_MAX": "5s", "ROBIN_ADMIN_QUIT": "false"}
+
+
 def test_a_choice_names_its_values() -> None:
     text = parser().format_help()
     assert "--token-source {file,jwtsvid}" in text

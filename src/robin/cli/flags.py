@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NoReturn
 
 from robin.config.layers import SettingError
@@ -14,18 +14,16 @@ from robin.config.table import SECTIONS, SETTINGS, Setting
 _WAIT = duration("0s")
 
 
-def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
-    """A flag for each setting, in the sections of the table; only for `keys` when some are named."""
+def add_settings(parser: argparse.ArgumentParser, *, shown: Container[str] = SETTINGS) -> None:
+    """A flag for each setting, in the sections of the table; the help lists those that are `shown`."""
     for title, settings in SECTIONS:
-        wanted = [setting for setting in settings if not keys or setting.key in keys]
-        if wanted:
-            group = parser.add_argument_group(title)
-            for setting in wanted:
-                _add(group, setting)
+        group = parser.add_argument_group(title)
+        for setting in settings:
+            text = f"{setting.help} [{setting.default_text}]".replace("%", "%%")
+            _add(group, setting, text if setting.key in shown else argparse.SUPPRESS)
 
 
-def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
-    text = f"{setting.help} [{setting.default_text}]".replace("%", "%%")
+def _add(group: argparse._ArgumentGroup, setting: Setting, text: str) -> None:
     if setting.kind.name == "boolean":
         group.add_argument(setting.flag, dest=setting.key, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:

@@ -1,7 +1,7 @@
 """The settings file: a safe open, and lines of `KEY=value`; every fault of it in one pass, as `line N: what; fix`.
 
-Grammar (docs/reference/settings.md, The file): UTF-8 without BOM or NUL, at most 64 KiB, LF or CRLF. A line is blank, starts with `#`, or is
-`KEY=value` after an optional `export `. Values are trimmed and lose one layer of matching quotes; there are no escapes, no `${}`, no
+Grammar (docs/reference/settings.md, The file): UTF-8 without BOM or NUL, at most 64 KiB, LF or CRLF. A line is blank, starts with `#`, or
+is `KEY=value` after an optional `export `. Values are trimmed and lose one layer of matching quotes; there are no escapes, no `${}`, no
 inline comments and no continuation.
 """
 

@@ -24,7 +24,7 @@ came from; `robin check --json` says the same to machines.
 
 A flag is the variable in lower case, with `-` for `_` and without the prefix: `ROBIN_TOKEN_FILE` is `--token-file`.
 
-No setting holds a token. `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are never obeyed; `robin doctor` reports them.
+No setting holds a token. `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are never obeyed; `robin doctor` says so.
 """
 
 _TAIL = """\

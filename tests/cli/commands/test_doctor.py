@@ -18,6 +18,7 @@ from robin.testing.process import SidecarProcess, free_port
 from robin.testing.recording_upstream import RecordingUpstream, answer, hold, response
 from robin.testing.waiting import eventually
 
+OTHERWISE = " (if it is another one, yours cannot start: exit 3)"
 QUIET = {"ROBIN_LISTEN_ADDR": "127.0.0.1:0", "ROBIN_ADMIN_ADDR": "127.0.0.1:0"}
 
 
@@ -215,10 +216,12 @@ async def test_ports_of_a_running_robin_are_no_failure_and_no_request_of_its_goe
         settings = {"ROBIN_LISTEN_ADDR": sidecar.listen[0], "ROBIN_ADMIN_ADDR": sidecar.admin[0], **token}
         code, findings = await examine(run_robin, ROBIN_UPSTREAM_URL=upstream.url, **settings)
         assert [bytes(connection.received) for connection in upstream.connections] == [b""]
+        second = await run_robin("sidecar", ROBIN_UPSTREAM_URL=upstream.url, **{**settings, "ROBIN_ADMIN_ADDR": "127.0.0.1:0"})
+    assert second.code == 3, "what the finding says of another Robin is true"
     assert code == 0
     assert found(findings, "port", "ok") == [
-        f"{sidecar.listen[0]} of ROBIN_LISTEN_ADDR is held by a running Robin",
-        f"{sidecar.admin[0]} of ROBIN_ADMIN_ADDR is held by a running Robin",
+        f"{sidecar.listen[0]} of ROBIN_LISTEN_ADDR is held by a running Robin{OTHERWISE}",
+        f"{sidecar.admin[0]} of ROBIN_ADMIN_ADDR is held by a running Robin{OTHERWISE}",
     ]
 
 
@@ -245,9 +248,11 @@ async def test_a_socket_that_a_running_robin_serves(run_robin: RunRobin, token_f
         async with SidecarProcess(upstream_url="http://127.0.0.1:9", settings={**settings, **uids}) as sidecar:
             await sidecar.started()
             _, findings = await examine(run_robin, **{**settings, **uids, "ROBIN_LISTEN_ADDR": ""})
+            second = await run_robin("sidecar", ROBIN_UPSTREAM_URL="http://127.0.0.1:9", **{**settings, "ROBIN_ADMIN_ADDR": "off"})
+            assert second.code == 3
         assert found(findings, "socket", "ok") == [
-            f"{path} of ROBIN_LISTEN_UDS is served by a running Robin",
-            f"{admin} of ROBIN_ADMIN_ADDR is served by a running Robin",
+            f"{path} of ROBIN_LISTEN_UDS is served by a running Robin{OTHERWISE}",
+            f"{admin} of ROBIN_ADMIN_ADDR is served by a running Robin{OTHERWISE}",
         ]
 
 

@@ -1,12 +1,14 @@
 """`robin token` (item O4): claims and checks are shown; the token, its parts and its signature are not."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import RunRobin
 
+from robin.config.table import IDENTITY_KEYS, SETTINGS
 from robin.testing.authority import IdentityAuthority
 
 URL = {"ROBIN_UPSTREAM_URL": "https://broker.example"}
@@ -32,6 +34,14 @@ async def test_the_identity_settings_are_enough(run_robin: RunRobin, token_file:
 async def test_a_command_line_of_the_sidecar_may_be_taken_as_it_is(run_robin: RunRobin, token_file: Path) -> None:
     ended = await run_robin("token", "--upstream-url", "https://broker.example", "--token-file", str(token_file))
     assert ended.code == 0
+
+
+async def test_its_help_lists_the_settings_that_it_reads_and_no_others(run_robin: RunRobin) -> None:
+    ended = await run_robin("token", "--help")
+    assert ended.code == 0
+    listed = set(re.findall(r"^  (--[a-z-]+)", ended.out, flags=re.MULTILINE)) - {"--json", "--unsafe-print-token"}
+    assert listed == {SETTINGS[key].flag for key in (*IDENTITY_KEYS, "ROBIN_CONFIG")}
+    assert "[required]" not in ended.out
 
 
 async def test_what_is_wrong_with_the_identity_settings_is_exit_2(run_robin: RunRobin) -> None:

@@ -38,6 +38,8 @@ def test_the_soft_limit_of_open_files_is_raised_by_the_sidecar_and_not_judged(lo
 
 def test_proxy_variables_count_in_both_cases_and_only_when_set() -> None:
     assert "proxy variables" not in findings({"HTTP_PROXY": "", "PATH": "/bin"})
+    assert "proxy variables" not in findings({"NO_PROXY": "localhost", "no_proxy": "*"}), "it names no proxy"
+    assert findings({"all_proxy": "http://proxy", "NO_PROXY": "*"})["proxy variables"][0].what == "all_proxy, NO_PROXY: set, but not obeyed"
     (present,) = findings({"no_proxy": "*", "HTTPS_PROXY": "http://user:secret@proxy"})["proxy variables"]
     assert present.what == "HTTPS_PROXY, no_proxy: set, but not obeyed"
     assert "secret" not in present.what + present.fix

@@ -6,15 +6,17 @@ import sys
 
 from robin.cli.flags import add_settings, identity_or_exit
 from robin.cli.one_token import NoToken, OneToken, fetch_one
+from robin.config.load import CONFIG
+from robin.config.table import IDENTITY_KEYS
 from robin.transport.clock import SystemClock
 from robin.wire.jose import unsafe_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Every setting is a flag, so that the sidecar's command line will do; only those of the identity are read."""
+    """Every setting is a flag, so that the sidecar's command line will do; those that are read are listed: the identity's, and the file."""
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     parser.add_argument("--unsafe-print-token", action="store_true", help="print the raw token: whoever sees it is this workload")
-    add_settings(parser)
+    add_settings(parser, shown=(*IDENTITY_KEYS, CONFIG))
 
 
 def run(args: argparse.Namespace) -> int:

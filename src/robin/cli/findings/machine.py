@@ -17,7 +17,8 @@ from robin.model.address import Address, TcpAddress, UnixAddress
 from robin.transport.listen import BindError, bind
 
 SPARE_FILES = 128  # standard streams, listeners, event loop, admin connections, token file
-_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_OTHERWISE = " (if it is another one, yours cannot start: exit 3)"
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -29,10 +30,15 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
         for address in addresses:
             yield _place(variable, address)
     yield _open_files(settings)
-    present = [name for name in _PROXY_VARIABLES for name in (name, name.lower()) if environ.get(name)]
-    if present:
+    proxies, exceptions = _present(environ, *_PROXIES), _present(environ, "NO_PROXY")
+    if proxies:
         fix = "nothing, if the upstream is reached directly; Robin never sends an identity through such a proxy"
-        yield warn("proxy variables", f"{', '.join(present)}: set, but not obeyed", fix)
+        yield warn("proxy variables", f"{', '.join(proxies + exceptions)}: set, but not obeyed", fix)
+
+
+def _present(environ: Mapping[str, str], *names: str) -> list[str]:
+    """Those that are set, in either case."""
+    return [spelt for name in names for spelt in (name, name.lower()) if environ.get(spelt)]
 
 
 def _robin_answers(variable: str, address: Address) -> bool:
@@ -69,7 +75,7 @@ def _taken(variable: str, address: TcpAddress) -> Finding:
     except Unanswered:
         ours = False
     if ours:
-        return ok("port", f"{address} of {variable} is held by a running Robin")
+        return ok("port", f"{address} of {variable} is held by a running Robin{_OTHERWISE}")
     return fail(
         "port", f"{address} of {variable} is held by another program", f"change {variable}, or end that program (ss -ltnp shows it)"
     )
@@ -83,7 +89,7 @@ def _socket_path(variable: str, address: UnixAddress) -> Finding:
             return fail("socket", f"{path} of {variable} is not a socket", "remove it, or choose another path")
         if not _robin_answers(variable, address):
             return fail("socket", f"{path} of {variable} is served by another program", f"change {variable}, or end that program")
-        return _folder(variable, path, "is served by a running Robin")
+        return _folder(variable, path, f"is served by a running Robin{_OTHERWISE}")
     except Unanswered as unanswered:
         if unanswered.code in (errno.EACCES, errno.EPERM):
             return warn("socket", f"{path} of {variable} is not open to this user, so who serves it is unknown", "ask as Robin's user")
