@@ -2,14 +2,13 @@
 
 import json
 import re
-import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.telemetry.conftest import WrittenLines, make_record
+from tests.telemetry.conftest import MakeRecord, WrittenLines, make_record
 
 from robin.model.caller import Caller, Evidence
 from robin.model.identity import IdentityToken
@@ -19,6 +18,7 @@ from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.recorder import METHODS, Recorder, trace_id
 from robin.telemetry.writer import LineWriter
 from robin.testing.manual_clock import ManualClock
+from robin.wire import http1
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "log-fields.md"
 FIELDS = (
@@ -274,9 +274,22 @@ def test_a_trace_id_is_taken_from_a_valid_traceparent_only(traceparent: bytes | 
     assert trace_id(traceparent) == expected
 
 
-def test_the_method_label_is_one_of_nine():
-    assert len(METHODS) == 9
-    assert all(set(method) <= set(string.ascii_uppercase) for method in METHODS)
+def test_the_method_label_is_one_that_can_occur(recorded: tuple[Metrics, MakeRecord, Recorder]):
+    """A method that is refused ends with its head, so that no record of it has a method."""
+    served = set(http1.METHODS.values())
+    assert METHODS < served
+    metrics, make, recorder = recorded
+    for method in sorted(served):
+        recorder.finish(make(method=method))
+    recorder.finish(make(outcome="method_refused", method=None, path=None, status=405))
+    assert {method for outcome, method, _ in metrics.requests if outcome == "injected"} == METHODS | {"other"}
+    assert metrics.requests["method_refused", "other", 4] == 1
+
+
+def test_the_metrics_page_names_the_methods_of_the_label():
+    (row,) = re.findall(r"^\| `robin_requests_total` \|.*$", (PAGE.parent / "metrics.md").read_text(), re.MULTILINE)
+    sentence = row.partition("`method`: ")[2].partition(" `code_class`")[0]
+    assert set(re.findall(r"`([A-Z]+)`", sentence.partition(", else `other`")[0])) == METHODS
 
 
 def test_the_reference_page_lists_the_fields_in_their_order():

@@ -21,8 +21,8 @@ from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.stamp import Stamp
 from robin.telemetry.writer import LineWriter
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
-"""The `method` label; any other is `other`."""
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""The `method` label; any other is `other`, and so is none: a head that was refused, CONNECT and TRACE among them, has no method."""
 
 PATH_MAX: Final = 2048
 CLAIM_MAX: Final = 2048
