@@ -23,6 +23,7 @@ from robin.model.address import Address
 from robin.planes.sidecar.activation import check_activation
 from robin.planes.sidecar.admission import Admission
 from robin.planes.sidecar.build import build_policy, build_rewriting
+from robin.planes.sidecar.ending import EXIT_BIND, EXIT_CUT, EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Ending
 from robin.proxy.house import House
 from robin.proxy.pool import Pool
 from robin.telemetry.exposition import Exposition
@@ -40,7 +41,6 @@ from robin.transport.systemd import Notifier, activated_sockets
 from robin.transport.tasks import TaskOwner
 from robin.transport.tls import RootsError, UpstreamTls
 
-EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_BIND, EXIT_CUT, EXIT_STARTUP = 0, 1, 2, 3, 4, 5
 _CA_POLL_S = 1.0
 _SETTLE_S = 0.02  # how long an exchange that ended may wait to be counted and written, with others
 _DESCRIPTORS = 1 << 18
@@ -154,6 +154,7 @@ class Sidecar:
             entropy=entropy,
             clock=clock,
         )
+        self._ending = Ending(self._house.emptied, self._events)
         self._admission = Admission(self._house, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
         self._notifier = Notifier(environ, os.getpid())
         self._admin: AdminServer | None = None
@@ -161,10 +162,7 @@ class Sidecar:
         self._admin_sockets: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
         self.started = False
-        self._signals = 0
         self._first_identity = asyncio.Event()
-        self._drain_wanted = asyncio.Event()
-        self._exit: int | None = None
         self._ca_polled_at = 0.0
 
     # start
@@ -208,12 +206,12 @@ class Sidecar:
         gc.freeze()  # what is alive now lives as long as the process: collections need not look at it
         self._tasks.start(self._await_identity(), "startup")
         self._identity_changed()
-        await self._drain_wanted.wait()
+        await self._ending.wait()
         return await self._drain()
 
     def _hear_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._signalled, number)
+            self._loop.add_signal_handler(number, self._ending.signalled, number)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _bind(self, key: str, addresses: tuple[Address, ...], activated: dict[str, list[socket.socket]]) -> list[BoundSocket]:
@@ -251,13 +249,13 @@ class Sidecar:
             async with asyncio.timeout(self._settings.startup_timeout_s or None):
                 await self._first_identity.wait()
         except TimeoutError:
-            if self._draining:
+            if self._ending.asked:
                 return
             self._events.error("startup_timeout", reasons=list(self._identity.status().reasons))
-            self._end(EXIT_STARTUP)
+            self._ending.end(EXIT_STARTUP)
             return
         self.started = True
-        if self._draining:
+        if self._ending.asked:
             return
         listen = self.listening
         self._notifier.tell("READY=1", f"STATUS=serving on {', '.join(listen)}")
@@ -285,7 +283,7 @@ class Sidecar:
             self._first_identity.set()
 
     def _readiness(self) -> Readiness:
-        return Readiness(started=self.started, draining=self._draining, identity=self._identity.status())
+        return Readiness(started=self.started, draining=self._ending.asked, identity=self._identity.status())
 
     def _poll_ca(self, now: float) -> None:
         if self._tls is not None and now - self._ca_polled_at >= _CA_POLL_S:
@@ -302,7 +300,7 @@ class Sidecar:
 
     def _reload(self) -> None:
         """SIGHUP."""
-        if self._draining:
+        if self._ending.asked:
             return
         if self.started:  # the loop's own time lies behind by up to a turn; systemd ignores a reload told to be older than its signal
             self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * 1e6)}")
@@ -323,7 +321,7 @@ class Sidecar:
 
     def _listener_died(self, label: str, error: OSError) -> None:
         self._events.error("listener_died", listener=label, error=error)
-        self._end(EXIT_FAILED)
+        self._ending.end(EXIT_FAILED)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._events.error("task_failed", code=type(error).__name__, task=name, stack=stack_of(error))
@@ -337,61 +335,32 @@ class Sidecar:
 
     # drain
 
-    @property
-    def _draining(self) -> bool:
-        return self._drain_wanted.is_set()
-
-    def _signalled(self, number: int) -> None:
-        """The first signal drains, also where a quit began it already; the second ends."""
-        self._signals += 1
-        if self._signals > 1:
-            self._end(128 + number)
-        else:
-            self._events.info("signal", signal=signal.Signals(number).name)
-            self.begin_drain()
-
     def begin_drain(self) -> None:
         """Begin to drain; repeatable."""
-        self._drain_wanted.set()
-
-    def _end(self, code: int) -> None:
-        """End now, with this code."""
-        if self._exit is None:
-            self._exit = code
-        self._drain_wanted.set()
-        self._house.emptied.set()
+        self._ending.begin_drain()
 
     async def _drain(self) -> int:
         """Serve on until MIN, finish until MAX, cut the rest."""
-        if self._exit is not None:
-            return self._exit
+        if self._ending.code is not None:
+            return self._ending.code
         began = self._loop.time()
         self._notifier.tell("STOPPING=1", "STATUS=draining")
         self._metrics.drain_state = 1
         self._events.info("draining", in_flight=self._metrics.in_flight)
-        await self._until(self._house.emptied, began + self._settings.drain_min_s)
+        await self._ending.wait_until_empty(began + self._settings.drain_min_s)
         self._metrics.drain_state = 2
         for acceptor in self._acceptors:
             acceptor.stop()
         for bound in self._listeners:
             bound.close()
         self._house.retire()
-        emptied = await self._until(self._house.emptied, began + self._settings.drain_max_s)
-        if self._exit is not None:
-            return self._exit
+        emptied = await self._ending.wait_until_empty(began + self._settings.drain_max_s)
+        if self._ending.code is not None:
+            return self._ending.code
         in_flight = self._metrics.in_flight
         self._recorder.settle()  # so that `drained` comes after the lines of what was served
         self._events.info("drained", cut=0 if emptied else in_flight)
         return EXIT_DRAINED if emptied or not in_flight else EXIT_CUT
-
-    async def _until(self, event: asyncio.Event, deadline_at: float) -> bool:
-        """Wait for `event`, at most until `deadline_at`; whether it came."""
-        try:
-            async with asyncio.timeout_at(deadline_at):
-                await event.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def close(self) -> None:
         """Give everything back; the admin listener last, so that probes answer until the end."""
