@@ -1,27 +1,24 @@
 """What stands behind a page's commands: an authority, a broker that verifies, an identity, and the folder in which the commands run.
 
 A page speaks of `https://broker.example:8443`, `/var/run/secrets/tokens` and `127.0.0.1:4000`; a stage puts its own places in for them, and
-the page's words back into what the commands say. Stages play with a token for the audience `broker.example`, valid for an hour, unless
-told otherwise.
+the page's words back into what the commands say. The commands run in the page's one shell (tests/docs/shell.py). Stages play with a token
+for the audience `broker.example`, valid for an hour, unless told otherwise.
 """
 
-import asyncio
 import contextlib
-import os
 import re
-import shlex
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.docs.shell import Shell
+
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.demo_broker import DemoBroker
-from robin.testing.process import RobinProcess
 from robin.testing.projected import ProjectedDirectory
 from robin.testing.workload_api import Outcome, Refusal, WorkloadApi
 from robin.transport.clock import SystemClock
@@ -29,19 +26,18 @@ from robin.wire.workload_api import JwtSvid, JwtSvidRequest
 
 AUDIENCE = "broker.example"
 HOUR_S = 3600.0
-PATIENCE_S = 10.0
-COMMAND_LIMIT_S = 40.0
+QUARTER_S = 90 * 24 * HOUR_S
 
 
 class Stage:
-    """`async with Stage("file", "expired") as stage:`; then `settings(text)` and `run(command)` in the order of the page."""
+    """`async with Stage(shell, "file", "expired") as stage:`; then `settings(text)` and `run(command)` in the order of the page."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, shell: Shell, *words: str) -> None:
         self._stack = contextlib.AsyncExitStack()
+        self._shell = shell
         self._words = words
         self._clock = SystemClock()
         self.folder: Path
-        self.robin: RobinProcess | None = None
         self._places: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -50,10 +46,12 @@ class Stage:
         self.authority = IdentityAuthority(issuer="https://authority.robin.test", trust_domain="example.org", clock=self._clock)
         self.broker = DemoBroker(jwks=self.authority.jwks, issuer=self.authority.issuer, audience=AUDIENCE, clock=self._clock)
         if "tls" in self._words:
-            self.certificates = CertificateAuthority(self.folder / "ca")
-            self.broker.tls = self.certificates.issue("localhost").server_context()
+            self.certificates = CertificateAuthority(self.folder / "ca", ends_in_s=QUARTER_S)
+            self.broker.tls = self.certificates.issue("localhost", ends_in_s=QUARTER_S).server_context()
         await stack.enter_async_context(self.broker)
         self._places = {
+            "127.0.0.1:4000": self._shell.proxy,
+            "127.0.0.1:4001": self._shell.admin,
             "https://broker.example:8443": self.broker.url_as("localhost" if "tls" in self._words else "127.0.0.1"),
             "/var/run/secrets/tokens": str(self.folder / "tokens"),
             "/run/spire/sockets/agent.sock": str(self.folder / "agent.sock"),
@@ -61,12 +59,12 @@ class Stage:
             "/etc/robin/private-ca.pem": str(self.folder / "private-ca.pem"),
             "/etc/robin/robin.env": str(self.folder / "robin.env"),
         }
+        await self._shell.run(f"cd {self.folder}; export HOME={self.folder} ROBIN_ADMIN_ADDR={self._shell.admin}")
         for word in self._words:
             await WORDS[word](self)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._stop()
         await self._stack.aclose()
 
     def settings(self, text: str) -> None:
@@ -75,72 +73,25 @@ class Stage:
             file.write(self._real(text))
 
     async def run(self, command: str) -> str:
-        """What the command says, standard error included, in the page's words. `robin ... &` stays until the next one, or the end."""
-        if command.endswith("&"):
-            await self._start(command.removesuffix("&").strip())
-            return ""
-        environ = {**self._environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.folder)}
-        process = await asyncio.create_subprocess_exec(
-            "/bin/bash",
-            "-c",
-            self._real(command),
-            cwd=self.folder,
-            env=environ,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(COMMAND_LIMIT_S):
-                output, _ = await process.communicate()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise AssertionError(f"{command}: did not end in {COMMAND_LIMIT_S:g} s") from None
-        self.code = process.returncode
-        return self._shown(output.decode())
-
-    # robin in the background
-
-    async def _start(self, command: str) -> None:
-        """`robin --config robin.env > robin.log`: on ports that the kernel picks, its log mirrored into the file."""
-        await self._stop()
-        words = shlex.split(self._real(command.replace("robin.env", str(self.folder / "robin.env"))))
-        assert words[0] == "robin", command
-        log = None
-        if ">" in words:
-            log = self.folder / words[words.index(">") + 1]
-            words = words[: words.index(">")]
-            log.write_text("")
-
-        def mirror(_stream: str, text: str) -> None:
-            if log is not None:
-                with log.open("a") as file:
-                    file.write(f"{text}\n")
-
-        self.robin = RobinProcess(*words[1:], settings=self._environ, on_line=mirror)
-        await self.robin.start()
-        bound = await self.robin.event("listening")
-        listen = [place for place in bound["listen"] if not place.startswith("unix:")]
-        self._places.update({"127.0.0.1:4001": bound["admin"][0]} | ({"127.0.0.1:4000": listen[0]} if listen else {}))
-
-    async def _stop(self) -> None:
-        if self.robin is not None:
-            await self.robin.stop()
-            self.robin = None
+        """What the command says, standard error included, in the page's words; `code` is its exit code."""
+        await self._shell.run(self._ports)
+        return self._shown(await self._shell.run(self._real(command)))
 
     @property
-    def _environ(self) -> dict[str, str]:
-        """Ports for what the page leaves to the defaults: 4000 and 4001 belong to whoever runs the tests."""
-        written = (self.folder / "robin.env").read_text() if (self.folder / "robin.env").exists() else ""
-        chosen = {} if "ROBIN_LISTEN_UDS" in written or "ROBIN_LISTEN_ADDR" in written else {"ROBIN_LISTEN_ADDR": "127.0.0.1:0"}
-        return chosen if "ROBIN_ADMIN_ADDR" in written else {**chosen, "ROBIN_ADMIN_ADDR": "127.0.0.1:0"}
+    def code(self) -> int:
+        """The exit code of the last command."""
+        return self._shell.code
+
+    @property
+    def _ports(self) -> str:
+        """The port for what the page leaves to the default: 4000 belongs to whoever runs the tests."""
+        on_socket = "ROBIN_LISTEN_UDS" in (self.folder / "robin.env").read_text()
+        return "unset ROBIN_LISTEN_ADDR" if on_socket else f"export ROBIN_LISTEN_ADDR={self._shell.proxy}"
 
     # the page's words and ours
 
     def _real(self, text: str) -> str:
-        ports = {"127.0.0.1:4000": "127.0.0.1:0", "127.0.0.1:4001": "127.0.0.1:0"}
-        return _replaced(text, {**ports, **self._places})
+        return _replaced(text, self._places)
 
     def _shown(self, text: str) -> str:
         return _replaced(text, {real: word for word, real in self._places.items()} | {str(self.folder): "."})

@@ -106,18 +106,22 @@ async def test_a_request_without_any_credential_arrives_with_a_verified_identity
         assert fingerprint in await up.line("GET /hello?x=1")
 
 
-@pytest.mark.parametrize(("source", "key"), [("file", "ROBIN_TOKEN_FILE"), ("jwtsvid", "ROBIN_SPIFFE_SOCKET")])
-async def test_it_says_once_where_its_identity_is_so_that_others_can_use_it(folder, source, key):
-    async with running(folder, "--source", source) as up:
-        lines = [line for line in up.stdout if line.startswith("  identity ")]
-        assert len(lines) == 1
-        place, audience, issuer = re.search(rf" {key}=(\S+)   audience (\S+), issuer (\S+)$", lines[0]).groups()
-        settings = {"ROBIN_TOKEN_SOURCE": source, key: place, "ROBIN_AUDIENCE": audience}
-        async with RobinProcess("token", "--json", settings=settings) as token:
-            assert await token.returned() == 0
-        said = json.loads("".join(token.stdout))
-        assert (said["claims"]["aud"], said["claims"]["iss"]) == ([audience], issuer)
-        assert f"authority  {issuer} " in "\n".join(up.stdout)
+@pytest.mark.parametrize(
+    ("source", "subject"), [("file", "system:serviceaccount:demo:agent"), ("jwtsvid", "spiffe://robin.test/ns/demo/sa/agent")]
+)
+async def test_its_lines_for_a_settings_file_lead_another_robin_to_the_same_broker_and_identity(folder, source, subject):
+    with tempfile.TemporaryDirectory(prefix="another") as other:
+        file = Path(other) / "robin.env"
+        async with running(folder, "--source", source) as up:
+            await up.line("new identity token")
+            file.write_text("".join(f"{line}\n" for line in up.stdout if line.startswith("ROBIN_")))
+            ports = {"ROBIN_LISTEN_ADDR": "127.0.0.1:0", "ROBIN_ADMIN_ADDR": "127.0.0.1:0"}
+            async with RobinProcess("--config", str(file), settings=ports) as another:
+                place = (await another.event("started"))["listen"][0]
+                async with Client(int(place.rpartition(":")[2])) as client:
+                    status, seen = await client.get("/another")
+    assert status == 200
+    assert seen["identity"]["claims"]["sub"] == subject
 
 
 @pytest.mark.parametrize(("source", "pace", "tokens"), [("file", "1s", 5), ("jwtsvid", "2s", 4)])

@@ -46,15 +46,15 @@ class Leaf:
 
 
 class CertificateAuthority:
-    """A CA made on the spot in `folder`; its key stays in memory, `ca_file` is what a client trusts."""
+    """A CA made on the spot in `folder`; its key stays in memory, `ca_file` is what a client trusts, for a day unless told otherwise."""
 
-    def __init__(self, folder: Path, *, name: str = "Robin test CA", clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path, *, name: str = "Robin test CA", ends_in_s: float = 24 * _HOUR_S, clock: Clock | None = None) -> None:
         self._folder = folder
         self._clock = clock or SystemClock()
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._leaves = 0
-        self.certificate = self._certify_itself()
+        self.certificate = self._certify_itself(ends_in_s)
         self.ca_pem = self.certificate.public_bytes(serialization.Encoding.PEM)
         folder.mkdir(parents=True, exist_ok=True)
         self.ca_file = folder / "ca.pem"
@@ -86,7 +86,7 @@ class CertificateAuthority:
         """A client context that trusts this CA and nothing else."""
         return ssl.create_default_context(cafile=str(self.ca_file))
 
-    def _certify_itself(self) -> x509.Certificate:
+    def _certify_itself(self, ends_in_s: float) -> x509.Certificate:
         public = self._key.public_key()
         usage = x509.KeyUsage(
             digital_signature=True,
@@ -104,7 +104,7 @@ class CertificateAuthority:
             (usage, True),
             (x509.SubjectKeyIdentifier.from_public_key(public), False),
         ]
-        return self._sign(self._name, public, (-24 * _HOUR_S, 24 * _HOUR_S), extensions)
+        return self._sign(self._name, public, (-24 * _HOUR_S, ends_in_s), extensions)
 
     def _sign(
         self,
