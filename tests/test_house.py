@@ -107,15 +107,39 @@ def test_the_rule_on_secrets_looks_at_something():
 
 
 def defined_names(path: Path) -> Iterator[str]:
-    """Every name that a module makes: itself, functions, classes, arguments, variables."""
+    """Every name that a module makes: itself, functions, classes, arguments, variables, attributes, slots, other names for imports."""
     yield path.stem
     for node in ast.walk(tree(path)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield node.name
-        elif isinstance(node, ast.arg):
-            yield node.arg
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+            case (
+                ast.alias(asname=str(name))
+                | ast.ExceptHandler(name=str(name))
+                | ast.MatchAs(name=str(name))
+                | ast.MatchStar(name=str(name))
+            ):
+                yield name
+        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "__slots__" for target in node.targets):
+            yield from (part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant) and isinstance(part.value, str))
+
+
+def test_the_rule_on_words_sees_every_way_to_make_a_name(tmp_path: Path):
+    made = tmp_path / "made_module.py"
+    made.write_text(
+        "import os as made_alias\n"
+        "class MadeClass:\n    __slots__ = ('made_slot',)\n    made_field: int\n"
+        "    def made_method(self, made_argument):\n        self.made_attribute = 1\n        made_argument.read_only.made_elsewhere = 2\n"
+        "made_variable, made_second = 1, 2\n"
+        "try:\n    pass\nexcept OSError as made_error:\n    pass\n"
+        "match made_variable:\n    case [*made_rest]:\n        pass\n    case made_capture:\n        pass\n"
+    )
+    wanted = {
+        f"made_{word}" for word in "module alias slot field method argument attribute elsewhere variable second error rest capture".split()
+    }
+    assert set(defined_names(made)) == wanted | {"MadeClass", "self", "__slots__"}
 
 
 def words_of(name: str) -> set[str]:
