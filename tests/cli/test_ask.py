@@ -80,7 +80,7 @@ async def test_somebody_who_answers_a_byte_at_a_time_is_left_at_the_deadline() -
     async def dribble(connection: ScriptedConnection) -> None:
         while True:
             await connection.send(b"x")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # slow enough that only the deadline, and no limit of size, can end it
 
     async with RecordingUpstream(dribble) as slow:
         began = asyncio.get_running_loop().time()

@@ -260,7 +260,7 @@ async def test_a_stalled_direction_is_cut_clean(room: Room, upstream: RecordingU
         sending = asyncio.get_running_loop().create_task(caller.send(bytes(99_000_000))) if script is swallow else None
         moved, seen = 1, 0
         while moved:  # until nothing moves any more: both sides are full
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # that nothing moves any more shows only over a while
             now = room.house.metrics.body_bytes_in + room.house.metrics.body_bytes_out
             moved, seen = now - seen, now
         assert seen > 100000

@@ -217,7 +217,7 @@ async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     for byte in b"\0\0\0\4\0\0\0\0\0" * 1000:
         writer.write(bytes([byte]))
         await writer.drain()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # bytes keep coming, and the deadline stands all the same
 
 
 HOSTILE: list[tuple[Serve, str]] = [

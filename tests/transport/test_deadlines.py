@@ -73,6 +73,10 @@ async def test_it_sweeps_by_itself_and_stops_when_closed():
     assert rounds == sorted(rounds)
     assert all(later - earlier >= GRAIN_S * 0.9 for earlier, later in itertools.pairwise(rounds))
     sweeper.close()
-    seen = len(rounds)
-    await asyncio.sleep(GRAIN_S * 2)
+    seen, others = len(rounds), []
+    other = Sweeper(loop)
+    other.every_sweep(others.append)
+    other.start()
+    await eventually(lambda: len(others) >= 2, what="two sweeps of another that is not closed")
+    other.close()
     assert len(rounds) == seen

@@ -161,7 +161,7 @@ async def test_no_read_under_a_careless_writer_is_a_mixture(tmp_path: Path) -> N
             except SourceFailure:
                 continue
             finally:
-                await asyncio.sleep(0.0002)
+                await asyncio.sleep(0.0002)  # the writer is a thread: reads without a pause would leave it no room between them
     finally:
         stop.set()
         writer.join()
