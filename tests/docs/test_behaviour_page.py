@@ -35,7 +35,7 @@ NUMBERS: dict[str, float | str] = {
     "trailer fields": constant("wire", "_TRAILER_FIELDS"),
     "bytes of a trailer section": constant("wire", "_TRAILER_BYTES"),
     "bytes of chunk lines beyond 64 for each chunk": constant("wire", "_OVERHEAD_BYTES"),
-    "bytes held for one direction before reading stops": constant("transport", "_PAUSE_BYTES"),
+    "bytes held for one direction while the other side takes none": constant("transport", "_HELD_BYTES"),
     "bytes of a refused request's body that are dropped so that the connection goes on": constant("proxy", "_FORGET_BYTES"),
     "bytes that are read and dropped before a close, so that no reset overtakes the answer": constant("proxy", "_LINGER_BYTES"),
     "seconds for either": constant("proxy", "_LINGER_S"),

@@ -112,6 +112,8 @@ class Relay:
             outbound += downstream.take(length)
             self.record.bytes_in += length
             self.house.metrics.body_bytes_in += length
+        if downstream.paused:
+            downstream.listen()
         upstream.write(outbound)
         upstream.deadline_at = self.house.now() + (self.house.deadlines.response_s or math.inf)
 

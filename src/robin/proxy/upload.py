@@ -79,6 +79,7 @@ class Upload:
         if octets:
             self._upstream.write(octets)
         if self.done:
+            downstream.listen()
             response_s = self._house.deadlines.response_s
             self._upstream.deadline_at = self._house.now() + response_s if response_s else math.inf
         return self.done

@@ -1,7 +1,7 @@
 """One connection as bytes: a bounded receive buffer, reads that can be awaited, honest back-pressure, one deadline.
 
 Rules a reader must keep: `received` is consumed by its one reader, directly; `fill` waits for more of it. At most one reader and one
-writer wait at a time. Reading stops by itself above `_PAUSE_BYTES` and starts again in `fill`, so at most that and one read of the loop
+writer wait at a time. Reading stops by itself at `_PAUSE_BYTES` and starts again in `fill`, so less than that and one read of the loop
 are held. `deadline_at` is swept by the `Sweeper`, not by a timer per wait: setting it costs one store. A small write may be `kept` until
 the end of the turn, see `outbox`; so nothing but this module speaks to the transport of a stream in use.
 """
@@ -18,7 +18,9 @@ from typing import Any, Final
 from robin.transport.deadlines import Sweeper
 from robin.transport.outbox import SMALL_BYTES
 
-_PAUSE_BYTES: Final = 65536
+_HELD_BYTES: Final = 262144  # of one direction, at most, while the other side takes nothing
+_READ_BYTES: Final = 256000  # one read of uvloop
+_PAUSE_BYTES: Final = _HELD_BYTES - _READ_BYTES - 2048  # these are for the framing of what is sent on
 _FLUSH_S: Final = 10.0  # how long a peer may take to take what is left when we close
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
@@ -184,9 +186,10 @@ class Stream(asyncio.Protocol):
             self.transport.pause_reading()
 
     def listen(self) -> None:
-        """Read on although nobody waits: an end or a stray byte must be noticed."""
-        self.paused = False
-        self.transport.resume_reading()
+        """Read on although nobody waits: an end or a stray byte must be noticed. Not while more is held than may be."""
+        if self.paused and len(self.received) < _PAUSE_BYTES:
+            self.paused = False
+            self.transport.resume_reading()
 
     async def fill(self) -> bool:
         """Wait for more bytes in `received`; False when the peer has ended. Also returns (True) when the partner's end interrupts.
@@ -196,7 +199,8 @@ class Stream(asyncio.Protocol):
         if self.ended:
             return False
         if self.paused:
-            self.listen()
+            self.paused = False
+            self.transport.resume_reading()
         reader = self._reader = self._loop.create_future()
         try:
             await reader  # a cancelled or used future left behind is `done`: nobody wakes it again

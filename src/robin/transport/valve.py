@@ -1,7 +1,8 @@
 """TLS on a connected stream, with a valve below it: a peer that keeps TLS busy without saying anything is hung up on.
 
 KeyUpdates and session tickets never reach the stream, so nothing would pause them, and libuv reads up to 32 times a turn while there is
-more: without the valve a flood of KeyUpdates held the loop for ten seconds.
+more: without the valve a flood of KeyUpdates held the loop for ten seconds. And uvloop's TLS keeps buffers of its own on both ways; here
+they are kept empty, so that back-pressure reaches the stream when the kernel is full, and the kernel when the stream is (E5).
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from robin.transport.stream import Stream
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
+_READ_BYTES: Final = 65536
 _SILENT_BYTES: Final = 49152  # a record that is not whole has at most 16 KiB, a handful of session tickets less
 _HANDSHAKE_BYTES: Final = 262144  # OpenSSL takes certificates of 100 KB
 _BYTES_FOR_ONE: Final = 96  # what a record of one byte may cost
@@ -22,20 +24,25 @@ _BYTES_FOR_ONE: Final = 96  # what a record of one byte may cost
 class Valve(asyncio.BufferedProtocol):
     """Passes everything between a transport and its TLS, and weighs what came against what `stream` heard of it (None: the handshake)."""
 
-    __slots__ = ("_silent_bytes", "_tls", "_transport", "_update", "get_buffer", "stream")
+    __slots__ = ("_full", "_silent_bytes", "_tls", "_transport", "_update", "stream")
 
     def __init__(self, transport: Any, tls: Any) -> None:
         self.stream: Stream | None = None
         self._transport = transport
         self._tls = tls
-        self.get_buffer = tls.get_buffer  # type: ignore[method-assign]  # where the next bytes go, without a frame of ours
         self._update = tls.buffer_updated
         self._silent_bytes = 0
+        self._full = False
 
     def attend(self, stream: Stream) -> None:
         """The handshake is done: from now on bytes are for this stream."""
         self.stream = stream
         self._silent_bytes = 0
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go. uvloop offers 256 KiB, and the stream may hold as much again."""
+        where: memoryview = self._tls.get_buffer(sizehint)
+        return where[:_READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: give them to TLS, and see what comes of them."""
@@ -62,12 +69,23 @@ class Valve(asyncio.BufferedProtocol):
         self._tls.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The kernel takes no more for now."""
+        """The kernel takes no more for now: TLS would tell the stream only when it was given more than that."""
+        self._full = True
         self._tls.pause_writing()
+        if self.stream is not None:
+            self.stream.pause_writing()
 
     def resume_writing(self) -> None:
-        """All that was held is written."""
+        """The kernel took all; what TLS kept meanwhile may fill it again."""
+        self._full = False
         self._tls.resume_writing()
+        stream = self.stream
+        if stream is None:
+            return
+        if self._full:
+            stream.pause_writing()  # TLS has said otherwise: it is empty, the kernel is not
+        elif not stream.transport.get_write_buffer_size():
+            stream.resume_writing()
 
 
 class _Nobody(asyncio.Protocol):
@@ -94,6 +112,7 @@ async def secure(
 ) -> AnyStream:
     """A stream that speaks TLS on a connected socket, which is its own from now on. Raises OSError (ssl.SSLError: TLS says no)."""
     transport, nobody = await loop.create_connection(_Nobody, sock=sock)
+    transport.set_write_buffer_limits(high=1)
     valves: list[Valve] = []
 
     def install() -> None:
@@ -106,7 +125,7 @@ async def secure(
         if nobody.gone or transport.is_closing():  # it spoke before our hello, or left: no TLS
             raise ConnectionResetError
         loop.call_soon(install)  # runs when start_tls has put its protocol in place, and before anything is read
-        secured = await loop.start_tls(transport, nobody, context, server_hostname=host, ssl_handshake_timeout=limit_s or None)
+        secured: Any = await loop.start_tls(transport, nobody, context, server_hostname=host, ssl_handshake_timeout=limit_s or None)
         if nobody.gone or secured is None or not valves:
             raise ConnectionResetError
     except BaseException:
@@ -115,5 +134,6 @@ async def secure(
     stream = build()
     valves[0].attend(stream)
     secured.set_protocol(stream)
+    secured.set_read_buffer_limits(high=1)
     stream.connection_made(secured)
     return stream
