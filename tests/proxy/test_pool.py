@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -109,6 +111,29 @@ async def test_the_newest_idle_connection_is_taken_first():
         stand.give_back(first)
         stand.give_back(second)
         assert [stand.pool.take(stand.permit), stand.pool.take(stand.permit)] == [second, first]
+
+
+@pytest.mark.parametrize("does", ["surplus", "fin"])
+@pytest.mark.parametrize("waiting", [False, True], ids=["idle", "handed-over"])
+async def test_what_came_but_was_not_read_yet_keeps_a_connection_from_being_used_again(does: str, waiting: bool):
+    async with standing(limit=1) as stand:
+        upstream = await stand.acquire()
+        origin = (await stand.upstream.connection(0)).transport.get_extra_info("socket")
+        waiter = asyncio.ensure_future(stand.acquire()) if waiting else None
+        await asyncio.sleep(0)
+        stand.give_back(upstream)  # from here on no turn of the loop in which it could be read
+        if does == "surplus":
+            os.write(origin.fileno(), b"HTTP/1.1 200 OK\r\n")
+        else:
+            with socket.socket(fileno=os.dup(origin.fileno())) as duplicate:
+                duplicate.shutdown(socket.SHUT_WR)
+        if waiter is None:
+            assert stand.pool.take(stand.permit) is None
+            assert stand.counts == (0, 0)
+        else:
+            assert await waiter is not upstream
+            assert stand.counts == (1, 0)
+        await eventually(lambda: upstream.lost, what="it to be closed")
 
 
 @pytest.mark.parametrize("spoil", ["unclean", "ended", "bytes left", "choked"])

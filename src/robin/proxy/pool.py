@@ -1,11 +1,12 @@
 """Upstream connections: kept while certainly alive, reused newest first, never beyond the limit, waited for in order.
 
 Rules a reader must keep: a connection goes back only after a whole, clean exchange; one that becomes readable or ends while idle is
-discarded with what it said; one of an older CA generation is never reused; no Permit, no connection.
+discarded with what it said, be it in the very moment of its reuse; one of an older CA generation is never reused; no Permit, no connection.
 """
 
 import asyncio
 import math
+import select
 from collections import deque
 from typing import Final, Protocol
 
@@ -37,10 +38,11 @@ class Generation(Protocol):
 class Upstream(Stream):
     """One connection to an origin. `reusable` is set by the relay at the clean end of an exchange, and only there.
 
-    `reused`: it has carried an exchange before, so that the upstream may have closed it meanwhile (J3).
+    `reused`: it has carried an exchange before, so that the upstream may have closed it meanwhile (J3). `watch` tells at once whether an
+    end, or bytes, came that the loop has not read yet.
     """
 
-    __slots__ = ("bucket", "forms", "generation", "reusable", "reused")
+    __slots__ = ("bucket", "forms", "generation", "reusable", "reused", "watch")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
@@ -49,6 +51,12 @@ class Upstream(Stream):
         self.reusable = False
         self.reused = False
         self.forms = ResponseForms()
+        self.watch = select.poll()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        super().connection_made(transport)
+        self.watch.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
 
     def stray(self) -> None:
         """Idle, and it spoke, ended or grew old: the connection is discarded with what it said."""
@@ -145,7 +153,8 @@ class Pool:
             upstream.barred = False
             upstream.deadline_at = math.inf  # its idle time is over
             self._metrics.upstream_idle -= 1
-            if self._tls is None or upstream.generation == self._tls.generation:  # its age is the sweep's business
+            current = self._tls is None or upstream.generation == self._tls.generation
+            if current and not upstream.watch.poll(0):  # its age is the sweep's business
                 self._metrics.upstream_active += 1
                 return upstream
             upstream.abort()
@@ -162,7 +171,7 @@ class Pool:
         if bucket.count < self._limit:
             bucket.count += 1
         elif (handed := await self._wait(bucket)) is not None:
-            if not (fresh or handed.ended or handed.received):
+            if not (fresh or handed.ended or handed.received) and not handed.watch.poll(0):
                 self._metrics.upstream_active += 1
                 return handed
             handed.abort()  # its place is ours: dial in it
