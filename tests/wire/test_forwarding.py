@@ -281,4 +281,9 @@ def test_trailers_that_frame_route_authenticate_or_set_cookies_end_here() -> Non
         b"TE",
     ]
     lines = [read_line(name + b": x") for name in [*names, b"X-Sum", b"grpc-status", b"X-Forwarded-For"]]
-    assert [field.name for field in forward_trailers(lines, RULES)] == [b"X-Sum", b"grpc-status"]
+    assert [field.name for field in forward_trailers(lines, RULES, frozenset())] == [b"X-Sum", b"grpc-status"]
+
+
+def test_what_connection_names_is_no_trailer_either() -> None:
+    lines = [read_line(name + b": x") for name in (b"X-Sum", b"X-Hop", b"x_hop")]
+    assert [field.name for field in forward_trailers(lines, RULES, frozenset({b"x-hop"}))] == [b"X-Sum"]

@@ -183,7 +183,7 @@ class Relay:
         elif framing == Framing.LENGTH:
             await self._bring_length(response.length, first)
         elif framing == Framing.CHUNKED:
-            await self._bring_chunked(first, chunked=chunked)
+            await self._bring_chunked(first, response.outline.hop, chunked=chunked)
         else:
             await self._bring_rest(first, chunked=chunked)
         if self.downstream.choked:
@@ -206,7 +206,7 @@ class Relay:
                 return
             await self._next_piece()
 
-    async def _bring_chunked(self, first: bytes, *, chunked: bool) -> None:
+    async def _bring_chunked(self, first: bytes, hop: frozenset[bytes], *, chunked: bool) -> None:
         """A chunked body: taken apart and, for an HTTP/1.1 caller, chunked anew."""
         upstream = self.upstream
         decoder = ChunkedDecoder()
@@ -214,7 +214,7 @@ class Relay:
             if upstream.received:
                 first += self._decode(decoder, chunked=chunked)
             if decoder.done and chunked:
-                first += last_chunk(forward_trailers(decoder.trailers, self.house.rewriting))
+                first += last_chunk(forward_trailers(decoder.trailers, self.house.rewriting, hop))
             if first:
                 self._write(first)
                 first = b""

@@ -23,7 +23,7 @@ class Upload:
     `began`: some of it was taken from the caller, framing counted: what is left can not be read as a body once more.
     """
 
-    __slots__ = ("_decoder", "_downstream", "_go", "_house", "_left", "_record", "_task", "_upstream", "began", "done", "fault")
+    __slots__ = ("_decoder", "_downstream", "_go", "_hop", "_house", "_left", "_record", "_task", "_upstream", "began", "done", "fault")
 
     def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
         self._downstream = downstream
@@ -31,6 +31,7 @@ class Upload:
         self._record = record
         self._house = house
         self._decoder = ChunkedDecoder() if head.framing == Framing.CHUNKED else None
+        self._hop = head.outline.hop
         self._left = head.length
         self._go: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +73,7 @@ class Upload:
             payload = b"".join(pieces)
             octets = chunk(payload) if payload else b""
             if self._decoder.done:
-                octets += last_chunk(forward_trailers(self._decoder.trailers, self._house.rewriting))
+                octets += last_chunk(forward_trailers(self._decoder.trailers, self._house.rewriting, self._hop))
                 self.done = True
         self._record.bytes_in += len(payload)
         self._house.metrics.body_bytes_in += len(payload)

@@ -152,13 +152,17 @@ def forward_switch(response: ResponseHead) -> bytes:
     return head[:-2] + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.upgrade or b"")
 
 
-def forward_trailers(trailers: list[Field], rules: Rewriting) -> list[Field]:
-    """The trailer fields that may follow a last chunk: none that frames, routes, authenticates or sets a cookie."""
+def forward_trailers(trailers: list[Field], rules: Rewriting, hop: frozenset[bytes]) -> list[Field]:
+    """The trailer fields that may follow a last chunk: none that frames, routes, authenticates, sets a cookie or is in `hop`.
+
+    `hop`: the folded names that Connection listed in the head.
+    """
     return [
         field
         for field in trailers
         if field.goes_up
         and field.folded not in rules.drops
+        and field.folded not in hop
         and field.folded not in _NEVER_IN_TRAILERS
         and not field.folded.startswith((b"content-", b"proxy-"))
     ]
