@@ -6,6 +6,7 @@ import pytest
 from tests.proxy.room import CALLER, Room
 
 from robin.proxy.connection import serve_connection
+from robin.proxy.downstream import Downstream
 from robin.testing.recording_upstream import RecordingUpstream, answer, hold, response
 
 GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -77,6 +78,28 @@ async def test_a_request_that_was_sent_before_the_drain_is_answered_although_it_
         await caller.ask(GET % 1)
     caller.sock.send(GET % 2)  # in the kernel; no turn of the loop has passed
     room.house.retire()
+    assert b'"draining"' in await caller.receive()
+    await caller.hang_up()
+    assert room.outcomes()["draining"] == 1
+    await room.settled()
+
+
+async def test_a_request_that_was_read_but_not_served_when_the_drain_begins_is_answered(room: Room, upstream: RecordingUpstream) -> None:
+    upstream.script = answer(response(200, b"ok"), response(200, b"ok"))
+    caller = room.call()
+    await caller.ask(GET % 1)
+    (downstream,) = room.house.connections
+    assert isinstance(downstream, Downstream)
+
+    def drain_between() -> None:
+        """Behind the read, before the task that it wakes."""
+        if downstream.idle and downstream.received:
+            room.house.retire()
+        else:
+            caller.loop.call_soon(drain_between)
+
+    caller.loop.call_soon(drain_between)
+    caller.sock.send(GET % 2)
     assert b'"draining"' in await caller.receive()
     await caller.hang_up()
     assert room.outcomes()["draining"] == 1

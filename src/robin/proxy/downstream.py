@@ -31,8 +31,8 @@ class Downstream(Stream):
         self._forms = RequestForms()
 
     def retire(self) -> None:
-        """Draining: an idle connection ends now, unless a request came that was not read yet: that is told so."""
-        if self.idle and not self.has_unread():
+        """Draining: an idle connection ends now, unless a request came that was not served yet: that is told so."""
+        if self.idle and not self.received and not self.has_unread():
             self.close()
 
     async def await_request(self) -> bool:
