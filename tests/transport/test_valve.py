@@ -89,33 +89,88 @@ class Counted(asyncio.BufferedProtocol):
 
 
 class Line:
-    """A transport that can be cut."""
+    """A transport that can be cut and rest; as that of the stream it tells what TLS holds."""
 
     def __init__(self) -> None:
         self.cut = False
+        self.reading = True
+        self.held = 0
 
     def abort(self) -> None:
         self.cut = True
 
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def get_read_buffer_size(self) -> int:
+        return self.held
+
+
+Attended = tuple[Valve, Counted, Stream, Line]
+
+
+def attended(version: str | None = "TLSv1.3") -> Attended:
+    """A valve on nothing real; without a version it is still in its handshake."""
+    reader, line = stream(), Line()
+    reader.transport = line
+    tls = Counted(reader)
+    valve = Valve(asyncio.get_running_loop(), line, tls)
+    if version is not None:
+        valve.attend(reader, version=version)
+    return valve, tls, reader, line
+
 
 @pytest.mark.parametrize(
-    ("yields", "paused", "handshake", "reads"),
-    [(0, False, False, 1), (0, True, False, None), (0, False, True, 5), (683, False, False, None), (600, False, False, 7)],
-    ids=["silent", "not-read", "handshake", "one-byte-records", "mostly-silent"],
+    ("version", "yields", "paused", "reads"),
+    [
+        ("TLSv1.3", 0, False, 1),
+        ("TLSv1.3", 0, True, None),
+        ("TLSv1.3", 2048, False, None),
+        ("TLSv1.3", 1800, False, 7),
+        ("TLSv1.2", 683, False, None),
+        ("TLSv1.2", 600, False, 7),
+        (None, 0, False, 5),
+    ],
+    ids=["silent", "not-read", "one-byte-records", "mostly-silent", "one-byte-records-of-1.2", "mostly-silent-1.2", "handshake"],
 )
-async def test_what_came_is_weighed_against_what_was_heard(yields: int, paused: bool, handshake: bool, reads: int | None):
-    reader, line = stream(), Line()
-    tls = Counted(reader)
-    valve = Valve(line, tls)
+async def test_what_came_is_weighed_against_what_was_heard(version: str | None, yields: int, paused: bool, reads: int | None):
+    valve, tls, reader, line = attended(version)
     tls.yields = yields
     reader.paused = paused
-    if not handshake:
-        valve.attend(reader)
     done = 0
     while not line.cut and done < 100:
         valve.buffer_updated(65536)
         done += 1
     assert (done if line.cut else None) == reads
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "paused", "rests"),
+    [(65536, False, True), (65535, False, False), (65536, True, False)],
+    ids=["full", "not-full", "not-read"],
+)
+async def test_tls_gets_one_full_read_a_turn(nbytes: int, paused: bool, rests: bool):
+    valve, tls, reader, line = attended()
+    tls.yields = 4000
+    reader.paused = paused
+    valve.buffer_updated(nbytes)
+    assert line.reading is not rests
+    await asyncio.sleep(0)
+    assert line.reading
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["held-by-tls", "lost"])
+async def test_a_rest_does_not_end_what_tls_or_the_end_has_paused(gone: bool):
+    valve, tls, reader, line = attended()
+    tls.yields = 4000
+    valve.buffer_updated(65536)
+    reader.lost = gone
+    line.held = 0 if gone else 1
+    await asyncio.sleep(0)
+    assert not line.reading
 
 
 async def test_an_origin_that_resets_before_the_handshake_is_a_fault_and_no_failure_of_the_loop(certificates: CertificateAuthority):

@@ -1,8 +1,9 @@
 """TLS on a connected stream, with a valve below it: a peer that keeps TLS busy without saying anything is hung up on.
 
 KeyUpdates and session tickets never reach the stream, so nothing would pause them, and libuv reads up to 32 times a turn while there is
-more: without the valve a flood of KeyUpdates held the loop for ten seconds. And uvloop's TLS keeps buffers of its own on both ways; here
-they are kept empty, so that back-pressure reaches the stream when the kernel is full, and the kernel when the stream is (E5).
+more: without the valve a flood of KeyUpdates held the loop for ten seconds. So silence has a limit, and TLS gets one full read a turn. And
+uvloop's TLS keeps buffers of its own on both ways; here they are kept empty, so that back-pressure reaches the stream when the kernel is
+full, and the kernel when the stream is (E5).
 """
 
 import asyncio
@@ -15,32 +16,37 @@ from robin.transport.stream import Stream
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
-_READ_BYTES: Final = 65536
+_READ_BYTES: Final = 65536  # uvloop offers 256 KiB, and the stream may hold as much again
 _SILENT_BYTES: Final = 49152  # a record that is not whole has at most 16 KiB, a handful of session tickets less
 _HANDSHAKE_BYTES: Final = 262144  # OpenSSL takes certificates of 100 KB
-_BYTES_FOR_ONE: Final = 96  # what a record of one byte may cost
+_BYTES_FOR_ONE: Final = 32  # what a record of one byte may cost
+_BYTES_FOR_ONE_OLD: Final = 96  # before TLS 1.3, where there are no KeyUpdates
 
 
 class Valve(asyncio.BufferedProtocol):
     """Passes everything between a transport and its TLS, and weighs what came against what `stream` heard of it (None: the handshake)."""
 
-    __slots__ = ("_full", "_silent_bytes", "_tls", "_transport", "_update", "stream")
+    __slots__ = ("_bytes_for_one", "_full", "_loop", "_silent_bytes", "_tls", "_transport", "_update", "stream")
 
-    def __init__(self, transport: Any, tls: Any) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any, tls: Any) -> None:
         self.stream: Stream | None = None
+        self._loop = loop
         self._transport = transport
         self._tls = tls
         self._update = tls.buffer_updated
         self._silent_bytes = 0
+        self._bytes_for_one = _BYTES_FOR_ONE
         self._full = False
 
-    def attend(self, stream: Stream) -> None:
-        """The handshake is done: from now on bytes are for this stream."""
+    def attend(self, stream: Stream, *, version: str | None) -> None:
+        """The handshake is done, with this version of TLS: from now on bytes are for this stream."""
         self.stream = stream
         self._silent_bytes = 0
+        if version != "TLSv1.3":
+            self._bytes_for_one = _BYTES_FOR_ONE_OLD
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go. uvloop offers 256 KiB, and the stream may hold as much again."""
+        """Where the next bytes go."""
         where: memoryview = self._tls.get_buffer(sizehint)
         return where[:_READ_BYTES]
 
@@ -53,12 +59,21 @@ class Valve(asyncio.BufferedProtocol):
         else:
             before = stream.heard
             self._update(nbytes)
-            silent_bytes, limit_bytes = self._silent_bytes + nbytes - (stream.heard - before) * _BYTES_FOR_ONE, _SILENT_BYTES
+            silent_bytes, limit_bytes = self._silent_bytes + nbytes - (stream.heard - before) * self._bytes_for_one, _SILENT_BYTES
             if stream.paused:
                 silent_bytes = 0  # TLS keeps what it is given
+            elif nbytes == _READ_BYTES:  # there may be more, and libuv would go on; yet that was work enough for a turn
+                self._transport.pause_reading()
+                self._loop.call_soon(self._go_on)
         if silent_bytes > limit_bytes:
             self._transport.abort()
         self._silent_bytes = silent_bytes if silent_bytes > 0 else 0
+
+    def _go_on(self) -> None:
+        """Read again, unless TLS holds what the stream did not take: then it is for TLS to go on."""
+        stream = self.stream
+        if stream is not None and not stream.lost and not stream.transport.get_read_buffer_size():
+            self._transport.resume_reading()
 
     def eof_received(self) -> Any:
         """The peer sends no more."""
@@ -118,7 +133,7 @@ async def secure(
     def install() -> None:
         tls = transport.get_protocol()
         if hasattr(tls, "get_buffer"):  # else it has failed already, and start_tls says so itself
-            valves.append(Valve(transport, tls))
+            valves.append(Valve(loop, transport, tls))
             transport.set_protocol(valves[0])
 
     try:
@@ -132,7 +147,7 @@ async def secure(
         transport.abort()
         raise
     stream = build()
-    valves[0].attend(stream)
+    valves[0].attend(stream, version=secured.get_extra_info("ssl_object").version())
     secured.set_protocol(stream)
     secured.set_read_buffer_limits(high=1)
     stream.connection_made(secured)
