@@ -18,6 +18,7 @@ def test_a_context_verifies_chain_and_name_and_begins_at_tls_1_2(certificates: C
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_a_file_replaces_the_system_roots(certificates: CertificateAuthority, tmp_path: Path):
