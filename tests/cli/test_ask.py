@@ -46,7 +46,10 @@ async def test_an_answer_over_a_unix_socket(tmp_path: Path) -> None:
     assert heard[0].startswith(b"POST /quitquitquit HTTP/1.1\r\n")
 
 
-@pytest.mark.parametrize("body", [b"", b"ok\n", b"[]", b'{"status":1}', b"\xff", b'{"status":"x","reasons":7}'])
+DEEP = b"[" * 60_000
+
+
+@pytest.mark.parametrize("body", [b"", b"ok\n", b"[]", DEEP, b'{"status":1}', b"\xff", b'{"status":"x","reasons":7}'])
 def test_a_body_that_is_no_probe_has_no_reasons(body: bytes) -> None:
     assert Answer(status=200, body=body).reasons == ""
 
@@ -100,6 +103,7 @@ async def test_somebody_who_answers_a_byte_at_a_time_is_left_at_the_deadline() -
         (b"ok\n", False),
         (b"[]", False),
         (b"\xff", False),
+        (DEEP, False),
     ],
 )
 def test_the_page_of_a_robin_is_told_from_others(body: bytes, ready_page: bool) -> None:

@@ -12,6 +12,7 @@ from robin.config.settings import Settings
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.manual_clock import ManualClock
+from robin.testing.tokens import encode_segment
 from robin.testing.workload_api import Refusal, WorkloadApi, answer_never, answer_with
 from robin.transport.clock import SystemClock
 from robin.wire.workload_api import JwtSvid
@@ -46,6 +47,13 @@ def test_time_left_is_negative_once_it_has_expired(token_file: Path) -> None:
     token = fetch_one(settings(ROBIN_TOKEN_FILE=str(token_file)), clock)
     assert failed(token) == ["identity_expired"]
     assert token.expires_in_s == pytest.approx(-3000, abs=30)
+
+
+@pytest.mark.parametrize("exp", ["1" + "0" * 400, "-1" + "0" * 400, "true", "1e999", '"soon"'])
+def test_an_expiry_that_is_no_date_leaves_no_time_to_tell(tmp_path: Path, exp: str) -> None:
+    token = b".".join([encode_segment(b'{"alg":"ES256"}'), encode_segment(b'{"exp":%s}' % exp.encode()), encode_segment(bytes(64))])
+    (tmp_path / "token").write_bytes(token)
+    assert fetch_one(settings(ROBIN_TOKEN_FILE=str(tmp_path / "token")), SystemClock()).expires_in_s is None
 
 
 def test_an_opaque_token_has_no_claims_and_no_time_left(tmp_path: Path) -> None:

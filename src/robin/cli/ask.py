@@ -40,7 +40,7 @@ class Answer:
         try:
             said = json.loads(self.body)
             return (*said, *said["identity"]) == ("status", "reasons", "identity", "source", "state", "expires_in_s")
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return False
 
     @property
@@ -54,7 +54,7 @@ class Answer:
         try:
             said = json.loads(self.body)
             return ascii(f"{said['status']} ({', '.join(said['reasons'])})").strip("'")[:300]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return ""
 
 

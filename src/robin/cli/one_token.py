@@ -10,7 +10,7 @@ from robin.identity.sources.file import FileSource
 from robin.model.faults import Fault
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.transport.clock import Clock
-from robin.wire.jose import Unverified, parse_unverified
+from robin.wire.jose import Unverified, numeric_date, parse_unverified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class OneToken:
     @property
     def expires_in_s(self) -> float | None:
         """Seconds to `exp`, negative when past; None when it does not say."""
-        expires_at = (self.laid_open.claims or {}).get("exp")
-        return expires_at - self.fetched_at if isinstance(expires_at, int | float) else None
+        expires_at = numeric_date((self.laid_open.claims or {}).get("exp"))
+        return None if expires_at is None else expires_at - self.fetched_at
 
 
 class NoToken(Exception):

@@ -197,10 +197,10 @@ def _check_algorithm(reading: _Reading) -> str:
 
 def _check_dates(reading: _Reading) -> str:
     assert reading.claims is not None
-    expires_at = _date(reading.claims.get("exp"))
+    expires_at = numeric_date(reading.claims.get("exp"))
     if expires_at is None:
         _malformed("bad_exp", "`exp` is not a number", "the issuer must date its tokens, or set ROBIN_TOKEN_FORMAT=opaque")
-    not_before_at = _date(reading.claims.get("nbf"))
+    not_before_at = numeric_date(reading.claims.get("nbf"))
     if not_before_at is None and reading.claims.get("nbf") is not None:
         _malformed("bad_nbf", "`nbf` is not a number", "the issuer must follow RFC 7519 section 4.1.5")
     reading.expires_at, reading.not_before_at = expires_at, not_before_at
@@ -299,7 +299,7 @@ def _refuse_constant(_word: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def _date(claim: object) -> float | None:
+def numeric_date(claim: object) -> float | None:
     """A NumericDate (RFC 7519 section 2) as a float, None for anything else; `true` is not a number here."""
     if isinstance(claim, bool) or not isinstance(claim, int | float) or not abs(claim) <= _DATE_MAX:
         return None
