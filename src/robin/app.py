@@ -129,20 +129,19 @@ class Sidecar:
         limits, deadlines = settings.limits, settings.deadlines
         dialer = Dialer(loop, tls=self._tls, connect_s=deadlines.connect_s, own=self._own.has)
         pseudonym = f"robin-{entropy.token_hex(4)}"
-        required = (settings.require_header.name, settings.require_header.value) if settings.require_header else None
         self._house = House(
             loop=loop,
             policy=build_policy(
                 settings.upstream,
                 hosts=settings.allowed_hosts,
                 origins=settings.allowed_origins,
-                required=required,
+                required=settings.require_header,
                 pseudonym=pseudonym,
                 any_host=settings.unsafe_any_host,
             ),
             credentials=GRANTS["forward"](self._identity),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
-            rewriting=build_rewriting(strip=settings.strip_headers, required=required, pseudonym=pseudonym),
+            rewriting=build_rewriting(strip=settings.strip_headers, required=settings.require_header, pseudonym=pseudonym),
             limits=limits,
             deadlines=deadlines,
             upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from robin.config import names
 from robin.config.parse import Kind, Refusal
-from robin.config.settings import RequiredHeader
+from robin.model.message import RequiredField
 
 LONG = "a" * 63
 
@@ -88,12 +88,12 @@ def test_fields_that_frame_or_route_cannot_be_stripped_or_required(name: str) ->
 @pytest.mark.parametrize(
     ("text", "header"),
     [
-        ("X-Robin", RequiredHeader(name="x-robin", value=None)),
-        ("x_robin: yes please", RequiredHeader(name="x-robin", value="yes please")),
-        ("x-robin:a:b", RequiredHeader(name="x-robin", value="a:b")),
+        ("X-Robin", RequiredField(name=b"x-robin", value=None)),
+        ("x_robin: yes please", RequiredField(name=b"x-robin", value=b"yes please")),
+        ("x-robin:a:b", RequiredField(name=b"x-robin", value=b"a:b")),
     ],
 )
-def test_a_required_header_is_a_name_with_or_without_a_value(text: str, header: RequiredHeader) -> None:
+def test_a_required_header_is_a_name_with_or_without_a_value(text: str, header: RequiredField) -> None:
     assert names.parse_required_header(text) == header
 
 

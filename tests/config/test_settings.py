@@ -7,8 +7,9 @@ import typing
 import pytest
 
 from robin.config.load import Loaded, load
-from robin.config.settings import RequiredHeader, Settings
+from robin.config.settings import Settings
 from robin.model.limits import Deadlines, Limits
+from robin.model.message import RequiredField
 
 EVERYTHING = {
     "ROBIN_UPSTREAM_URL": "https://broker.example/v1",
@@ -99,4 +100,4 @@ def test_the_unsafe_switches_in_force_are_named_as_the_metric_names_them() -> No
 
 
 def test_the_required_header_is_a_value_of_its_own() -> None:
-    assert settings(EVERYTHING).require_header == RequiredHeader(name="x-robin", value="yes")
+    assert settings(EVERYTHING).require_header == RequiredField(name=b"x-robin", value=b"yes")

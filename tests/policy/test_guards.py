@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robin.model.caller import Caller, Evidence
-from robin.model.message import RequestHead
+from robin.model.message import RequestHead, RequiredField
 from robin.model.origin import Origin, UpstreamUrl
 from robin.model.verdict import Denial, Permit, Verdict
-from robin.policy.guards import RequiredField, SidecarPolicy, host_name
+from robin.policy.guards import SidecarPolicy, host_name
 from robin.wire.http1 import parse_request
 
 UPSTREAM = UpstreamUrl(origin=Origin(scheme="https", host="broker.test", port=443, authority=b"broker.test"), base_path=b"/v1")

@@ -8,7 +8,7 @@ import ipaddress
 import re
 
 from robin.config.parse import Kind, Refusal, parse_items, shown, write
-from robin.config.settings import RequiredHeader
+from robin.model.message import RequiredField
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -96,13 +96,14 @@ def parse_strip_headers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parse_field_name(item) for item in parse_items(text)))
 
 
-def parse_required_header(text: str) -> RequiredHeader:
+def parse_required_header(text: str) -> RequiredField:
     """`name` or `name:value`."""
     name, colon, value = text.partition(":")
     value = value.strip(" \t")
     if colon and _FIELD_VALUE.fullmatch(value) is None:
         raise Refusal("the value after the colon is empty or not printable ASCII", "write name:value, or name alone for any value")
-    return RequiredHeader(name=parse_field_name(name.strip(" \t")), value=value if colon else None)
+    folded = parse_field_name(name.strip(" \t")).encode("ascii")
+    return RequiredField(name=folded, value=value.encode("ascii") if colon else None)
 
 
 def parse_upgrade_protocols(text: str) -> tuple[str, ...]:

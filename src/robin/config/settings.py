@@ -9,15 +9,8 @@ from typing import Literal
 
 from robin.model.address import Address, TcpAddress, UnixAddress
 from robin.model.limits import Deadlines, Limits
+from robin.model.message import RequiredField
 from robin.model.origin import UpstreamUrl
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequiredHeader:
-    """A field that must be on every request. `name` is lower case; `value` None: any value will do."""
-
-    name: str
-    value: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +55,7 @@ class Settings(IdentityPart):
     # guards
     allowed_hosts: tuple[str, ...] | None  # lower case, IPv6 in brackets, no port; None: no Host guard (Unix listener, unset)
     allowed_origins: tuple[str, ...]
-    require_header: RequiredHeader | None
+    require_header: RequiredField | None
     strip_headers: tuple[str, ...]  # lower case, `_` as `-`
     upgrade_protocols: tuple[str, ...]  # lower case
 

@@ -1,5 +1,6 @@
 """HTTP/1.1 heads as values: what was said, with the framing decided once and for all (RFC 9112)."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from robin.model.verdict import Permit
@@ -28,6 +29,14 @@ class Field:
         self.shared = False
         self.lasting = False
         self.spare = 0  # how many more lines of a shared one may be remembered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequiredField:
+    """A field that must be on every request. `name` is folded; `value` None: any value will do."""
+
+    name: bytes
+    value: bytes | None
 
 
 class Framing:

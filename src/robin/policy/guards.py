@@ -5,22 +5,13 @@ a forged URL (SSRF) can make a local program send (docs/explanation/threat-model
 """
 
 import hmac
-from dataclasses import dataclass
 
 from robin.model.caller import Caller
-from robin.model.message import RequestHead
+from robin.model.message import RequestHead, RequiredField
 from robin.model.origin import UpstreamUrl
 from robin.model.verdict import Denial, Permit, Verdict
 
 _OWN_SITES = frozenset({b"same-origin", b"none"})  # any other value, known or not, is foreign
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequiredField:
-    """A field that must be present, with this value if one is given. `name` is folded."""
-
-    name: bytes
-    value: bytes | None
 
 
 class SidecarPolicy:
