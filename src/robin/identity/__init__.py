@@ -1,1 +1,1 @@
-"""Who we are (sources) and whom we trust (trust)."""
+"""Who we are: sources, what keeps their tokens current, and what becomes known of them."""
