@@ -1,4 +1,4 @@
-"""Who a caller is: the words of its evidence are public, in records."""
+"""Who a caller is, and how we know."""
 
 from dataclasses import FrozenInstanceError
 

@@ -5,7 +5,10 @@ from enum import StrEnum
 
 
 class Evidence(StrEnum):
-    """How a caller is known."""
+    """How a caller is known. Admission notes it; the sidecar does not read it: its guards treat all callers alike, its record has the peer.
+
+    It is for planes whose policy and record are about callers: one of an open listener is not to be taken for one on this machine.
+    """
 
     LOOPBACK = "loopback"
     UNIX_PEER = "unix_peer"
