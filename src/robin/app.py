@@ -24,6 +24,7 @@ from robin.planes.sidecar.activation import check_activation
 from robin.planes.sidecar.admission import Admission
 from robin.planes.sidecar.build import build_policy, build_rewriting
 from robin.planes.sidecar.ending import EXIT_BIND, EXIT_CUT, EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Ending
+from robin.policy.guards import GRANT
 from robin.proxy.house import House
 from robin.proxy.pool import Pool
 from robin.telemetry.exposition import Exposition
@@ -139,7 +140,7 @@ class Sidecar:
                 pseudonym=pseudonym,
                 any_host=settings.unsafe_any_host,
             ),
-            credentials=GRANTS["forward"](self._identity),
+            credentials=GRANTS[GRANT](self._identity),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
             rewriting=build_rewriting(strip=settings.strip_headers, required=settings.require_header, pseudonym=pseudonym),
             limits=limits,

@@ -5,11 +5,15 @@ a forged URL (SSRF) can make a local program send (docs/explanation/threat-model
 """
 
 import hmac
+from typing import Final
 
 from robin.model.caller import Caller
 from robin.model.message import RequestHead, RequiredField
 from robin.model.origin import UpstreamUrl
 from robin.model.verdict import Denial, Permit, Verdict
+
+GRANT: Final = "forward"
+"""The grant of every Permit; the wiring builds this one of `grants.catalog`."""
 
 _OWN_SITES = frozenset({b"same-origin", b"none"})  # any other value, known or not, is foreign
 
@@ -32,7 +36,7 @@ class SidecarPolicy:
         pseudonym: str,
         any_host: bool,
     ) -> None:
-        self._permit = Permit(origin=upstream.origin, base_path=upstream.base_path, grant="forward")
+        self._permit = Permit(origin=upstream.origin, base_path=upstream.base_path, grant=GRANT)
         self._hosts = hosts
         self._known_host = b""
         self._origins = origins

@@ -10,6 +10,7 @@ from robin.config.settings import Settings
 from robin.model.faults import Fault
 from robin.model.origin import Origin
 from robin.model.verdict import Permit
+from robin.policy.guards import GRANT
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
@@ -47,7 +48,7 @@ async def _dial(settings: Settings, tls: UpstreamTls | None, clock: Clock) -> li
 
     dialer = Dialer(loop, tls=tls, connect_s=settings.upstream_connect_timeout_s, own=own)
     # The one Permit that no policy gave: there is no caller here, nothing is sent, and the operator asks for this dial.
-    permit = Permit(origin=origin, base_path=settings.upstream.base_path, grant="forward")
+    permit = Permit(origin=origin, base_path=settings.upstream.base_path, grant=GRANT)
     try:
         stream = await dialer.dial(permit, lambda: Stream(loop, Sweeper(loop)))
     except Fault as fault:
