@@ -2,7 +2,7 @@
 
 import pytest
 
-from robin.model.message import Field, Framing, RequestHead, RequestOutline, ResponseHead, ResponseOutline
+from robin.model.message import Field, Framing, Layout, RequestHead, RequestOutline, ResponseHead, ResponseOutline
 
 
 def test_a_new_request_has_no_body_no_upgrade_and_no_host() -> None:
@@ -15,11 +15,11 @@ def test_a_new_request_has_no_body_no_upgrade_and_no_host() -> None:
 @pytest.mark.parametrize(("minor", "goes_on"), [(1, True), (0, False)])
 def test_only_http_1_1_goes_on_unasked(minor: int, goes_on: bool) -> None:
     assert RequestHead("GET", b"/", RequestOutline((), minor), []).keep_alive is goes_on
-    assert ResponseHead(200, b"OK", ResponseOutline((), minor), []).keep_alive is goes_on
+    assert ResponseHead(200, b"OK", ResponseOutline((), minor), [], Layout()).keep_alive is goes_on
 
 
 def test_a_response_without_content_length_is_told_from_an_empty_one() -> None:
-    assert ResponseHead(200, b"OK", ResponseOutline((), 1), []).length == -1
+    assert ResponseHead(200, b"OK", ResponseOutline((), 1), [], Layout()).length == -1
 
 
 def test_the_four_framings_differ_and_those_without_a_length_come_last() -> None:

@@ -54,11 +54,11 @@ class Outline:
     `framing` as the fields alone decide; `length` is what Content-Length announced, -1: nothing, or it is to be read from a blank.
     `hop` holds the folded names that Connection listed, the framing names excepted. A blank is the value of a shared field; what ends in
     `_at` is the place of one among the blanks of a head, -1: there is none, and what the field says, if it is there, stands in the outline.
-    `keep_alive`: whether the connection goes on, as far as the head decides. `plan` and `form` are kept by `wire.forwarding` and
-    `wire.forms`; `uses` counts heads read without a form.
+    `keep_alive`: whether the connection goes on, as far as the head decides. `form` is kept by `wire.forms`; `uses` counts heads read
+    without one.
     """
 
-    __slots__ = ("__weakref__", "fields", "form", "framing", "hop", "keep_alive", "length", "length_at", "minor", "plan", "uses")
+    __slots__ = ("__weakref__", "fields", "form", "framing", "hop", "keep_alive", "length", "length_at", "minor", "uses")
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
         self.fields = fields
@@ -68,13 +68,14 @@ class Outline:
         self.keep_alive = minor == 1
         self.length: int = -1
         self.length_at = -1
-        self.plan: Any = None
         self.form: Any = None
         self.uses = 0
 
 
 class RequestOutline(Outline):
-    """Of requests. `upgrade` is what Upgrade said, folded, `upgrades` how often; the rest as on `RequestHead`."""
+    """Of requests. `upgrade` is what Upgrade said, folded, `upgrades` how often; `plan` is kept by `wire.forwarding`; the rest as on
+    `RequestHead`.
+    """
 
     __slots__ = (
         "expects_continue",
@@ -83,6 +84,7 @@ class RequestOutline(Outline):
         "key_at",
         "max_forwards",
         "origin",
+        "plan",
         "te_trailers",
         "trace_at",
         "traceparent",
@@ -107,17 +109,33 @@ class RequestOutline(Outline):
         self.trace_at = -1
         self.websocket_key: bytes | None = None
         self.key_at = -1
+        self.plan: Any = None
+
+
+class Layout:
+    """How the blanks of a response head stand, which need not be values: `wire.forms` takes whole runs of lines for one.
+
+    Content-Length and Keep-Alive say what is at `length_at` and `idle_at`, -1: nothing of it. `template % (status, reason, *blanks)` is
+    what goes down but for the framing, None until `wire.forwarding` has made it.
+    """
+
+    __slots__ = ("idle_at", "length_at", "template")
+
+    def __init__(self) -> None:
+        self.idle_at = -1
+        self.length_at = -1
+        self.template: bytes | None = None
 
 
 class ResponseOutline(Outline):
-    """Of responses. `idle_s` as on `ResponseHead`."""
+    """Of responses. `idle_s` as on `ResponseHead`, `layout` that of the values of shared fields."""
 
-    __slots__ = ("accept_at", "idle_at", "idle_s", "upgrade", "websocket_accept")
+    __slots__ = ("accept_at", "idle_s", "layout", "upgrade", "websocket_accept")
 
     def __init__(self, fields: tuple[Field, ...], minor: int) -> None:
         super().__init__(fields, minor)
         self.idle_s: int | None = None
-        self.idle_at = -1
+        self.layout = Layout()
         self.upgrade: bytes | None = None
         self.websocket_accept: bytes | None = None
         self.accept_at = -1
@@ -182,17 +200,18 @@ class RequestHead:
 class ResponseHead:
     """One response head.
 
-    `outline` and `blanks` as on `RequestHead`. `length` is what Content-Length announced, -1 where absent; with framing NONE (HEAD, 304)
-    it is only carried. `idle_s` is the announced `Keep-Alive: timeout=N` in seconds, None where it says nothing.
+    `outline` as on `RequestHead`; `blanks` as `layout` says. `length` is what Content-Length announced, -1 where absent; with framing NONE
+    (HEAD, 304) it is only carried. `idle_s` is the announced `Keep-Alive: timeout=N` in seconds, None where it says nothing.
     """
 
-    __slots__ = ("blanks", "forwarded", "framing", "idle_s", "keep_alive", "length", "outline", "reason", "status")
+    __slots__ = ("blanks", "forwarded", "framing", "idle_s", "keep_alive", "layout", "length", "outline", "reason", "status")
 
-    def __init__(self, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes]) -> None:
+    def __init__(self, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes], layout: Layout) -> None:
         self.status = status
         self.reason = reason
         self.outline = outline
         self.blanks = blanks
+        self.layout = layout
         self.keep_alive = outline.keep_alive
         self.framing = outline.framing
         self.length = outline.length
@@ -206,5 +225,5 @@ class ResponseHead:
 
     @property
     def websocket_accept(self) -> bytes | None:
-        """Sec-WebSocket-Accept."""
+        """Sec-WebSocket-Accept of a 101."""
         return self.blanks[self.outline.accept_at] if self.outline.accept_at >= 0 else self.outline.websocket_accept

@@ -11,9 +11,10 @@ a form is printed when the uses of its outline have paid for that, matched witho
 
 import re
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from robin.model.message import Outline, RequestHead, ResponseHead
+from robin.model.message import Field, Layout, Outline, RequestHead, RequestOutline, ResponseHead, ResponseOutline
 from robin.wire.http1 import METHODS, parse_request, parse_response, read_request, read_response
 
 _USES_BEFORE: Final = 32  # at least
@@ -21,27 +22,27 @@ _FORMS_A_CONNECTION: Final = 4
 _FORM_BYTES: Final = 4096
 
 _REQUEST_LINE: Final = rb"([A-Z-]+) (/[!\x22$-~]*) HTTP/1\.%d\r\n"
-_STATUS_LINE: Final = rb"HTTP/1\.%d ([2-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?\r\n"
-_BLANK: Final = rb"([^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*+)(?<![\t ])\r\n"  # a value without outer SP and HTAB, and its CRLF
+_STATUS_LINE: Final = rb"HTTP/1\.%d ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n"
+_VALUE: Final = rb"[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ])"  # without outer SP and HTAB; a class of what may stand is fast
 
 
 class _Forms:
-    """The outlines whose forms the heads of one connection lately fitted, newest first."""
+    """The outlines whose forms the heads of one connection lately fitted, newest first, each with how such a head starts."""
 
     __slots__ = ("_head", "_known", "_raw")
 
     def __init__(self) -> None:
-        self._known: list[weakref.ref[Any]] = []  # so that connections keep alive no more outlines than there are
+        self._known: list[tuple[bytes, weakref.ref[Any]]] = []  # so that connections keep alive no more outlines than there are
         self._raw = b""  # the last head, as many repeat it byte for byte
         self._head: Any = None
 
-    def _learn(self, raw: bytes, outline: Outline, line: bytes) -> None:
-        """A head was parsed: have its form at hand next time, if its outline is worth one. `line` is the pattern of its first line."""
+    def _learn(self, raw: bytes, outline: Outline, start: bytes, printed: Callable[[bytes, Any], Any]) -> None:
+        """A head was parsed: have its form, as `printed` makes it, at hand next time, if its outline is worth one."""
         outline.uses += 1
         if outline.form is None and len(raw) <= _FORM_BYTES and outline.uses >= _uses_that_pay(raw, outline):
-            outline.form = _print(raw, outline, line % outline.minor)
-        if outline.form is not None and all(known() is not outline for known in self._known):
-            self._known.insert(0, weakref.ref(outline))
+            outline.form = printed(raw, outline)
+        if outline.form is not None and all(start != other or known() is not outline for other, known in self._known):
+            self._known.insert(0, (start, weakref.ref(outline)))
             del self._known[_FORMS_A_CONNECTION:]
 
 
@@ -50,11 +51,9 @@ def _uses_that_pay(raw: bytes, outline: Outline) -> int:
     return _USES_BEFORE + len(raw) // 16 + 4 * len(outline.fields)
 
 
-def _print(raw: bytes, outline: Outline, line: bytes) -> re.Pattern[bytes]:
-    lines = raw[:-4].split(b"\r\n")[1:]
-    fields = zip(outline.fields, lines, strict=True)
-    parts = [re.escape(field.name) + b": " + _BLANK if field.shared else re.escape(text) + rb"\r\n" for field, text in fields]
-    return re.compile(line + b"".join(parts) + rb"\r\n")
+def _lines(raw: bytes, outline: Outline) -> Iterator[tuple[Field, bytes]]:
+    """Each field with its line as it came."""
+    return zip(outline.fields, (line + b"\r\n" for line in raw[:-4].split(b"\r\n")[1:]), strict=True)
 
 
 class RequestForms(_Forms):
@@ -71,13 +70,15 @@ class RequestForms(_Forms):
             head = parse_request(raw, target_bytes=target_bytes, fields_max=fields_max)
             asks = head.outline
             if not asks.upgrades and not asks.expects_continue and asks.max_forwards is None:
-                self._learn(raw, asks, _REQUEST_LINE)
+                self._learn(raw, asks, raw[: raw.index(b" ") + 1], print_request)
         if len(raw) <= _FORM_BYTES:
             self._raw, self._head = raw, head
         return head
 
     def _fill(self, raw: bytes, target_bytes: int) -> RequestHead | None:
-        for known in self._known:
+        for start, known in self._known:
+            if not raw.startswith(start):
+                continue
             outline = known()
             if outline is not None and outline.form is not None and (filled := outline.form.fullmatch(raw)) is not None:
                 name, target, *blanks = filled.groups()
@@ -86,6 +87,14 @@ class RequestForms(_Forms):
                     return None
                 return read_request(method, target, outline, blanks)
         return None
+
+
+def print_request(raw: bytes, outline: RequestOutline) -> re.Pattern[bytes]:
+    """The form of all requests of the outline of this one: groups are its method, its target and its blanks."""
+    parts = [
+        re.escape(field.name) + b": (" + _VALUE + b")\r\n" if field.shared else re.escape(line) for field, line in _lines(raw, outline)
+    ]
+    return re.compile(_REQUEST_LINE % outline.minor + b"".join(parts) + b"\r\n")
 
 
 class ResponseForms(_Forms):
@@ -104,16 +113,54 @@ class ResponseForms(_Forms):
         head = self._fill(raw, method)
         if head is None:
             head = parse_response(raw, method=method, fields_max=fields_max)
-            if head.status >= 200:
-                self._learn(raw, head.outline, _STATUS_LINE)
+            if head.status >= 200 and head.outline.accept_at < 0:
+                self._learn(raw, head.outline, raw[:9], ResponseForm)
         if len(raw) <= _FORM_BYTES:
             self._raw, self._method, self._head = raw, method, head
         return head
 
     def _fill(self, raw: bytes, method: str) -> ResponseHead | None:
-        for known in self._known:
+        for start, known in self._known:
+            if not raw.startswith(start):
+                continue
             outline = known()
             if outline is not None and outline.form is not None and (filled := outline.form.fullmatch(raw)) is not None:
                 digits, reason, *blanks = filled.groups()
-                return read_response(method, int(digits), reason or b"", outline, blanks)
+                return read_response(method, int(digits), reason or b"", outline, blanks, outline.form)
         return None
+
+
+class ResponseForm(Layout):
+    """The form of all answers of the outline of this one. Lines that go on as they came are one blank, so most heads have two or three.
+
+    The groups of a match are status, reason and blanks.
+    """
+
+    __slots__ = ("fullmatch",)
+
+    def __init__(self, raw: bytes, outline: ResponseOutline) -> None:
+        super().__init__()
+        layout = outline.layout
+        pattern, template = [_STATUS_LINE % outline.minor, b"("], [b"HTTP/1.1 %d %b\r\n%b"]
+        place, blank = -1, 0
+        for field, line in _lines(raw, outline):
+            place += field.shared
+            goes = field.goes_down and field.folded not in outline.hop
+            text = re.escape(field.name) + b": " + _VALUE + b"\r\n" if field.shared else re.escape(line)
+            if goes and (field.shared or line == field.line):
+                pattern.append(text)
+                continue
+            if field.shared and place in {layout.length_at, layout.idle_at}:
+                blank += 1
+                if place == layout.length_at:
+                    self.length_at = blank
+                else:
+                    self.idle_at = blank
+                pattern.append(b")" + re.escape(field.name) + b": (" + _VALUE + b")\r\n(")
+                template.append(b"%.0b%b")
+            else:
+                pattern.append(b")" + text + b"(")
+                template.append((field.line.replace(b"%", b"%%") if goes else b"") + b"%b")
+            blank += 1
+        self.template = b"".join(template)
+        self.fullmatch = re.compile(b"".join(pattern) + b")\r\n").fullmatch

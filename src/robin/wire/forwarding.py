@@ -129,10 +129,10 @@ def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
 
 def _render_response(response: ResponseHead, *, minor: int, keep_alive: bool, chunked: bool) -> bytes:
     outline = response.outline
-    template = outline.plan
+    template = response.layout.template
     if template is None:
         lines = [_slot(field, field.line, goes=field.goes_down and field.folded not in outline.hop) for field in outline.fields]
-        template = outline.plan = b"HTTP/1.1 %d %b\r\n" + b"".join(lines)
+        template = response.layout.template = b"HTTP/1.1 %d %b\r\n" + b"".join(lines)
     head: bytes = template % (response.status, response.reason, *response.blanks)
     if chunked:
         head += b"Transfer-Encoding: chunked\r\n"

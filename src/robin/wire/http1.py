@@ -11,7 +11,7 @@ from typing import Final
 import httptools
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, Outline, RequestHead, RequestOutline, ResponseHead, ResponseOutline
+from robin.model.message import Framing, Layout, RequestHead, RequestOutline, ResponseHead, ResponseOutline
 from robin.wire.fields import FOLD, host_is_valid, read_keep_alive, read_length
 from robin.wire.outline import bad, bad_length, blanks_of, outline_request, outline_response
 
@@ -88,7 +88,7 @@ def read_request(method: str, target: bytes, outline: RequestOutline, blanks: li
     """A request head of parts that were judged, in origin-form. Raises Fault `bad_request`."""
     request = RequestHead(method, target, outline, blanks)
     if outline.framing == Framing.LENGTH:
-        request.length = _read_length(outline, blanks)
+        request.length = _read_length(blanks[outline.length_at]) if outline.length_at >= 0 else outline.length
     if outline.upgrades:
         _read_upgrade(request, outline)
     if outline.expects_continue and not request.length and request.framing != Framing.CHUNKED:
@@ -96,11 +96,8 @@ def read_request(method: str, target: bytes, outline: RequestOutline, blanks: li
     return request
 
 
-def _read_length(outline: Outline, blanks: list[bytes]) -> int:
+def _read_length(digits: bytes) -> int:
     """What Content-Length says. Raises Fault `bad_request`."""
-    if outline.length_at < 0:
-        return outline.length
-    digits = blanks[outline.length_at]
     length = int(digits) if len(digits) < 19 and digits.isdigit() else read_length(b"", digits)
     if length is None:
         raise bad_length()
@@ -194,19 +191,19 @@ def parse_response(head: bytes, *, method: str, fields_max: int) -> ResponseHead
         outline = outline_response(lines, 1 if minor == b"1" else 0)
     except Fault as fault:
         raise _broken(fault.detail) from None
-    return read_response(method, int(digits), reason or b"", outline, blanks_of(lines, outline))
+    return read_response(method, int(digits), reason or b"", outline, blanks_of(lines, outline), outline.layout)
 
 
-def read_response(method: str, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes]) -> ResponseHead:
+def read_response(method: str, status: int, reason: bytes, outline: ResponseOutline, blanks: list[bytes], layout: Layout) -> ResponseHead:
     """A response head, to a request of `method`, of parts that were judged. Raises Fault `upstream_protocol`."""
-    response = ResponseHead(status, reason, outline, blanks)
-    if outline.framing == Framing.LENGTH:
+    response = ResponseHead(status, reason, outline, blanks, layout)
+    if layout.length_at >= 0:
         try:
-            response.length = _read_length(outline, blanks)
+            response.length = _read_length(blanks[layout.length_at])
         except Fault as fault:
             raise _broken(fault.detail) from None
-    if outline.idle_at >= 0:  # it may count down: `max=99`, `max=98`
-        response.idle_s = read_keep_alive(b"", blanks[outline.idle_at])
+    if layout.idle_at >= 0:  # it may count down: `max=99`, `max=98`
+        response.idle_s = read_keep_alive(b"", blanks[layout.idle_at])
     if method == "HEAD" or status < 200 or status in {204, 304}:
         response.framing = Framing.NONE
     elif response.framing == Framing.NONE:

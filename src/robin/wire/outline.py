@@ -94,9 +94,10 @@ def _draw_response(fields: tuple[Field, ...], minor: int) -> ResponseOutline:
         if role == Role.UPGRADE:
             outline.upgrade = field.value.lower() if outline.upgrade is None else b","
         elif role == Role.KEEP_ALIVE:
-            outline.idle_at, outline.idle_s = at, field.meaning
+            outline.layout.idle_at, outline.idle_s = at, field.meaning
         elif role == Role.WEBSOCKET_ACCEPT:
             outline.accept_at, outline.websocket_accept = at, field.value
+    outline.layout.length_at = outline.length_at
     return outline
 
 
