@@ -43,7 +43,9 @@ def settings(folder: Path, **more: str) -> Settings:
 
 
 def held() -> tuple[list[str], set[str]]:
-    """Open descriptors by what they are, and threads by name."""
+    """Open descriptors by what they are, and threads by name; garbage, of other tests too, holds none."""
+    gc.unfreeze()
+    gc.collect()
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -117,8 +119,6 @@ def test_a_whole_life_leaves_no_descriptor_thread_or_task_behind(tmp_path: Path)
     before = held()
     with (tmp_path / "log").open("wb") as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live(log.fileno()))
-    gc.unfreeze()
-    gc.collect()
     assert held() == before
 
 

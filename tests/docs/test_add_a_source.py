@@ -10,6 +10,7 @@ from tests.docs.pages import DOCS, blocks_of
 from tests.identity.room import Room
 from tests.identity.test_catalog import Chosen
 
+from robin.identity import catalog
 from robin.testing.tokens import make_token
 from robin.testing.waiting import eventually
 from robin.transport.clock import SystemClock
@@ -32,17 +33,22 @@ async def test_the_source_of_the_page_passes_the_suite_as_the_page_runs_it(tmp_p
     await names["test_the_newest_source_conforms"](tmp_path)  # type: ignore[operator]
 
 
-async def test_the_catalog_line_of_the_page_keeps_a_token(tmp_path: Path) -> None:
-    names: dict[str, object] = {}
-    exec(compile(CATALOG, str(PAGE), "exec"), names)
+async def test_the_catalog_line_of_the_page_opens_the_source_and_keeps_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "SOURCES", dict(catalog.SOURCES))
+    exec(compile(CATALOG, str(PAGE), "exec"), {})
     clock, room = SystemClock(), Room(source="newest")
     (tmp_path / "token").write_bytes(make_token(expires_at=clock.wall() + 300))
     chosen = Chosen(token_source="newest", token_file=str(tmp_path))
-    identity = names["_newest"](chosen, replace(room.surroundings(), clock=clock))  # type: ignore[operator]
+    opened = catalog.open_source(chosen)
+    assert (await opened.source.fetch("broker.test")).text.reveal() == (tmp_path / "token").read_bytes()
+    opened.close()
+    identity = catalog.build_identity(chosen, replace(room.surroundings(), clock=clock))
     await identity.start()
     try:
         await eventually(lambda: identity.status().usable, what="a usable token")
-        assert identity.ready().subject == "spiffe://example.org/app"
+        token = identity.ready()
+        assert token is not None
+        assert token.subject == "spiffe://example.org/app"
     finally:
         await identity.close()
     assert room.crashes == []

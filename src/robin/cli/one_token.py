@@ -4,11 +4,9 @@ import asyncio
 from dataclasses import dataclass
 
 from robin.config.settings import IdentityPart
-from robin.identity.catalog import token_rules
+from robin.identity.catalog import open_source, token_rules
 from robin.identity.source import RawIdentity, SourceFailure
-from robin.identity.sources.file import FileSource
 from robin.model.faults import Fault
-from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.transport.clock import Clock
 from robin.wire.jose import Unverified, numeric_date, parse_unverified
 
@@ -57,19 +55,8 @@ def _where(settings: IdentityPart) -> str:
 
 
 async def _fetch(settings: IdentityPart) -> RawIdentity:
-    if settings.token_source == "file":  # noqa: S105 - a word, not a token
-        return await FileSource(settings.token_file, IdentityMetrics("file")).fetch(None)
-    return await _from_workload_api(settings)
-
-
-async def _from_workload_api(settings: IdentityPart) -> RawIdentity:
-    from robin.identity.sources.jwtsvid import JwtSvidSource  # noqa: PLC0415 - HTTP/2 is loaded only for this source
-    from robin.transport.control import ControlChannel  # noqa: PLC0415 - as above
-
-    assert settings.spiffe_socket is not None
-    channel = ControlChannel(settings.spiffe_socket)
+    opened = open_source(settings)
     try:
-        source = JwtSvidSource(channel, spiffe_id=settings.spiffe_id, hint=settings.svid_hint, timeout_s=settings.svid_fetch_timeout_s)
-        return await source.fetch(settings.audience)
+        return await opened.source.fetch(settings.audience)
     finally:
-        channel.close()
+        opened.close()

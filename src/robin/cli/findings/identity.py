@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from robin.cli.findings.finding import Finding, fail, from_detail, ok, warn
 from robin.cli.one_token import NoToken, OneToken, fetch_one
 from robin.config.settings import Settings
-from robin.model.address import UnixAddress
+from robin.model.address import TcpAddress, UnixAddress
 from robin.transport.clock import Clock
 from robin.wire.jose import NOT_BEFORE_LEEWAY_S
 
@@ -20,8 +20,8 @@ def look(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """The file or the Workload API, then one token."""
     if settings.token_source == "file":  # noqa: S105 - a word, not a token
         yield from _file(settings.token_file)
-    else:
-        yield from _workload_api(settings)
+    elif settings.spiffe_socket is not None:
+        yield from _workload_api(settings.spiffe_socket)
     try:
         token = fetch_one(settings, clock)
     except NoToken as none:
@@ -47,9 +47,7 @@ def _file(path: str) -> Iterator[Finding]:
         yield ok("token file", f"{path} ({mode})")
 
 
-def _workload_api(settings: Settings) -> Iterator[Finding]:
-    address = settings.spiffe_socket
-    assert address is not None
+def _workload_api(address: UnixAddress | TcpAddress) -> Iterator[Finding]:
     family, place = (
         (socket.AF_UNIX, address.path)
         if isinstance(address, UnixAddress)
