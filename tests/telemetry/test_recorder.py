@@ -15,7 +15,7 @@ from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
-from robin.telemetry.recorder import METHODS, Recorder, trace_id
+from robin.telemetry.recorder import METHOD_LABELS, Recorder, trace_id
 from robin.telemetry.writer import LineWriter
 from robin.testing.manual_clock import ManualClock
 from robin.wire import http1
@@ -277,19 +277,19 @@ def test_a_trace_id_is_taken_from_a_valid_traceparent_only(traceparent: bytes | 
 def test_the_method_label_is_one_that_can_occur(recorded: tuple[Metrics, MakeRecord, Recorder]):
     """A method that is refused ends with its head, so that no record of it has a method."""
     served = set(http1.METHODS.values())
-    assert served > METHODS
+    assert served > METHOD_LABELS
     metrics, make, recorder = recorded
     for method in sorted(served):
         recorder.finish(make(method=method))
     recorder.finish(make(outcome="method_refused", method=None, path=None, status=405))
-    assert {method for outcome, method, _ in metrics.requests if outcome == "injected"} == METHODS | {"other"}
+    assert {method for outcome, method, _ in metrics.requests if outcome == "injected"} == METHOD_LABELS | {"other"}
     assert metrics.requests["method_refused", "other", 4] == 1
 
 
 def test_the_metrics_page_names_the_methods_of_the_label():
     (row,) = re.findall(r"^\| `robin_requests_total` \|.*$", (PAGE.parent / "metrics.md").read_text(), re.MULTILINE)
     sentence = row.partition("`method`: ")[2].partition(" `code_class`")[0]
-    assert set(re.findall(r"`([A-Z]+)`", sentence.partition(", else `other`")[0])) == METHODS
+    assert set(re.findall(r"`([A-Z]+)`", sentence.partition(", else `other`")[0])) == METHOD_LABELS
 
 
 def test_the_reference_page_lists_the_fields_in_their_order():

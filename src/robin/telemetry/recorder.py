@@ -21,7 +21,7 @@ from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.stamp import Stamp
 from robin.telemetry.writer import LineWriter
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHOD_LABELS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The `method` label; any other is `other`, and so is none: a head that was refused, CONNECT and TRACE among them, has no method."""
 
 PATH_MAX: Final = 2048
@@ -218,7 +218,7 @@ class _Shape:
         reused: bool | None,
         listener: str,
     ) -> None:
-        self.series = (outcome, method if method in METHODS else "other", status // 100 if status else 0)
+        self.series = (outcome, method if method in METHOD_LABELS else "other", status // 100 if status else 0)
         self.durations = metrics.request_duration.setdefault(outcome, Histogram(EXCHANGE_S))
         self.outcome = f'"outcome":"{outcome}","method":{"null" if method is None else quote(method)},'
         self.answer = (

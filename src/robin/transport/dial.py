@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from robin.model.address import is_loopback
+from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
 from robin.model.verdict import Permit
 from robin.transport.resolve import Resolver, SocketAddress
@@ -19,7 +20,7 @@ from robin.transport.tls import UpstreamTls, tls_fault
 from robin.transport.valve import secure
 
 _STAGGER_S: Final = 0.25
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+_NOTHING_LEFT: Final = EXHAUSTED | {errno.EAGAIN}  # no free local port (connect(2))
 _UNROUTABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.ENETDOWN})
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
@@ -125,7 +126,7 @@ class Dialer:
 
 
 def _connect_fault(error: OSError, *, handshake: bool) -> Fault:
-    if error.errno in _EXHAUSTED:
+    if error.errno in _NOTHING_LEFT:
         return Fault("limit_connections", "descriptors: this Robin can open no more; raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS")
     if handshake:
         return Fault("upstream_tls", "alert: the upstream closed the connection during the TLS handshake")

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
+from robin.model.exhaustion import EXHAUSTED
 from robin.transport.claim import ClaimRefused, claimed
 
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_WAKE: Final = 64
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PASSING: Final = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM})
 _PAUSE_S: Final = 1.0
 
@@ -227,7 +227,7 @@ class Acceptor:
             try:
                 sock, _ = self._bound.sock.accept()
             except OSError as error:
-                if error.errno in _EXHAUSTED:
+                if error.errno in EXHAUSTED:
                     self._tell("accept_exhausted", f"{error.strerror}: raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS")
                     self.stop()
                     self._paused = self._loop.call_later(_PAUSE_S, self.start)

@@ -3,16 +3,15 @@
 Each successful load is a new generation; the pool reuses a connection only within its own generation, so a CA reload retires old ones.
 """
 
-import errno
 import os
 import ssl
 import stat
 from collections.abc import Callable
 
+from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
 
 _BUNDLE_BYTES = 8 * 1024 * 1024
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class RootsError(Exception):
@@ -38,7 +37,7 @@ def _load_bundle(context: ssl.SSLContext, ca_file: str) -> None:
     except (ssl.SSLError, ValueError):
         raise RootsError("not a usable PEM bundle") from None
     except OSError as error:
-        if error.errno in _EXHAUSTED:
+        if error.errno in EXHAUSTED:
             raise
         raise RootsError(error.strerror or type(error).__name__) from None
     if not context.cert_store_stats()["x509"]:

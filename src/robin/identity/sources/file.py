@@ -5,13 +5,13 @@ is opened anew each time, symlinks followed, so a `..data` swap, a rename and a 
 """
 
 import asyncio
-import errno
 import os
 import stat
 from dataclasses import dataclass
 from typing import Final
 
 from robin.identity.source import Outlook, RawIdentity, SourceFailure
+from robin.model.exhaustion import EXHAUSTED
 from robin.model.secret import Secret
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.wire.jose import TOKEN_LIMIT_BYTES
@@ -21,7 +21,6 @@ _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a FIFO
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.005
 _OTHERS_READ: Final = 0o004
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 FileKey = tuple[int, int, int, int, int]
 
@@ -107,7 +106,7 @@ def _read_to_end(descriptor: int) -> bytes:
 
 def _unopened(path: str, error: OSError) -> SourceFailure:
     """Why the file could not be opened; whether it is there can be seen without a descriptor."""
-    if error.errno not in _EXHAUSTED:
+    if error.errno not in EXHAUSTED:
         return _unreadable(error)
     try:
         os.stat(path)
