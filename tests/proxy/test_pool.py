@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.transport.test_dial import dialer, permit
 
 from robin.model.faults import Fault
 from robin.model.limits import Deadlines, Limits
@@ -15,10 +16,12 @@ from robin.model.origin import Origin
 from robin.model.verdict import Permit
 from robin.proxy.pool import Pool, Upstream
 from robin.telemetry.metrics import Metrics
+from robin.testing.certificates import CertificateAuthority
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
+from robin.transport.tls import UpstreamTls
 
 
 class Roots:
@@ -35,14 +38,23 @@ class Roots:
 class Stand:
     """A pool on a real upstream that holds its connections."""
 
-    def __init__(self, upstream: RecordingUpstream, *, limit: int, queue_s: float, idle_s: float | None, roots: Roots | None) -> None:
+    def __init__(
+        self,
+        upstream: RecordingUpstream,
+        *,
+        limit: int,
+        queue_s: float,
+        idle_s: float | None,
+        roots: Roots | None,
+        dialer: Dialer | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.upstream = upstream
         self.sweeper = Sweeper(loop)
         self.metrics = Metrics(version="0", unsafe={})
         self.pool = Pool(
             loop,
-            dialer=Dialer(loop, tls=None, connect_s=5, own=lambda *_: False),
+            dialer=dialer or Dialer(loop, tls=None, connect_s=5, own=lambda *_: False),
             tls=roots,
             sweeper=self.sweeper,
             limits=Limits(upstream_connections=limit),
@@ -73,10 +85,19 @@ class Stand:
 
 @contextlib.asynccontextmanager
 async def standing(
-    *, limit: int = 2, queue_s: float = 5.0, idle_s: float | None = None, roots: Roots | None = None
+    *,
+    limit: int = 2,
+    queue_s: float = 5.0,
+    idle_s: float | None = None,
+    roots: Roots | None = None,
+    certificates: CertificateAuthority | None = None,
 ) -> AsyncIterator[Stand]:
-    async with RecordingUpstream(hold) as upstream:
-        stand = Stand(upstream, limit=limit, queue_s=queue_s, idle_s=idle_s, roots=roots)
+    tls = None if certificates is None else certificates.issue("broker.test").server_context()
+    async with RecordingUpstream(hold, tls=tls) as upstream:
+        secure = None if certificates is None else dialer("127.0.0.1", tls=UpstreamTls(str(certificates.ca_file), lambda _: None))
+        stand = Stand(upstream, limit=limit, queue_s=queue_s, idle_s=idle_s, roots=roots, dialer=secure)
+        if certificates is not None:
+            stand.permit = permit(upstream.port, scheme="https")
         stand.sweeper.start()
         try:
             yield stand
@@ -133,6 +154,24 @@ async def test_what_came_but_was_not_read_yet_keeps_a_connection_from_being_used
         else:
             assert await waiter is not upstream
             assert stand.counts == (1, 0)
+        await eventually(lambda: upstream.lost, what="it to be closed")
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["idle", "handed-over"])
+async def test_what_tls_holds_keeps_a_connection_from_being_used_again(certificates: CertificateAuthority, waiting: bool):
+    async with standing(limit=1, certificates=certificates) as stand:
+        upstream = await stand.acquire()
+        origin = await stand.upstream.connection(0)
+        upstream.hold()  # as after a piece of an answer that the caller did not take at once
+        await origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray")
+        await eventually(upstream.holds_unread, what="TLS to hold it")
+        waiter = asyncio.ensure_future(stand.acquire()) if waiting else None
+        await asyncio.sleep(0)
+        stand.give_back(upstream)
+        if waiter is None:
+            assert stand.pool.take(stand.permit) is None
+        else:
+            assert await waiter is not upstream
         await eventually(lambda: upstream.lost, what="it to be closed")
 
 

@@ -113,3 +113,36 @@ async def test_a_stream_whose_peer_takes_nothing_says_so_before_it_holds_256_kib
         taken += len(await asyncio.to_thread(peer.recv, 1 << 16))
         await asyncio.sleep(0)
     assert held() - taken <= 0, "it says that it is free only when all is written"
+
+
+async def test_bytes_that_are_kept_from_a_paused_stream_are_told(connect: Connect):
+    reader, peer = await connect()
+    reader.hold()
+    peer.sendall(b"stray")
+    secured = isinstance(peer, ssl.SSLSocket)
+    await eventually(reader.holds_unread if secured else reader.has_unread, what="them to be there")
+    assert reader.holds_unread() is secured
+    reader.listen()
+    await eventually(lambda: reader.received == b"stray", what="them to come")
+    assert not reader.holds_unread()
+
+
+@pytest.mark.parametrize("connect", ["tls"], indirect=True)
+async def test_last_words_arrive_although_the_peer_still_speaks(connect: Connect):
+    writer, peer = await connect()
+    written = 0
+    while not writer.choked:
+        writer.write(PIECE)
+        written += len(PIECE)
+    writer.close()
+
+    def speak_then_listen() -> int:
+        for _ in range(3):
+            peer.sendall(PIECE)
+        got = 0
+        with contextlib.suppress(ConnectionResetError):
+            while octets := peer.recv(1 << 16):
+                got += len(octets)
+        return got
+
+    assert await asyncio.to_thread(speak_then_listen) == written

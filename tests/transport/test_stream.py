@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -284,3 +285,25 @@ async def test_a_barred_stream_that_speaks_ends_or_grows_old_is_aborted(connect:
             stream.deadline_at = asyncio.get_running_loop().time()
         await eventually(lambda stream=stream: stream.lost, what=f"the stream to be aborted as it {stir}")
         assert stream.received == b""
+
+
+@pytest.mark.parametrize("tunnelled", [False, True])
+@pytest.mark.parametrize("leaves", ["fin", "reset"])
+async def test_a_peer_that_left_a_paused_stream_is_noticed_but_for_last_words_in_a_tunnel(
+    connect: Connect, sweeper: Sweeper, tunnelled: bool, leaves: str
+):
+    stream, theirs = await connect()
+    other = Stream(asyncio.get_running_loop(), sweeper)
+    stream.partner, other.partner = other, stream if tunnelled else None
+    stream.hold()
+    theirs.send(b"last words")
+    if leaves == "fin":
+        theirs.shutdown(socket.SHUT_WR)
+    else:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+    stream.notice_leaving()
+    assert stream.ended is not (tunnelled and leaves == "fin")
+    if not stream.ended:
+        assert await stream.fill()
+        assert stream.received == b"last words"

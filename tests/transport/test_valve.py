@@ -87,6 +87,9 @@ class Counted(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.reader.heard += self.yields
 
+    def pause_writing(self) -> None:
+        pass
+
 
 class Line:
     """A transport that can be cut and rest; as that of the stream it tells what TLS holds."""
@@ -145,6 +148,29 @@ async def test_what_came_is_weighed_against_what_was_heard(version: str | None, 
         valve.buffer_updated(65536)
         done += 1
     assert (done if line.cut else None) == reads
+
+
+async def test_what_comes_while_our_last_bytes_go_out_is_dropped_up_to_a_limit():
+    valve, _, reader, line = attended()
+    reader.closing = reader.paused = True
+    done = 0
+    while not line.cut and done < 1000:
+        valve.buffer_updated(65536)
+        done += 1
+    assert done == (4 << 20) // 65536 + 1
+
+
+async def test_a_stream_on_a_full_line_is_choked_whatever_tls_says():
+    valve, _, reader, _ = attended()
+    valve.pause_writing()
+    assert reader.choked
+    reader.resume_writing()
+    valve.buffer_updated(10)
+    assert reader.choked
+    late, _, other, _ = attended(None)
+    late.pause_writing()
+    late.attend(other, version="TLSv1.3")
+    assert other.choked
 
 
 @pytest.mark.parametrize(

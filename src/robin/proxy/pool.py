@@ -220,6 +220,7 @@ class Pool:
             or upstream.ended
             or upstream.received
             or upstream.choked
+            or (upstream.paused and upstream.holds_unread())
             or self._closing
             or (self._tls is not None and upstream.generation != self._tls.generation)
         ):
@@ -228,12 +229,12 @@ class Pool:
             return
         upstream.reusable = False
         upstream.reused = True
+        if upstream.paused:
+            upstream.listen()
         if bucket.waiters and bucket.hand_over(upstream):
             return
         upstream.barred = True
         upstream.deadline_at = self._loop.time() + (self._idle_s if announced_idle_s is None else self._idle_for_s(announced_idle_s))
-        if upstream.paused:
-            upstream.listen()
         bucket.idle.append(upstream)
         self._metrics.upstream_idle += 1
 

@@ -226,19 +226,30 @@ class Stream(asyncio.Protocol):
                 raise Ended
 
     def notice_leaving(self) -> None:
-        """Look, without reading, whether the peer of a stream that is not being read has gone: nobody would hear of it."""
-        if self.paused and not self.ended and self._sees(select.POLLRDHUP):
-            self._end()
+        """Look, without reading, whether the peer of a stream that is not being read has gone: nobody would hear of it.
 
-    def _sees(self, event: int) -> bool:
-        """Whether the kernel has this to tell of the connection right now."""
+        Of two streams that are partners of each other, a tunnel, one that only ended is left alone: what it said last still goes on.
+        """
+        if self.paused and not self.ended:
+            seen = self._look(select.POLLRDHUP)
+            if seen & (select.POLLERR | select.POLLHUP) or (seen and not (self.partner is not None and self.partner.partner is self)):
+                self._end()
+
+    def _look(self, event: int) -> int:
+        """What the kernel has to tell of the connection right now: this event, an error, or nothing (0)."""
         watch = select.poll()
         watch.register(self.transport.get_extra_info("socket").fileno(), event)
-        return len(watch.poll(0)) > 0
+        told = watch.poll(0)
+        return told[0][1] if told else 0
 
     def has_unread(self) -> bool:
         """Whether bytes came, or an end, that the loop has not read yet."""
-        return not self.ended and not self.transport.is_closing() and self._sees(select.POLLIN)
+        return not self.ended and not self.transport.is_closing() and self._look(select.POLLIN) != 0
+
+    def holds_unread(self) -> bool:
+        """Whether TLS holds bytes that it was given while the stream was paused."""
+        held = getattr(self.transport, "get_read_buffer_size", None)
+        return held is not None and held() > 0
 
     def take(self, count: int) -> bytes:
         """Consume exactly `count` bytes that are in `received`."""

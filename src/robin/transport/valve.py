@@ -21,6 +21,7 @@ _SILENT_BYTES: Final = 49152  # a record that is not whole has at most 16 KiB, a
 _HANDSHAKE_BYTES: Final = 262144  # OpenSSL takes certificates of 100 KB
 _BYTES_FOR_ONE: Final = 32  # what a record of one byte may cost
 _BYTES_FOR_ONE_OLD: Final = 96  # before TLS 1.3, where there are no KeyUpdates
+_CLOSING_BYTES: Final = 4 << 20  # while our last bytes go out, TLS drops what comes
 
 
 class Valve(asyncio.BufferedProtocol):
@@ -44,6 +45,8 @@ class Valve(asyncio.BufferedProtocol):
         self._silent_bytes = 0
         if version != "TLSv1.3":
             self._bytes_for_one = _BYTES_FOR_ONE_OLD
+        if self._full:
+            stream.pause_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -53,20 +56,22 @@ class Valve(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: give them to TLS, and see what comes of them."""
         stream = self.stream
-        if stream is None:
+        heard, held = 0, False
+        if stream is None or stream.closing:
             self._update(nbytes)
-            silent_bytes, limit_bytes = self._silent_bytes + nbytes, _HANDSHAKE_BYTES
+            limit_bytes = _HANDSHAKE_BYTES if stream is None else _CLOSING_BYTES
         else:
             before = stream.heard
             self._update(nbytes)
-            silent_bytes, limit_bytes = self._silent_bytes + nbytes - (stream.heard - before) * self._bytes_for_one, _SILENT_BYTES
-            if stream.paused:
-                silent_bytes = 0  # TLS keeps what it is given
-            elif nbytes == _READ_BYTES:  # there may be more, and libuv would go on; yet that was work enough for a turn
-                self._transport.pause_reading()
-                self._loop.call_soon(self._go_on)
+            heard, held, limit_bytes = stream.heard - before, stream.paused, _SILENT_BYTES  # TLS holds what a paused stream is given
+            if self._full and not stream.choked:
+                stream.pause_writing()  # TLS has answered something, and told the stream that all of it was taken
+        silent_bytes = 0 if held else self._silent_bytes + nbytes - heard * self._bytes_for_one
         if silent_bytes > limit_bytes:
             self._transport.abort()
+        elif nbytes == _READ_BYTES and stream is not None and not held:  # there may be more, yet that was work enough for a turn
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on)
         self._silent_bytes = silent_bytes if silent_bytes > 0 else 0
 
     def _go_on(self) -> None:
