@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import termios
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -146,3 +147,18 @@ async def test_last_words_arrive_although_the_peer_still_speaks(connect: Connect
         return got
 
     assert await asyncio.to_thread(speak_then_listen) == written
+
+
+@pytest.mark.parametrize("connect", ["tls"], indirect=True)
+async def test_a_read_of_tls_allocates_about_what_it_brings(connect: Connect):
+    """Else glibc gets pages from the kernel and gives them back for each read, which costs more than all the rest of it."""
+    reader, peer = await connect()
+    await asyncio.sleep(0)
+    tracemalloc.start()
+    try:
+        peer.sendall(b"x" * 1000)
+        assert await reader.fill()
+        assert tracemalloc.get_traced_memory()[1] < 65536
+    finally:
+        tracemalloc.stop()
+    assert reader.take(1000) == b"x" * 1000

@@ -17,17 +17,43 @@ from robin.transport.stream import Stream
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
 _READ_BYTES: Final = 65536  # uvloop offers 256 KiB, and the stream may hold as much again
+_WEIGHED_BYTES: Final = 16384  # that much at a time
 _SILENT_BYTES: Final = 49152  # a record that is not whole has at most 16 KiB, a handful of session tickets less
 _HANDSHAKE_BYTES: Final = 262144  # OpenSSL takes certificates of 100 KB
 _BYTES_FOR_ONE: Final = 32  # what a record of one byte may cost
 _BYTES_FOR_ONE_OLD: Final = 96  # before TLS 1.3, where there are no KeyUpdates
 _CLOSING_BYTES: Final = 4 << 20  # while our last bytes go out, TLS drops what comes
 
+_PLAIN: Final = memoryview(bytearray(2 * _READ_BYTES))
+
+
+class _Places(dict[int, memoryview]):
+    """What `get_buffer` gives for each size it is asked for, which is always the same: the buffer of one TLS, of which we offer a part."""
+
+    def __init__(self, get_buffer: Callable[[int], memoryview]) -> None:
+        super().__init__()
+        self._get_buffer = get_buffer
+
+    def __missing__(self, sizehint: int) -> memoryview:
+        return self._get_buffer(sizehint)[:_READ_BYTES]
+
 
 class Valve(asyncio.BufferedProtocol):
     """Passes everything between a transport and its TLS, and weighs what came against what `stream` heard of it (None: the handshake)."""
 
-    __slots__ = ("_bytes_for_one", "_full", "_loop", "_silent_bytes", "_tls", "_transport", "_update", "stream")
+    __slots__ = (
+        "_bytes_for_one",
+        "_came",
+        "_full",
+        "_heard",
+        "_loop",
+        "_silent_bytes",
+        "_tls",
+        "_transport",
+        "_update",
+        "get_buffer",
+        "stream",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any, tls: Any) -> None:
         self.stream: Stream | None = None
@@ -35,38 +61,44 @@ class Valve(asyncio.BufferedProtocol):
         self._transport = transport
         self._tls = tls
         self._update = tls.buffer_updated
+        self.get_buffer = _Places(tls.get_buffer).__getitem__  # type: ignore[assignment,method-assign]  # no frame of ours
         self._silent_bytes = 0
+        self._came = 0  # and was not weighed yet
+        self._heard = 0  # by the stream, when it was weighed last
         self._bytes_for_one = _BYTES_FOR_ONE
         self._full = False
 
     def attend(self, stream: Stream, *, version: str | None) -> None:
         """The handshake is done, with this version of TLS: from now on bytes are for this stream."""
         self.stream = stream
-        self._silent_bytes = 0
+        self._silent_bytes = self._came = 0
         if version != "TLSv1.3":
             self._bytes_for_one = _BYTES_FOR_ONE_OLD
         if self._full:
             stream.pause_writing()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
-        where: memoryview = self._tls.get_buffer(sizehint)
-        return where[:_READ_BYTES]
-
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes came: give them to TLS, and see what comes of them."""
+        """Bytes came: give them to TLS, and now and then see what comes of them."""
+        self._update(nbytes)
+        came = self._came = self._came + nbytes
+        if came >= _WEIGHED_BYTES or self._full:
+            self._weigh(nbytes)
+
+    def _weigh(self, nbytes: int) -> None:
+        """Whether what came is worth going on, and in this turn."""
+        came, self._came = self._came, 0
         stream = self.stream
-        heard, held = 0, False
-        if stream is None or stream.closing:
-            self._update(nbytes)
-            limit_bytes = _HANDSHAKE_BYTES if stream is None else _CLOSING_BYTES
+        heard, held, limit_bytes = 0, False, _SILENT_BYTES
+        if stream is None:
+            limit_bytes = _HANDSHAKE_BYTES
+        elif stream.closing:
+            limit_bytes = _CLOSING_BYTES
         else:
-            before = stream.heard
-            self._update(nbytes)
-            heard, held, limit_bytes = stream.heard - before, stream.paused, _SILENT_BYTES  # TLS holds what a paused stream is given
+            heard, self._heard = stream.heard - self._heard, stream.heard
+            held = stream.paused  # TLS holds what a paused stream is given
             if self._full and not stream.choked:
                 stream.pause_writing()  # TLS has answered something, and told the stream that all of it was taken
-        silent_bytes = 0 if held else self._silent_bytes + nbytes - heard * self._bytes_for_one
+        silent_bytes = 0 if held else self._silent_bytes + came - heard * self._bytes_for_one
         if silent_bytes > limit_bytes:
             self._transport.abort()
         elif nbytes == _READ_BYTES and stream is not None and not held:  # there may be more, yet that was work enough for a turn
@@ -106,6 +138,40 @@ class Valve(asyncio.BufferedProtocol):
             stream.pause_writing()  # TLS has said otherwise: it is empty, the kernel is not
         elif not stream.transport.get_write_buffer_size():
             stream.resume_writing()
+
+
+class _Opened(asyncio.BufferedProtocol):
+    """The stream as TLS sees it: with a place to read into, where otherwise uvloop would allocate 256 KiB for each read."""
+
+    __slots__ = ("_received", "_stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._received = stream.data_received
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One place for all connections: `buffer_updated` follows at once, and takes it away."""
+        return _PLAIN
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes for the stream."""
+        self._received(_PLAIN[:nbytes].tobytes())
+
+    def eof_received(self) -> bool:
+        """The peer said that it sends no more."""
+        return self._stream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """TLS holds what the kernel does not take."""
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        """TLS holds nothing."""
+        self._stream.resume_writing()
 
 
 class _Nobody(asyncio.Protocol):
@@ -153,7 +219,7 @@ async def secure(
         raise
     stream = build()
     valves[0].attend(stream, version=secured.get_extra_info("ssl_object").version())
-    secured.set_protocol(stream)
+    secured.set_protocol(_Opened(stream))
     secured.set_read_buffer_limits(high=1)
     stream.connection_made(secured)
     return stream
