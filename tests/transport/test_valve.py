@@ -1,9 +1,11 @@
 """TLS that says nothing to the stream is bounded; TLS that carries something passes, whatever the size of its records."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
+import weakref
 
 import pytest
 from tests.transport.test_dial import dialer, permit, stream
@@ -11,8 +13,9 @@ from tests.transport.test_dial import dialer, permit, stream
 from robin.model.faults import Fault
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.connection import ScriptedConnection
-from robin.testing.recording_upstream import RecordingUpstream
+from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
+from robin.transport.deadlines import Sweeper
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls
 from robin.transport.valve import Valve
@@ -228,3 +231,27 @@ async def test_an_origin_that_resets_before_the_handshake_is_a_fault_and_no_fail
     assert len(faults) == 200
     assert set(faults) <= {"connect_refused", "upstream_tls", "upstream_closed"}
     assert told == []
+
+
+class Watched(Stream):
+    """A stream that can be seen to be gone."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_a_stream_that_ended_keeps_no_tls_alive(certificates: CertificateAuthority, context: ssl.SSLContext):
+    """Each TLS has 256 KiB of buffers: they must not wait for the collector of cycles."""
+    loop = asyncio.get_running_loop()
+    sweeper = Sweeper(loop)
+    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
+    gc.disable()
+    try:
+        async with RecordingUpstream(hold, tls=context) as upstream:
+            dialled = await dialer("127.0.0.1", tls=tls).dial(permit(upstream.port, scheme="https"), lambda: Watched(loop, sweeper))
+            seen = weakref.ref(dialled)
+            dialled.abort()
+            await eventually(lambda: dialled.lost, what="the end")
+            del dialled
+            await eventually(lambda: seen() is None, what="it to be forgotten")
+    finally:
+        gc.enable()

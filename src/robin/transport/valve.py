@@ -146,7 +146,7 @@ class _Opened(asyncio.BufferedProtocol):
     __slots__ = ("_received", "_stream")
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        self._stream: Stream | None = stream
         self._received = stream.data_received
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -159,19 +159,27 @@ class _Opened(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The peer said that it sends no more."""
-        return self._stream.eof_received()
+        return self._stream is not None and self._stream.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self._stream.connection_lost(exc)
+        """The connection is gone. uvloop forgets `self` here, but not its methods: without the stream they keep nothing alive."""
+        stream, self._stream, self._received = self._stream, None, _forget
+        if stream is not None:
+            stream.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """TLS holds what the kernel does not take."""
-        self._stream.pause_writing()
+        if self._stream is not None:
+            self._stream.pause_writing()
 
     def resume_writing(self) -> None:
         """TLS holds nothing."""
-        self._stream.resume_writing()
+        if self._stream is not None:
+            self._stream.resume_writing()
+
+
+def _forget(_: bytes) -> None:
+    """Bytes for a stream that is gone."""
 
 
 class _Nobody(asyncio.Protocol):
