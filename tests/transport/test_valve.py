@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import weakref
+from collections.abc import Callable
 
 import pytest
 from tests.transport.test_dial import dialer, permit, stream
@@ -16,6 +17,7 @@ from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
+from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls
 from robin.transport.valve import Valve
@@ -239,6 +241,14 @@ class Watched(Stream):
     __slots__ = ("__weakref__",)
 
 
+async def end_one(dialer: Dialer, port: int, build: Callable[[], Watched]) -> weakref.ref[Watched]:
+    """Dial, hang up; and hold nothing of it."""
+    dialled = await dialer.dial(permit(port, scheme="https"), build)
+    dialled.abort()
+    await eventually(lambda: dialled.lost, what="the end")
+    return weakref.ref(dialled)
+
+
 async def test_a_stream_that_ended_keeps_no_tls_alive(certificates: CertificateAuthority, context: ssl.SSLContext):
     """Each TLS has 256 KiB of buffers: they must not wait for the collector of cycles."""
     loop = asyncio.get_running_loop()
@@ -247,11 +257,7 @@ async def test_a_stream_that_ended_keeps_no_tls_alive(certificates: CertificateA
     gc.disable()
     try:
         async with RecordingUpstream(hold, tls=context) as upstream:
-            dialled = await dialer("127.0.0.1", tls=tls).dial(permit(upstream.port, scheme="https"), lambda: Watched(loop, sweeper))
-            seen = weakref.ref(dialled)
-            dialled.abort()
-            await eventually(lambda: dialled.lost, what="the end")
-            del dialled
+            seen = await end_one(dialer("127.0.0.1", tls=tls), upstream.port, lambda: Watched(loop, sweeper))
             await eventually(lambda: seen() is None, what="it to be forgotten")
     finally:
         gc.enable()
