@@ -147,7 +147,7 @@ class _Opened(asyncio.BufferedProtocol):
 
     def __init__(self, stream: Stream) -> None:
         self._stream: Stream | None = stream
-        self._received = stream.data_received
+        self._received: Callable[[bytes], None] = stream.data_received
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """One place for all connections: `buffer_updated` follows at once, and takes it away."""
