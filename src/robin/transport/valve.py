@@ -27,17 +27,6 @@ _CLOSING_BYTES: Final = 4 << 20  # while our last bytes go out, TLS drops what c
 _PLAIN: Final = memoryview(bytearray(2 * _READ_BYTES))
 
 
-class _Places(dict[int, memoryview]):
-    """What `get_buffer` gives for each size it is asked for, which is always the same: the buffer of one TLS, of which we offer a part."""
-
-    def __init__(self, get_buffer: Callable[[int], memoryview]) -> None:
-        super().__init__()
-        self._get_buffer = get_buffer
-
-    def __missing__(self, sizehint: int) -> memoryview:
-        return self._get_buffer(sizehint)[:_READ_BYTES]
-
-
 class Valve(asyncio.BufferedProtocol):
     """Passes everything between a transport and its TLS, and weighs what came against what `stream` heard of it (None: the handshake)."""
 
@@ -51,7 +40,6 @@ class Valve(asyncio.BufferedProtocol):
         "_tls",
         "_transport",
         "_update",
-        "get_buffer",
         "stream",
     )
 
@@ -61,7 +49,6 @@ class Valve(asyncio.BufferedProtocol):
         self._transport = transport
         self._tls = tls
         self._update = tls.buffer_updated
-        self.get_buffer = _Places(tls.get_buffer).__getitem__  # type: ignore[assignment,method-assign]  # no frame of ours
         self._silent_bytes = 0
         self._came = 0  # and was not weighed yet
         self._heard = 0  # by the stream, when it was weighed last
@@ -76,6 +63,11 @@ class Valve(asyncio.BufferedProtocol):
             self._bytes_for_one = _BYTES_FOR_ONE_OLD
         if self._full:
             stream.pause_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: a part of what TLS offers."""
+        where: memoryview = self._tls.get_buffer(sizehint)
+        return where[:_READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: give them to TLS, and now and then see what comes of them."""
