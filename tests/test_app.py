@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from tests.corpus.rig import unsigned_token
+from tests.descriptors import no_descriptor_left
 
 from robin import app
 from robin.app import Sidecar
@@ -79,14 +80,8 @@ async def ask(port: int) -> bytes:
 async def test_what_fails_while_it_is_built_is_not_blamed_on_the_ca_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The notice to systemd wants a descriptor: it is to blame for nothing, and the bundle, of which this upstream has none, even less."""
     chosen = settings(tmp_path)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
-    try:
+    with no_descriptor_left():
         code = await app._run(chosen, {"NOTIFY_SOCKET": str(tmp_path / "notify")})
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert code == ending.EXIT_FAILED
     assert capsys.readouterr().err == "robin: cannot start: Too many open files\n"
 

@@ -1,9 +1,7 @@
 """What the identity tests stand in: a manual clock, chance drawn from a seed, a log that remembers, real tasks."""
 
 import random
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from robin.identity.surroundings import Surroundings
@@ -76,14 +74,3 @@ class Room:
             changed=changed or self._changed,
             turn=self.turn,
         )
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """What is open stays open; nothing can be opened."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

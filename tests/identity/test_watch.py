@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.identity.room import Room, no_descriptor_left
+from tests.descriptors import no_descriptor_left
+from tests.identity.room import Room
 
 from robin.identity.sources.file import FileSource
 from robin.identity.watch import FileWatch

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.descriptors import no_descriptor_left
 from tests.journeys.life import short_folder
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
@@ -141,16 +141,10 @@ def test_of_two_processes_that_find_the_same_dead_socket_one_binds_and_the_other
 
 
 def test_want_of_descriptors_is_no_want_of_an_address_family(binder: Binder, folder: Path):
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
-    try:
+    with no_descriptor_left():
         for address in (TcpAddress(host="127.0.0.1", port=0), TcpAddress(host="", port=0), UnixAddress(path=f"{folder}/s")):
             with pytest.raises(BindError, match="Too many open files"):
                 binder(address)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_umask_is_as_before(binder: Binder, folder: Path):

@@ -1,13 +1,11 @@
 """Roots and versions towards the upstream: what is loaded, what is refused, when it is read again, and why a handshake failed."""
 
-import contextlib
 import os
-import resource
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.descriptors import no_descriptor_left
 
 from robin.testing.certificates import CertificateAuthority
 from robin.transport.tls import RootsError, UpstreamTls, client_context, tls_fault
@@ -110,19 +108,6 @@ def test_a_forced_reload_reads_even_what_did_not_change(certificates: Certificat
     reloads.write(b"broken")
     assert not reloads.tls.reload()
     assert (reloads.tls.generation, reloads.said) == (1, ["loaded", "failed"])
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """As in a process that has as many descriptors open as it may."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_want_of_descriptors_is_not_blamed_on_the_bundle_which_is_read_again_later(certificates: CertificateAuthority, tmp_path: Path):
