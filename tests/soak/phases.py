@@ -51,7 +51,7 @@ TEARING = Phase(
     tears=6.0,
 )
 RESTARTS = Phase(name="restarts", weight=3, codes=_DOWN, ends=frozenset({Result.CUT}))
-EXHAUSTION = Phase(name="exhaustion", weight=3, codes=frozenset({"limit_connections", "dns_failed"}))  # names too need descriptors
+EXHAUSTION = Phase(name="exhaustion", weight=3, codes=frozenset({"limit_connections"}))
 REST = Phase(name="rest", weight=0, rate=0.0)
 DRAIN = Phase(
     name="drain",

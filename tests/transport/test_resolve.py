@@ -6,7 +6,9 @@ import threading
 from typing import Any
 
 import pytest
+from tests.descriptors import no_descriptor_left
 
+from robin.model.exhaustion import EXHAUSTED
 from robin.transport.resolve import Resolver, _interleave
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -30,6 +32,18 @@ async def test_localhost_is_loopback():
 async def test_what_does_not_resolve_raises(host: str):
     with pytest.raises((socket.gaierror, UnicodeError)):
         await Resolver(asyncio.get_running_loop()).resolve(host, 80)
+
+
+async def test_a_name_that_is_unknown_for_want_of_descriptors_is_our_own_trouble():
+    def no_files(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # what glibc says when it cannot open /etc/hosts
+
+    resolver = Resolver(asyncio.get_running_loop(), getaddrinfo=no_files)
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files") as refused:
+        await resolver.resolve("broker.test", 80)
+    assert refused.value.errno in EXHAUSTED
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("broker.test", 80)
 
 
 async def test_the_resolvers_first_choice_stays_first_and_families_take_turns():

@@ -6,6 +6,7 @@ others, and the exit waits for the resolver's patience (10 s and more). Here a t
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -54,7 +55,7 @@ class Resolver:
                 if family in {socket.AF_INET, socket.AF_INET6}:
                     found.append((family, (str(place[0]), port)))
         except (OSError, UnicodeError) as error:
-            failure = error
+            failure = _exhaustion() or error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
             self._loop.call_soon_threadsafe(self._hand_over, answer, found, failure)
 
@@ -66,6 +67,17 @@ class Resolver:
             answer.set_exception(failure)
         else:
             answer.set_result(list(dict.fromkeys(found))[:_ADDRESSES_MAX])
+
+
+def _exhaustion() -> OSError | None:
+    """Whether there are no descriptors to ask with: a resolver that cannot open its files says of any name that it is unknown."""
+    try:
+        ends = os.pipe()
+    except OSError as error:
+        return error
+    for end in ends:
+        os.close(end)
+    return None
 
 
 def _interleave(found: list[SocketAddress]) -> list[SocketAddress]:
