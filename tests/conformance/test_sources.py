@@ -3,9 +3,10 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -39,6 +40,24 @@ async def test_the_file_source_conforms(tmp_path: Path) -> None:
     await check_source(Platform(source=source, audience="broker.example", offer=offer, withdraw=withdraw, wall=time.time()))
 
 
+async def conforms(
+    address: UnixAddress | TcpAddress,
+    offer: Callable[[bytes], Awaitable[None]],
+    withdraw: Callable[[], Awaitable[None]],
+    stall: Callable[[], Awaitable[None]],
+    *,
+    owns: Callable[[asyncio.Task[Any]], bool],
+) -> None:
+    """The suite, on a Workload API at this address."""
+    channel = ControlChannel(address)
+    source = JwtSvidSource(channel, spiffe_id=None, hint=None, timeout_s=5)
+    platform = Platform(source=source, audience="broker.example", offer=offer, withdraw=withdraw, stall=stall, owns=owns, wall=time.time())
+    try:
+        await check_source(platform)
+    finally:
+        channel.close()
+
+
 @pytest.mark.parametrize("family", ["unix", "tcp"])
 async def test_the_jwtsvid_source_conforms_with_our_workload_api(tmp_path: Path, family: str) -> None:
     api = WorkloadApi(answer_never)
@@ -53,22 +72,9 @@ async def test_the_jwtsvid_source_conforms_with_our_workload_api(tmp_path: Path,
     async def stall() -> None:
         api.answer = answer_never
 
-    channel = ControlChannel(address)
-    source = JwtSvidSource(channel, spiffe_id=None, hint=None, timeout_s=5)
     try:
-        await check_source(
-            Platform(
-                source=source,
-                audience="broker.example",
-                offer=offer,
-                withdraw=withdraw,
-                stall=stall,
-                owns=lambda task: task.get_name() == "workload api call",
-                wall=time.time(),
-            )
-        )
+        await conforms(address, offer, withdraw, stall, owns=lambda task: task.get_name() == "workload api call")
     finally:
-        channel.close()
         await api.close()
     assert api.failures == []
     assert all(metadata["workload.spiffe.io"] == "true" for metadata in api.metadata)
@@ -126,22 +132,9 @@ async def test_the_jwtsvid_source_conforms_with_a_foreign_grpc_server(tmp_path: 
 
     path = str(tmp_path / "foreign.sock")
     async with foreign_server(api, f"unix:{path}" if family == "unix" else "127.0.0.1:0") as port:
-        channel = ControlChannel(UnixAddress(path=path) if family == "unix" else TcpAddress(host="127.0.0.1", port=port))
-        source = JwtSvidSource(channel, spiffe_id=None, hint=None, timeout_s=5)
-        try:
-            await check_source(
-                Platform(
-                    source=source,
-                    audience="broker.example",
-                    offer=offer,
-                    withdraw=withdraw,
-                    stall=stall,
-                    owns=lambda task: type(task.get_coro()).__module__.startswith("_cython"),  # the tasks of grpcio's own server
-                    wall=time.time(),
-                )
-            )
-        finally:
-            channel.close()
+        address = UnixAddress(path=path) if family == "unix" else TcpAddress(host="127.0.0.1", port=port)
+        foreign = "_cython"  # where the tasks of grpcio's own server come from
+        await conforms(address, offer, withdraw, stall, owns=lambda task: type(task.get_coro()).__module__.startswith(foreign))
     assert api.audiences == {("broker.example",)}
 
 
