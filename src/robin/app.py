@@ -22,7 +22,7 @@ from robin.identity.surroundings import Surroundings
 from robin.model.address import Address
 from robin.planes.sidecar.activation import check_activation
 from robin.planes.sidecar.admission import Admission
-from robin.planes.sidecar.build import build_policy, build_rewriting
+from robin.planes.sidecar.build import build_policy
 from robin.planes.sidecar.ending import EXIT_BIND, EXIT_CUT, EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Ending
 from robin.policy.guards import GRANT
 from robin.proxy.house import House
@@ -41,6 +41,7 @@ from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresse
 from robin.transport.systemd import Notifier, activated_sockets
 from robin.transport.tasks import TaskOwner
 from robin.transport.tls import RootsError, UpstreamTls
+from robin.wire.forwarding import Rewriting
 
 _CA_POLL_S = 1.0
 _SETTLE_S = 0.02  # how long an exchange that ended may wait to be counted and written, with others
@@ -142,7 +143,7 @@ class Sidecar:
             ),
             credentials=GRANTS[GRANT](self._identity),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
-            rewriting=build_rewriting(strip=settings.strip_headers, required=settings.require_header, pseudonym=pseudonym),
+            rewriting=Rewriting.build(strip=settings.strip_headers, required=settings.require_header, pseudonym=pseudonym),
             limits=limits,
             deadlines=deadlines,
             upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols),

@@ -16,7 +16,7 @@ from tests.differential.readers import NotOneMessage, read_with_h11, read_with_s
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import Framing
+from robin.model.message import Framing, RequiredField
 from robin.model.origin import Origin
 from robin.model.verdict import Permit
 from robin.wire.forwarding import DEFAULT_STRIP, Rewriting, forward_request
@@ -25,7 +25,7 @@ from robin.wire.http1 import parse_request
 
 ORIGIN = Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example")
 PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
-RULES = Rewriting.build(strip=DEFAULT_STRIP, required_header="x-guard", pseudonym="robin-0011aabb")
+RULES = Rewriting.build(strip=DEFAULT_STRIP, required=RequiredField(name=b"x-guard", value=None), pseudonym="robin-0011aabb")
 CREDENTIAL: Credential = credential(b"token.of.ours")
 TCHAR = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

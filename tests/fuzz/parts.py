@@ -15,7 +15,7 @@ STATUS_HEAD = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xf
 
 ORIGIN = Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example")
 PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
-RULES = Rewriting.build(strip=DEFAULT_STRIP, required_header=None, pseudonym="robin-0011aabb")
+RULES = Rewriting.build(strip=DEFAULT_STRIP, required=None, pseudonym="robin-0011aabb")
 CREDENTIAL = credential(b"token.of.ours")
 
 

@@ -271,7 +271,7 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
             policy=policy,
             credentials=tokens,
             pool=Pool(loop, dialer=dialer, tls=None, sweeper=sweeper, limits=limits, deadlines=deadlines, metrics=metrics),
-            rewriting=Rewriting.build(strip=DEFAULT_STRIP, required_header=None, pseudonym=PSEUDONYM),
+            rewriting=Rewriting.build(strip=DEFAULT_STRIP, required=None, pseudonym=PSEUDONYM),
             limits=limits,
             deadlines=deadlines,
             upgrades=frozenset({b"websocket"}),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.identity import IdentityToken
-from robin.model.message import RequestHead
+from robin.model.message import RequestHead, RequiredField
 from robin.model.origin import Origin
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
@@ -18,7 +18,7 @@ from robin.wire.http1 import parse_request, parse_response
 
 ORIGIN = Origin(scheme="https", host="broker.test", port=8443, authority=b"broker.test:8443")
 PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
-RULES = Rewriting.build(strip=DEFAULT_STRIP, required_header="X_Guard", pseudonym="robin-00c0ffee")
+RULES = Rewriting.build(strip=DEFAULT_STRIP, required=RequiredField(name=b"x-guard", value=None), pseudonym="robin-00c0ffee")
 OURS = {b"host", b"authorization", b"via", b"content-length", b"transfer-encoding", b"te", b"expect", b"connection", b"upgrade"}
 NEVER = {
     *(name.encode() for name in DEFAULT_STRIP),

@@ -6,7 +6,7 @@ from typing import Final
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import Field, Framing, RequestHead, RequestOutline, ResponseHead
+from robin.model.message import Field, Framing, RequestHead, RequestOutline, RequiredField, ResponseHead
 from robin.model.verdict import Permit
 from robin.wire.fields import FOLD
 
@@ -36,10 +36,12 @@ class Rewriting:
     via: bytes
 
     @classmethod
-    def build(cls, *, strip: tuple[str, ...], required_header: str | None, pseudonym: str) -> "Rewriting":
-        """`strip` and `required_header` are field names; `pseudonym` is this instance's `robin-<8 hex>`."""
-        names = (*strip, required_header) if required_header else strip
-        return cls(drops=frozenset(name.encode("ascii").translate(FOLD) for name in names), via=b"1.1 " + pseudonym.encode("ascii"))
+    def build(cls, *, strip: tuple[str, ...], required: RequiredField | None, pseudonym: str) -> "Rewriting":
+        """`strip` are field names; the field that is `required` is dropped too; `pseudonym` is this instance's `robin-<8 hex>`."""
+        drops = {name.encode("ascii").translate(FOLD) for name in strip}
+        if required is not None:
+            drops.add(required.name)
+        return cls(drops=frozenset(drops), via=b"1.1 " + pseudonym.encode("ascii"))
 
 
 def forward_request(head: RequestHead, permit: Permit, credential: Credential, rules: Rewriting) -> bytes:

@@ -4,7 +4,8 @@ from robin.model.caller import Caller, Evidence
 from robin.model.message import RequiredField
 from robin.model.origin import Origin, UpstreamUrl
 from robin.model.verdict import Denial, Permit, Verdict
-from robin.planes.sidecar.build import build_policy, build_rewriting
+from robin.planes.sidecar.build import build_policy
+from robin.wire.forwarding import Rewriting
 from robin.wire.http1 import parse_request
 
 UPSTREAM = UpstreamUrl(origin=Origin(scheme="https", host="broker.test", port=443, authority=b"broker.test"), base_path=b"/v1")
@@ -57,5 +58,5 @@ def test_the_switch_turns_only_the_browser_guards_off():
 
 
 def test_the_required_header_and_the_strip_list_are_dropped():
-    rewriting = build_rewriting(strip=("X_Api_Key",), required=YES, pseudonym="robin-0a1b2c3d")
+    rewriting = Rewriting.build(strip=("X_Api_Key",), required=YES, pseudonym="robin-0a1b2c3d")
     assert (rewriting.drops, rewriting.via) == ({b"x-api-key", b"x-robin"}, b"1.1 robin-0a1b2c3d")

@@ -1,9 +1,8 @@
-"""The sidecar's part of the house: its policy and its rewriting, compiled from plain values."""
+"""The sidecar's part of the house: its policy, compiled from plain values."""
 
 from robin.model.message import RequiredField
 from robin.model.origin import UpstreamUrl
 from robin.policy.guards import SidecarPolicy
-from robin.wire.forwarding import Rewriting
 
 
 def build_policy(
@@ -25,8 +24,3 @@ def build_policy(
         pseudonym=pseudonym,
         any_host=any_host,
     )
-
-
-def build_rewriting(*, strip: tuple[str, ...], required: RequiredField | None, pseudonym: str) -> Rewriting:
-    """What is removed from every request and how this instance signs Via."""
-    return Rewriting.build(strip=strip, required_header=required.name.decode("ascii") if required else None, pseudonym=pseudonym)
