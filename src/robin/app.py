@@ -37,6 +37,7 @@ from robin.transport.clock import SystemClock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.entropy import SystemEntropy
+from robin.transport.heap import Heap, trimming
 from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind
 from robin.transport.systemd import Notifier, activated_sockets
 from robin.transport.tasks import TaskOwner
@@ -197,6 +198,8 @@ class Sidecar:
         self._warn()
         self._sweeper.every_sweep(self._poll_ca)
         self._sweeper.every_sweep(self._house.notice_leavers)
+        if (trim := trimming()) is not None:
+            self._sweeper.every_sweep(Heap(self._sweeper, trim).tidy)
         self._sweeper.start()
         await self._identity.start()
         for bound in self._listeners:

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCKERFILE = Path(__file__).parents[2] / "deploy" / "docker" / "Dockerfile"
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""What every shipped environment says to glibc; docs/how-to/bound-memory.md says why."""
-
 KNOWN = frozenset("ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL RUN SHELL STOPSIGNAL USER VOLUME WORKDIR".split())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.deploy.dockerfile import ALLOCATOR, DOCKERFILE, stages
+from tests.deploy.dockerfile import DOCKERFILE, stages
 from tests.journeys.life import launched, probe
 
 from robin.admin.pages import Pages
@@ -66,16 +66,11 @@ def test_these_manifests_are_shipped():
 
 @by_file
 def test_robin_takes_the_settings(path: Path):
-    assert set(environment(robin_of(path))) <= SETTINGS.keys() | ALLOCATOR.keys()
+    assert set(environment(robin_of(path))) <= SETTINGS.keys()
     chosen = settings(path)
     assert chosen.token_file == f"{TOKENS}/token"
     assert chosen.audience is not None
     assert all(isinstance(value, str) for value in environment(robin_of(path)).values()), "Kubernetes takes only strings here"
-
-
-@by_file
-def test_the_allocator_gives_back_what_tls_connections_used(path: Path):
-    assert {key: value for key, value in environment(robin_of(path)).items() if key not in SETTINGS} == ALLOCATOR
 
 
 @by_file

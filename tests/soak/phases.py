@@ -95,7 +95,7 @@ class Times:
     unit_s: float
 
 
-REST_S = 6.0  # about what a rest takes: the slowest exchange ends, idle connections grow old
+REST_S = 9.0  # about what a rest takes: the slowest exchange ends, idle connections grow old, the heap is trimmed
 START_AND_DRAIN_S = 8.0
 _UNIT_MIN_S, _UNIT_MAX_S = 1.0, 3.0
 

@@ -17,9 +17,12 @@ from tests.soak.worker import Worker
 from robin.testing.authority import IdentityAuthority
 from robin.testing.process import SidecarProcess
 from robin.testing.waiting import eventually
+from robin.transport.deadlines import GRAIN_S
+from robin.transport.heap import EVERY_S
 
 SETTLE_S = 0.3  # what was under way when mischief ended is over then
 _DOWN_S = 0.3
+_TRIMMED_S = EVERY_S + 2 * GRAIN_S
 _SETTINGS = {"ROBIN_AUDIENCE": AUDIENCE, "ROBIN_HEADER_TIMEOUT": "2s", "ROBIN_DRAIN_MAX": "25s"}
 _VIOLATIONS_KEPT = 100
 _AT_REST = (
@@ -207,6 +210,7 @@ class Side:
 
         with contextlib.suppress(TimeoutError):  # the judge tells what is left
             await eventually(quiet, timeout_s=12.0, every_s=0.2, what="a sidecar at rest")
+        await asyncio.sleep(_TRIMMED_S)
         self.rests.append(Rest(at_s=at_s, size=look.size(self.robin.pid), left=gauges, requests=self._requests, records=self.records.total))
 
     async def drain(self) -> None:

@@ -22,10 +22,6 @@ _REFUSES_S = 4.0
 _NOTICED_S = 10.0
 _SETTLE_S = 1.5
 
-# uvloop gives each TLS connection a buffer of 256 KiB; glibc, left to itself, soon takes them from its heap, which they riddle: some 60 MiB
-# of noise, in which a leak would drown. Fixed thresholds let every buffer come and go by itself, so that what grows is what is held.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-
 
 class PlainSide(Side):
     """A token file, swapped as the kubelet does it; an upstream without TLS."""
@@ -76,7 +72,6 @@ class TlsSide(Side):
             "ROBIN_TOKEN_SOURCE": "jwtsvid",
             "ROBIN_SPIFFE_SOCKET": f"unix://{endpoint.path}",
             "ROBIN_UPSTREAM_CA_FILE": str(self._bundle),
-            **_ALLOCATOR,
         }
 
     def upstream_settings(self) -> dict[str, Any]:

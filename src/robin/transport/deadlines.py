@@ -26,13 +26,14 @@ class Expiring(Protocol):
 class Sweeper:
     """Calls `expire` on what is overdue, and each of `chores(now)` once a sweep. `now` is the loop's monotonic clock, in seconds.
 
-    What it sweeps shares one `outbox` too.
+    `lost`: how often an item was discarded. What it sweeps shares one `outbox` too.
     """
 
-    __slots__ = ("_chores", "_items", "_loop", "_timer", "outbox")
+    __slots__ = ("_chores", "_items", "_loop", "_timer", "lost", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.lost = 0
         self.outbox = Outbox(loop)
         self._items: set[Expiring] = set()
         self._chores: list[Callable[[float], None]] = []
@@ -47,6 +48,7 @@ class Sweeper:
 
     def discard(self, item: Expiring) -> None:
         """Sweep `item` no more."""
+        self.lost += 1
         self._items.discard(item)
 
     def every_sweep(self, chore: Callable[[float], None]) -> None:
