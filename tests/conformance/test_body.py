@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.conformance.parts import half_close, leave, reset
 from tests.corpus.judge import SENTINEL, check_problem
-from tests.corpus.process_stats import processor_s, resident_bytes
+from tests.corpus.process_stats import processor_s, resident_bytes, resident_bytes_at_rest
 from tests.corpus.rig import PONG, Rig
 
 from robin.testing.connection import ScriptedConnection
@@ -72,7 +72,7 @@ ALLOCATOR_SLACK = 8 << 20  # freed memory that the interpreter keeps, and 40 con
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
 async def test_b4_forty_floods_of_chunk_lines_hold_no_memory(rig: Rig, flood: bytes) -> None:
     callers, seen_before = [await rig.caller() for _ in range(40)], len(rig.seen)
-    before = resident_bytes(rig.robin.pid)
+    before = await resident_bytes_at_rest(rig.robin.pid)
     for caller in callers:
         caller.send(CHUNKED + flood)
     most = before

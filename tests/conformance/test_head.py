@@ -8,7 +8,7 @@ import pytest
 from tests.corpus.cases import RequestCase
 from tests.corpus.judge import SENTINEL, check_problem, judge
 from tests.corpus.load import REQUESTS
-from tests.corpus.process_stats import resident_bytes
+from tests.corpus.process_stats import resident_bytes, resident_bytes_at_rest
 from tests.corpus.requests_line import padded
 from tests.corpus.rig import Rig, running
 
@@ -202,7 +202,7 @@ async def test_a12_100000_pipelined_requests_that_are_never_read_push_back(rig: 
     padding = b"X-Pad: " + b"p" * 200 + b"\r\n\r\n"
     caller = await rig.caller()
     caller.peer.transport.pause_reading()
-    rss_before, seen_before = resident_bytes(rig.robin.pid), len(rig.seen)
+    rss_before, seen_before = await resident_bytes_at_rest(rig.robin.pid), len(rig.seen)
     last, rss_most = -1, 0
 
     def stands_still() -> bool:
@@ -225,7 +225,7 @@ async def test_a12_100000_pipelined_requests_that_are_never_read_push_back(rig: 
 async def test_a12_answers_of_our_own_that_are_never_read_push_back_and_hold_up_nobody(rig: Rig, head: bytes) -> None:
     caller = await rig.caller()
     caller.peer.transport.pause_reading()
-    rss_before, last, slowest_s = resident_bytes(rig.robin.pid), -1, 0.0
+    rss_before, last, slowest_s = await resident_bytes_at_rest(rig.robin.pid), -1, 0.0
     caller.send(head * 400_000)
 
     async def stands_still() -> bool:

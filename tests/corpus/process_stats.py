@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+from robin.testing.waiting import eventually
+from robin.transport.deadlines import GRAIN_S
+from robin.transport.heap import EVERY_S
+
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -12,6 +16,19 @@ def resident_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise LookupError(f"no VmRSS for {pid}")
+
+
+async def resident_bytes_at_rest(pid: int) -> int:
+    """VmRSS once it stands still for so long that what was freed before has gone back to the system."""
+    seen: list[int] = []
+    looks = round((EVERY_S + 2 * GRAIN_S) / GRAIN_S)
+
+    def stands() -> bool:
+        seen.append(resident_bytes(pid))
+        return len(seen) > looks and len(set(seen[-looks:])) == 1
+
+    await eventually(stands, timeout_s=20.0, every_s=GRAIN_S, what="resident memory to stand still")
+    return seen[-1]
 
 
 def processor_s(pid: int) -> float:
