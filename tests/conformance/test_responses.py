@@ -65,7 +65,7 @@ async def test_e4_head_and_each_event_arrive_without_a_further_write(rig: Rig, f
 
 UNENDING = [b"Content-Length: 10000000000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n2540be400\r\n"]
 PER_DIRECTION = 256 << 10
-PER_EXCHANGE = 96 << 10  # two connections and what belongs to them, and the holes that the heap has meanwhile; test_held.py counts to the byte
+PER_EXCHANGE = 96 << 10  # two connections and what belongs to them, and holes in the heap; test_held.py counts to the byte
 
 
 @pytest.mark.parametrize("framing", UNENDING, ids=["length", "close", "chunked"])

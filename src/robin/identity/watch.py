@@ -51,6 +51,7 @@ class FileWatch:
         "_source",
         "_token",
         "_turn",
+        "_wall",
         "_warned_open",
     )
 
@@ -61,6 +62,7 @@ class FileWatch:
         self._grace_s = grace_s
         self._room = room
         self._clock = room.clock
+        self._wall = room.clock.wall
         self._metrics = room.metrics
         self._bulletin = Bulletin(room)
         self._token: IdentityToken | None = None
@@ -82,12 +84,13 @@ class FileWatch:
         token = self._token
         if token is None or self._key is None:
             return None
-        now = None if self._turn is None else self._turn()
+        turn, wall = self._turn, self._wall
+        now = None if turn is None else turn()
         if now is None or now != self._looked_at:
             if not self._is_current():
                 return None
             self._looked_at = now
-        if self._clock.wall() >= token.usable_until:
+        if wall() >= token.usable_until:
             return None
         self._metrics.cache_hit += 1
         return token

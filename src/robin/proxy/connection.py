@@ -17,7 +17,7 @@ async def serve_connection(sock: socket.socket, caller: Caller, house: House) ->
     house.connections.add(downstream)
     try:
         await house.loop.connect_accepted_socket(lambda: downstream, sock)
-        while await serve_exchange(downstream, house):
+        while await downstream.await_request() and await serve_exchange(downstream, house):
             pass
         await downstream.linger()
     except OSError:

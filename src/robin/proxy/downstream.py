@@ -43,14 +43,17 @@ class Downstream(Stream):
         if self.house.closing and not self.has_unread():
             return False
         self.idle = True
-        self.deadline_at = self.house.now() + self.house.deadlines.keepalive_s
+        now = self.house.now
+        self.deadline_at = now() + self.house.deadlines.keepalive_s
         try:
             while not self.received:
-                if not await self.fill():
+                if self.ended:
                     return False
+                await self.arrival()
         except TimeoutError:
             return False
         finally:
+            self.resumed()
             self.idle = False
         return True
 

@@ -17,10 +17,9 @@ from robin.wire.forwarding import forward_request
 
 
 async def serve_exchange(downstream: Downstream, house: House) -> bool:
-    """Carry one request from its caller to its origin, and the answer back. Whether the connection goes on."""
-    if not await downstream.await_request():
-        return False
-    record = ExchangeRecord(downstream.caller, house.clock())
+    """Carry one request, its first byte is here, from its caller to its origin, and the answer back. Whether the connection goes on."""
+    clock = house.clock
+    record = ExchangeRecord(downstream.caller, clock())
     house.metrics.in_flight += 1
     head = None
     try:
@@ -47,7 +46,7 @@ async def serve_exchange(downstream: Downstream, house: House) -> bool:
         return await rescue(downstream, house, head, record, Fault("internal_error", "internal_error: see the log of this Robin"))
     finally:
         house.metrics.in_flight -= 1
-        record.duration_s = house.clock() - record.started_at
+        record.duration_s = clock() - record.started_at
         house.recorder.finish(record)
 
 

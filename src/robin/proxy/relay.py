@@ -6,7 +6,7 @@ direction; an upstream connection is `reusable` only after a whole and clean ans
 
 import asyncio
 import math
-from typing import Final
+from typing import Final, NoReturn
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead, ResponseHead
@@ -21,6 +21,8 @@ from robin.wire.forwarding import forward_response, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
 from robin.wire.http1 import find_bad_byte
 
+_LENGTH: Final = Framing.LENGTH  # see wire.http1
+_CHUNKED: Final = Framing.CHUNKED
 _INTERIM_MAX: Final = 16
 _INTERIM_BYTES: Final = 65536
 
@@ -44,7 +46,7 @@ _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 class Relay:
     """One request on one upstream connection."""
 
-    __slots__ = ("_idle_s", "_upload", "downstream", "head", "house", "record", "upstream")
+    __slots__ = ("_idle_s", "_interim", "_interim_bytes", "_scanned", "_upload", "downstream", "head", "house", "record", "upstream")
 
     def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
         self.downstream = downstream
@@ -54,6 +56,7 @@ class Relay:
         self.house = house
         self._idle_s = house.deadlines.stream_idle_s or math.inf
         self._upload: Upload | None = None
+        self._scanned = self._interim = self._interim_bytes = 0
 
     async def carry(self, outbound: bytes) -> tuple[ResponseHead, bool]:
         """Send the request, bring the answer. The final response head, and whether the downstream connection goes on.
@@ -64,19 +67,25 @@ class Relay:
         downstream.partner = upstream
         try:
             self._send(outbound)
-            response = await self._receive_response()
+            while not upstream.received or (response := self._take_head()) is None:
+                if downstream.choked:  # by interim responses
+                    await self._drain()
+                    continue
+                if upstream.ended or downstream.ended:
+                    self._tell_end()
+                await upstream.arrival()
+                upstream.resumed()
+                if self._upload is not None or downstream.ended:
+                    self._check_caller()
             if response.status == 101:
-                check_switch(head, response, self.house.metrics)
-                await tunnel(downstream, upstream, response, self.record, self.house, protocol=head.upgrade or b"")
-                return response, False
+                return await self._switch(response), False
             if head.upgrade is not None:
                 self.house.metrics.upgrades["refused"] += 1
-            early = False
-            if self._upload is not None and not self._upload.done:
-                early = True
+            early = self._upload is not None and not self._upload.done
+            if self._upload is not None:
                 await self._upload.stop()
             goes_on = head.keep_alive and not early and not self.house.closing
-            if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
+            if response.length == len(upstream.received) and response.framing == _LENGTH:  # all of it is here: one write, no wait
                 self._count(response.length)
                 first = forward_response(response, minor=head.minor, keep_alive=goes_on, chunked=False)
                 self._write(first + upstream.take(response.length))
@@ -95,11 +104,18 @@ class Relay:
             if self._upload is not None:
                 await self._upload.stop()
 
+    async def _switch(self, response: ResponseHead) -> ResponseHead:
+        """Let both sides speak another protocol, until the end of either. Raises Fault."""
+        head, house = self.head, self.house
+        check_switch(head, response, house.metrics)
+        await tunnel(self.downstream, self.upstream, response, self.record, house, protocol=head.upgrade or b"")
+        return response
+
     def _send(self, outbound: bytes) -> None:
         """Send head and body: at once where all of it is here, else what is here and the rest by an Upload. Raises Fault."""
         head, upstream, downstream = self.head, self.upstream, self.downstream
         length = head.length
-        whole = head.framing != Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
+        whole = head.framing != _CHUNKED and not head.expects_continue and len(downstream.received) >= length
         if not whole:
             upstream.write(outbound)
             self._upload = Upload(downstream, upstream, head, self.record, self.house)
@@ -115,27 +131,21 @@ class Relay:
         if downstream.paused:
             downstream.listen()
         upstream.write(outbound)
-        upstream.deadline_at = self.house.now() + (self.house.deadlines.response_s or math.inf)
+        now = self.house.now
+        upstream.deadline_at = now() + (self.house.deadlines.response_s or math.inf)
 
-    async def _receive_response(self) -> ResponseHead:
-        """The final response head (or a 101); interim ones go down as they come."""
+    def _take_head(self) -> ResponseHead | None:
+        """The final response head (or a 101), once it is here; interim ones go down as they come. Raises Fault."""
         upstream, house = self.upstream, self.house
         limit = house.limits.response_head_bytes
-        scanned = interim = interim_bytes = 0
         while True:
             received = upstream.received
-            end = received.find(b"\r\n\r\n", scanned) if received else -1
+            end = received.find(b"\r\n\r\n", self._scanned)
             if end < 0:
-                if len(received) > limit or (received and find_bad_byte(received, scanned)):
+                if len(received) > limit or find_bad_byte(received, self._scanned):
                     raise Fault("upstream_protocol", "bad_response: the response head is too large or holds a bare CR, LF or control")
-                scanned = max(0, len(received) - 3)
-                try:
-                    more = not self.downstream.ended and await upstream.fill()
-                except TimeoutError:
-                    raise Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT") from None
-                if not more or self._upload is not None or self.downstream.ended:
-                    self._tell_end(more=more, spoke=interim > 0)
-                continue
+                self._scanned = max(0, len(received) - 3)
+                return None
             if end + 4 > limit:
                 raise Fault("upstream_protocol", "bad_response: the response head is too large")
             raw = upstream.take(end + 4)
@@ -143,46 +153,50 @@ class Relay:
             if response.status >= 200 or response.status == 101:
                 self.record.upstream_status = response.status
                 return response
-            scanned = 0
-            interim += 1
-            interim_bytes += len(raw)
-            if interim > _INTERIM_MAX or interim_bytes > _INTERIM_BYTES:
-                raise Fault("upstream_protocol", "bad_response: too many interim responses")
-            await self._pass_interim(response)
+            self._scanned = 0
+            self._pass_interim(response, len(raw))
+            if self.downstream.choked:
+                return None
 
-    async def _pass_interim(self, response: ResponseHead) -> None:
-        """A 1xx goes down to a 1.1 caller; a 100 lets the body go."""
+    def _pass_interim(self, response: ResponseHead, octets: int) -> None:
+        """A 1xx goes down to a 1.1 caller; a 100 lets the body go. Raises Fault."""
+        self._interim += 1
+        self._interim_bytes += octets
+        if self._interim > _INTERIM_MAX or self._interim_bytes > _INTERIM_BYTES:
+            raise Fault("upstream_protocol", "bad_response: too many interim responses")
         if response.status == 100 and self._upload is not None:
             self._upload.proceed()
         if self.head.minor == 1:
             self.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
-            await self._drain()
 
-    def _tell_end(self, *, more: bool, spoke: bool) -> None:
-        """Raise what ended the wait for an answer, if something did. `spoke`: an interim response came: it is no stale connection."""
+    def _check_caller(self) -> None:
+        """Raise what keeps the caller from being answered, if something does."""
         if self._upload is not None and self._upload.fault is not None:
             raise self._upload.fault
         if self.downstream.ended:
             raise CallerLeft
-        if not more:
-            if self.upstream.received or spoke:
-                raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
-            begun = self.record.bytes_in or (self._upload is not None and self._upload.began)  # a chunk line without data counts
-            repeatable = self.head.method in _REPEATABLE and not begun
-            raise StaleConnection("reset" if self.upstream.broken else "eof", repeatable=repeatable)
+
+    def _tell_end(self) -> NoReturn:
+        """Raise what ended the wait for an answer. After an interim response it is no stale connection."""
+        self._check_caller()
+        if self.upstream.received or self._interim:
+            raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
+        begun = self.record.bytes_in or (self._upload is not None and self._upload.began)  # a chunk line without data counts
+        repeatable = self.head.method in _REPEATABLE and not begun
+        raise StaleConnection("reset" if self.upstream.broken else "eof", repeatable=repeatable)
 
     async def _bring(self, response: ResponseHead, *, goes_on: bool) -> bool:
         """Bring the final answer down. Whether the downstream connection can go on after it."""
         framing, minor = response.framing, self.head.minor
-        unframed = framing >= Framing.CHUNKED
+        unframed = framing >= _CHUNKED
         chunked = unframed and minor == 1
         goes_on = goes_on and chunked is unframed
         first = forward_response(response, minor=minor, keep_alive=goes_on, chunked=chunked)
         if framing == Framing.NONE:
             self._write(first)
-        elif framing == Framing.LENGTH:
+        elif framing == _LENGTH:
             await self._bring_length(response.length, first)
-        elif framing == Framing.CHUNKED:
+        elif framing == _CHUNKED:
             await self._bring_chunked(first, response.outline.hop, chunked=chunked)
         else:
             await self._bring_rest(first, chunked=chunked)
@@ -258,7 +272,8 @@ class Relay:
         """Write to the caller; with the first bytes of the answer, the caller has seen a head."""
         if self.record.status is None:
             self.record.status = self.record.upstream_status
-            self.record.ttfb_s = self.house.clock() - self.record.started_at
+            clock = self.house.clock
+            self.record.ttfb_s = clock() - self.record.started_at
         self.downstream.write(octets)
 
     def _count(self, octets: int) -> None:
@@ -279,8 +294,14 @@ class Relay:
             if downstream.ended:
                 raise CallerLeft
             return
-        upstream.deadline_at = self.house.now() + self._idle_s
-        more = await upstream.fill()
+        more = not upstream.ended
+        if more:
+            upstream.deadline_at = self.house.now() + self._idle_s
+            try:
+                await upstream.arrival()
+            finally:
+                upstream.resumed()
+            more = not upstream.ended or len(upstream.received) > 0
         if downstream.ended:
             raise CallerLeft
         if not more and not may_end:
@@ -307,6 +328,8 @@ class Relay:
         """The exchange broke after its start: who left decides what it is called."""
         if self.downstream.ended:
             return CallerLeft()
+        if isinstance(error, TimeoutError) and self.record.upstream_status is None:
+            return Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT")
         if isinstance(error, TimeoutError):
             return Fault("upstream_closed", "idle: no byte within ROBIN_STREAM_IDLE_TIMEOUT")
         if isinstance(error, FramingError):

@@ -33,6 +33,7 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 _TRUTH: Final = {None: "null", True: "true", False: "false"}
 _SHAPES_MAX: Final = 512
 _BATCH: Final = 32
+_QUERY: Final = ord("?")
 _NO_PEER: Final = '"peer_uid":null,"peer_pid":null'
 
 
@@ -105,7 +106,8 @@ class Recorder:
 
     def finish(self, record: ExchangeRecord) -> None:
         """Note an exchange that ended; it is counted and its line written within a moment."""
-        record.ended_at = self._wall()
+        wall = self._wall
+        record.ended_at = wall()
         self._ended.append(record)
         if self._later is None or len(self._ended) >= _BATCH:
             self.settle()
@@ -116,11 +118,12 @@ class Recorder:
     def settle(self) -> None:
         """Count the exchanges that ended and write their lines."""
         ended, self._ended = self._ended, []
-        lines = []
+        lines, line = [], self._line
+        each, errors = self._mode == "all", self._mode == "errors"
         for record in ended:
             shape = self._count_one(record)
-            if self._mode == "all" or (self._mode == "errors" and (record.outcome != "injected" or (record.status or 0) >= 400)):
-                lines.append(self._line(record, shape))
+            if each or (errors and (record.outcome != "injected" or (record.status or 0) >= 400)):
+                lines.append(line(record, shape))
         self._writer.put(lines)
 
     def _settle_late(self) -> None:
@@ -230,7 +233,7 @@ class _Shape:
 
 def _path(path: bytes) -> str:
     """A path as text, byte for byte, without a query, at most PATH_MAX long."""
-    if b"?" in path:
+    if _QUERY in path:  # as a number: `in` takes bytes by way of an exception
         path = path[: path.index(b"?")]
     return path[:PATH_MAX].decode("latin-1")
 

@@ -191,6 +191,23 @@ class Stream(asyncio.Protocol):
             self.paused = False
             self.transport.resume_reading()
 
+    def arrival(self) -> asyncio.Future[None]:
+        """To be awaited where a coroutine of its own costs too much: `fill` in two halves; `resumed` is the second. Not after the end.
+
+        Done when more is in `received`, or this or the partner's end interrupts; with TimeoutError at `deadline_at`.
+        """
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+        reader = self._reader = self._loop.create_future()
+        return reader  # cancelled or used and left behind it is `done`: nobody wakes it again
+
+    def resumed(self) -> None:
+        """Who waited for an arrival goes on."""
+        outbox = self._outbox
+        if outbox.last is self._reader:
+            outbox.last = None
+
     async def fill(self) -> bool:
         """Wait for more bytes in `received`; False when the peer has ended. Also returns (True) when the partner's end interrupts.
 
@@ -198,16 +215,10 @@ class Stream(asyncio.Protocol):
         """
         if self.ended:
             return False
-        if self.paused:
-            self.paused = False
-            self.transport.resume_reading()
-        reader = self._reader = self._loop.create_future()
         try:
-            await reader  # a cancelled or used future left behind is `done`: nobody wakes it again
+            await self.arrival()
         finally:
-            outbox = self._outbox
-            if outbox.last is reader:
-                outbox.last = None
+            self.resumed()
         return not self.ended or len(self.received) > 0
 
     async def drain(self) -> None:

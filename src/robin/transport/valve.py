@@ -40,6 +40,7 @@ class Valve(asyncio.BufferedProtocol):
         "_tls",
         "_transport",
         "_update",
+        "_where",
         "stream",
     )
 
@@ -49,6 +50,7 @@ class Valve(asyncio.BufferedProtocol):
         self._transport = transport
         self._tls = tls
         self._update = tls.buffer_updated
+        self._where: memoryview | None = None
         self._silent_bytes = 0
         self._came = 0  # and was not weighed yet
         self._heard = 0  # by the stream, when it was weighed last
@@ -66,12 +68,15 @@ class Valve(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: a part of what TLS offers."""
-        where: memoryview = self._tls.get_buffer(sizehint)
-        return where[:_READ_BYTES]
+        where = self._where
+        if where is None:
+            where = self._where = self._tls.get_buffer(sizehint)[:_READ_BYTES]
+        return where
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: give them to TLS, and now and then see what comes of them."""
-        self._update(nbytes)
+        update = self._update
+        update(nbytes)
         came = self._came = self._came + nbytes
         if came >= _WEIGHED_BYTES or self._full:
             self._weigh(nbytes)
@@ -147,7 +152,8 @@ class _Opened(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes for the stream."""
-        self._received(_PLAIN[:nbytes].tobytes())
+        received = self._received
+        received(_PLAIN[:nbytes].tobytes())
 
     def eof_received(self) -> bool:
         """The peer said that it sends no more."""
