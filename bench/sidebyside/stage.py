@@ -58,8 +58,7 @@ class Stage:
     def one(self, contender: Contender, *, tls: bool = False) -> Iterator[Running]:
         """Start one contender and see it answer."""
         port, admin_port = free_port(), free_port()
-        place = self.work / f"port-{port}"
-        place.mkdir()
+        place = Path(tempfile.mkdtemp(prefix=f"port-{port}-", dir=self.work))  # the kernel gives a port out more than once
         post = Post(
             listen=f"127.0.0.1:{port}",
             admin=f"127.0.0.1:{admin_port}",
