@@ -199,7 +199,7 @@ class Sidecar:
         self._sweeper.every_sweep(self._poll_ca)
         self._sweeper.every_sweep(self._house.notice_leavers)
         if (trim := trimming()) is not None:
-            self._sweeper.every_sweep(Heap(self._sweeper, trim).tidy)
+            self._sweeper.every_sweep(Heap(self._sweeper, trim, self._clock.monotonic).tidy)
         self._sweeper.start()
         await self._identity.start()
         for bound in self._listeners:

@@ -75,6 +75,7 @@ def test_it_runs_as_nobody_special_with_no_shell_and_a_read_only_root_in_mind(fi
     environment = {key: value for one in final.of("ENV") for key, _, value in (word.partition("=") for word in one.rest.split())}
     assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
     assert environment["PYTHONPATH"] == "/robin"
+    assert not [name for name in environment if name.startswith("MALLOC_")], "Robin hands its heap back by itself"
     assert "HOME" not in environment
     assert final.one("COPY").rest == "--from=build /robin /robin"
     assert not final.of("VOLUME")

@@ -166,6 +166,7 @@ class Room:
         assert not bucket.waiters
         assert not house.connections
         assert not house.tunnels
+        assert house.sweeper.outbox.last is None, "whose wait ended has gone on"
         assert not any(metrics.downstream_connections.values())
         assert self.failures == []
 

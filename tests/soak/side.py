@@ -210,7 +210,7 @@ class Side:
 
         with contextlib.suppress(TimeoutError):  # the judge tells what is left
             await eventually(quiet, timeout_s=12.0, every_s=0.2, what="a sidecar at rest")
-        await asyncio.sleep(_TRIMMED_S)
+        await asyncio.sleep(_TRIMMED_S)  # what closed last goes back; a probe would itself open connections
         self.rests.append(Rest(at_s=at_s, size=look.size(self.robin.pid), left=gauges, requests=self._requests, records=self.records.total))
 
     async def drain(self) -> None:

@@ -1,6 +1,7 @@
 """One connection as bytes: what is held, who is woken, how back-pressure and ends are told. Real sockets on both ends."""
 
 import asyncio
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -174,6 +175,15 @@ async def test_a_deadline_wakes_reader_and_writer(connect: Connect):
     with pytest.raises(TimeoutError):
         await stream.drain()
     assert not stream.lost, "whose deadline it was decides what to do"
+
+
+async def test_a_deadline_that_passed_while_nobody_waited_is_told_to_who_waits_next(connect: Connect, sweeper: Sweeper):
+    stream, _ = await connect()
+    stream.deadline_at = 0.0
+    sweeper.sweep()
+    with pytest.raises(TimeoutError):
+        await stream.fill()
+    assert stream.deadline_at == math.inf
 
 
 async def test_the_partners_end_wakes_reader_and_writer(connect: Connect):

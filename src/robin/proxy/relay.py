@@ -21,8 +21,6 @@ from robin.wire.forwarding import forward_response, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
 from robin.wire.http1 import find_bad_byte
 
-_LENGTH: Final = Framing.LENGTH  # see wire.http1
-_CHUNKED: Final = Framing.CHUNKED
 _INTERIM_MAX: Final = 16
 _INTERIM_BYTES: Final = 65536
 
@@ -68,27 +66,28 @@ class Relay:
         try:
             self._send(outbound)
             while not upstream.received or (response := self._take_head()) is None:
-                if downstream.choked:  # by interim responses
+                if self._interim and downstream.choked:
                     await self._drain()
                     continue
                 if upstream.ended or downstream.ended:
                     self._tell_end()
-                await upstream.arrival()
-                upstream.resumed()
+                try:
+                    await upstream.arrival()
+                finally:
+                    upstream.resumed()
                 if self._upload is not None or downstream.ended:
                     self._check_caller()
             if response.status == 101:
                 return await self._switch(response), False
             if head.upgrade is not None:
                 self.house.metrics.upgrades["refused"] += 1
-            early = self._upload is not None and not self._upload.done
-            if self._upload is not None:
-                await self._upload.stop()
+            early = self._upload is not None and await self._upload.stop()
             goes_on = head.keep_alive and not early and not self.house.closing
-            if response.length == len(upstream.received) and response.framing == _LENGTH:  # all of it is here: one write, no wait
+            if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
                 self._count(response.length)
-                first = forward_response(response, minor=head.minor, keep_alive=goes_on, chunked=False)
-                self._write(first + upstream.take(response.length))
+                self._write(
+                    forward_response(response, minor=head.minor, keep_alive=goes_on, chunked=False) + upstream.take(response.length)
+                )
                 if downstream.choked:
                     await self._drain()
             else:
@@ -115,7 +114,7 @@ class Relay:
         """Send head and body: at once where all of it is here, else what is here and the rest by an Upload. Raises Fault."""
         head, upstream, downstream = self.head, self.upstream, self.downstream
         length = head.length
-        whole = head.framing != _CHUNKED and not head.expects_continue and len(downstream.received) >= length
+        whole = head.framing != Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
         if not whole:
             upstream.write(outbound)
             self._upload = Upload(downstream, upstream, head, self.record, self.house)
@@ -188,15 +187,15 @@ class Relay:
     async def _bring(self, response: ResponseHead, *, goes_on: bool) -> bool:
         """Bring the final answer down. Whether the downstream connection can go on after it."""
         framing, minor = response.framing, self.head.minor
-        unframed = framing >= _CHUNKED
+        unframed = framing >= Framing.CHUNKED
         chunked = unframed and minor == 1
         goes_on = goes_on and chunked is unframed
         first = forward_response(response, minor=minor, keep_alive=goes_on, chunked=chunked)
         if framing == Framing.NONE:
             self._write(first)
-        elif framing == _LENGTH:
+        elif framing == Framing.LENGTH:
             await self._bring_length(response.length, first)
-        elif framing == _CHUNKED:
+        elif framing == Framing.CHUNKED:
             await self._bring_chunked(first, response.outline.hop, chunked=chunked)
         else:
             await self._bring_rest(first, chunked=chunked)

@@ -49,11 +49,13 @@ class Upload:
         if self._go is not None:
             self._go.set()
 
-    async def stop(self) -> None:
-        """End the task, wherever it is."""
+    async def stop(self) -> bool:
+        """End the task, wherever it is. Whether that came too early for the body."""
+        early = not self.done
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
+        return early
 
     def _advance(self) -> bool:
         """Send on what has been received; whether the body is complete. Raises FramingError."""

@@ -26,14 +26,14 @@ class Expiring(Protocol):
 class Sweeper:
     """Calls `expire` on what is overdue, and each of `chores(now)` once a sweep. `now` is the loop's monotonic clock, in seconds.
 
-    `lost`: how often an item was discarded. What it sweeps shares one `outbox` too.
+    `discarded`: how often an item was. What it sweeps shares one `outbox` too.
     """
 
-    __slots__ = ("_chores", "_items", "_loop", "_timer", "lost", "outbox")
+    __slots__ = ("_chores", "_items", "_loop", "_timer", "discarded", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.lost = 0
+        self.discarded = 0
         self.outbox = Outbox(loop)
         self._items: set[Expiring] = set()
         self._chores: list[Callable[[float], None]] = []
@@ -48,11 +48,11 @@ class Sweeper:
 
     def discard(self, item: Expiring) -> None:
         """Sweep `item` no more."""
-        self.lost += 1
+        self.discarded += 1
         self._items.discard(item)
 
     def every_sweep(self, chore: Callable[[float], None]) -> None:
-        """Call `chore(now)` once a sweep; it must not block or raise."""
+        """Call `chore(now)` once a sweep; it holds the loop, so a few milliseconds at most, and must not raise."""
         self._chores.append(chore)
 
     def start(self) -> None:

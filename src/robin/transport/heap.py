@@ -1,7 +1,7 @@
 """What connections leave free in the heap goes back to the system, a moment after they have closed.
 
-glibc by itself gives back the top of its heap only: one small thing that lives on keeps all below it. The soak over TLS stood at 83 MiB at
-rest that way, 6 MB of them in use, and at 40 to 44 with this. Other C libraries have no such call, and are left alone.
+glibc by itself gives back the top of its heap only: one small thing that lives on keeps all below it, and under load that changes the heap
+at rest grows for ever (docs/how-to/bound-memory.md). Other C libraries have no such call, and are left alone.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from typing import Final
 
 from robin.transport.deadlines import Sweeper
 
-EVERY_S: Final = 2.0  # at most; a millisecond is usual, 20 ms for 180 MB given back
+EVERY_S: Final = 2.0  # no oftener: it takes a millisecond as a rule, 20 for 180 MB given back
+_PAUSE: Final = 100.0  # and not before so many times what it took: a hundredth of the time at most, however large the heap
 
 
 def trimming() -> Callable[[], object] | None:
@@ -25,18 +26,22 @@ def trimming() -> Callable[[], object] | None:
 
 
 class Heap:
-    """Trims after `sweeper` has lost items. `trim` must not raise."""
+    """Trims after `sweeper` has discarded items. `trim` must not raise."""
 
-    __slots__ = ("_lost", "_sweeper", "_trim", "_trimmed_at")
+    __slots__ = ("_discarded", "_due_at", "_monotonic", "_sweeper", "_trim")
 
-    def __init__(self, sweeper: Sweeper, trim: Callable[[], object]) -> None:
+    def __init__(self, sweeper: Sweeper, trim: Callable[[], object], monotonic: Callable[[], float]) -> None:
+        """`monotonic`: seconds, read before and after the trimming."""
         self._sweeper = sweeper
         self._trim = trim
-        self._lost = -1  # what starting up left is given back too
-        self._trimmed_at = 0.0
+        self._monotonic = monotonic
+        self._discarded = -1  # what starting up left is given back too
+        self._due_at = 0.0
 
     def tidy(self, now: float) -> None:
         """A chore of the sweep: give back what is free, if a connection closed since the last time."""
-        if self._sweeper.lost != self._lost and now - self._trimmed_at >= EVERY_S:
-            self._lost, self._trimmed_at = self._sweeper.lost, now
+        if self._sweeper.discarded != self._discarded and now >= self._due_at:
+            self._discarded = self._sweeper.discarded
+            began_at = self._monotonic()
             self._trim()
+            self._due_at = now + max(EVERY_S, _PAUSE * (self._monotonic() - began_at))

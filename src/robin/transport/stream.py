@@ -1,9 +1,10 @@
 """One connection as bytes: a bounded receive buffer, reads that can be awaited, honest back-pressure, one deadline.
 
-Rules a reader must keep: `received` is consumed by its one reader, directly; `fill` waits for more of it. At most one reader and one
-writer wait at a time. Reading stops by itself at `_PAUSE_BYTES` and starts again in `fill`, so less than that and one read of the loop
-are held. `deadline_at` is swept by the `Sweeper`, not by a timer per wait: setting it costs one store. A small write may be `kept` until
-the end of the turn, see `outbox`; so nothing but this module speaks to the transport of a stream in use.
+Rules a reader must keep: `received` is consumed by its one reader, directly; `arrival`, and `fill` with it, waits for more of it. At most
+one reader and one writer wait at a time. Reading stops by itself at `_PAUSE_BYTES` and starts again in `arrival`, so less than that and one
+read of the loop are held. `deadline_at` is swept by the `Sweeper`, not by a timer per wait: setting it costs one store. A small write may
+be `kept` until the end of the turn, see `outbox`; so nothing but this module speaks to the transport of a stream in use. What is held in a
+slot and called on each request is named first (`now = house.now`): CPython 3.11 specialises a look at a slot, but no call through one.
 """
 
 import asyncio
@@ -164,23 +165,24 @@ class Stream(asyncio.Protocol):
         self._wake(self._drained)
 
     def expire(self) -> None:
-        """The deadline passed: whoever waits gets TimeoutError. Called by the sweeper."""
+        """The deadline passed: whoever waits gets TimeoutError, and where nobody does, who waits next. Called by the sweeper."""
         if self.barred:
             self.stray()
             return
-        self.deadline_at = math.inf
         if self.closing:
+            self.deadline_at = math.inf
             self.abort()
             return
         for waiter in (self._reader, self._drained):
             if waiter is not None and not waiter.done():
+                self.deadline_at = math.inf
                 waiter.set_exception(TimeoutError())
                 self._outbox.last = waiter
 
     # what the engine calls
 
     def hold(self) -> None:
-        """Read no more until the next `fill`: what came already can not be passed on."""
+        """Read no more until the next `arrival`: what came already can not be passed on."""
         if not self.paused and not self.lost:
             self.paused = True
             self.transport.pause_reading()
@@ -192,7 +194,7 @@ class Stream(asyncio.Protocol):
             self.transport.resume_reading()
 
     def arrival(self) -> asyncio.Future[None]:
-        """To be awaited where a coroutine of its own costs too much: `fill` in two halves; `resumed` is the second. Not after the end.
+        """Await the result, and call `resumed` in a `finally`: a wait without the coroutine that `fill` costs. Not once `ended`.
 
         Done when more is in `received`, or this or the partner's end interrupts; with TimeoutError at `deadline_at`.
         """

@@ -67,7 +67,7 @@ class Valve(asyncio.BufferedProtocol):
             stream.pause_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go: a part of what TLS offers."""
+        """Where the next bytes go: a part of what TLS offers, asked once. TLS keeps its one buffer for as long as nobody asks for more."""
         where = self._where
         if where is None:
             where = self._where = self._tls.get_buffer(sizehint)[:_READ_BYTES]

@@ -10,10 +10,6 @@ from robin.model.message import Field, Framing, RequestHead, RequestOutline, Req
 from robin.model.verdict import Permit
 from robin.wire.fields import FOLD
 
-_NONE: Final = Framing.NONE  # see wire.http1
-_LENGTH: Final = Framing.LENGTH
-_CHUNKED: Final = Framing.CHUNKED
-
 DEFAULT_STRIP: Final = (
     "x-api-key",
     "api-key",
@@ -95,12 +91,12 @@ def _rewrite(head: RequestHead, permit: Permit, rules: Rewriting) -> tuple[Permi
         raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
     before = plan.template % (head.method.encode("ascii"), permit.base_path, head.target, permit.origin.authority, *head.blanks)
     framing = head.framing
-    if framing == _NONE and not outline.te_trailers and head.upgrade is None:
+    if framing == Framing.NONE and not outline.te_trailers and head.upgrade is None:
         return permit, rules, before, plan.bare
     behind = [plan.via]
-    if framing == _LENGTH:
+    if framing == Framing.LENGTH:
         behind.append(b"Content-Length: %d\r\n" % head.length)
-    elif framing == _CHUNKED:
+    elif framing == Framing.CHUNKED:
         behind.append(b"Transfer-Encoding: chunked\r\n")
     if outline.te_trailers:
         behind.append(b"TE: trailers\r\n")
@@ -142,7 +138,7 @@ def _render_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
     head: bytes = template % (response.status, response.reason, *response.blanks)
     if chunked:
         head += b"Transfer-Encoding: chunked\r\n"
-    elif response.length >= 0 and response.framing != _CHUNKED and response.status >= 200 and response.status != 204:
+    elif response.length >= 0 and response.framing != Framing.CHUNKED and response.status >= 200 and response.status != 204:
         head += b"Content-Length: %d\r\n" % response.length
     if response.status >= 200:
         if not keep_alive:

@@ -15,9 +15,6 @@ from robin.model.message import Framing, Layout, RequestHead, RequestOutline, Re
 from robin.wire.fields import FOLD, host_is_valid, read_keep_alive, read_length
 from robin.wire.outline import bad, bad_length, blanks_of, outline_request, outline_response
 
-_NONE: Final = Framing.NONE  # a global of this module is found at once, an attribute of a class is looked up each time
-_LENGTH: Final = Framing.LENGTH
-
 METHODS: Final = {
     name.encode(): name
     for name in (
@@ -90,7 +87,7 @@ def parse_request(head: bytes, *, target_bytes: int, fields_max: int) -> Request
 def read_request(method: str, target: bytes, outline: RequestOutline, blanks: list[bytes]) -> RequestHead:
     """A request head of parts that were judged, in origin-form. Raises Fault `bad_request`."""
     request = RequestHead(method, target, outline, blanks)
-    if outline.framing == _LENGTH:
+    if outline.framing == Framing.LENGTH:
         request.length = _read_length(blanks[outline.length_at]) if outline.length_at >= 0 else outline.length
     if outline.upgrades:
         _read_upgrade(request, outline)
@@ -208,8 +205,8 @@ def read_response(method: str, status: int, reason: bytes, outline: ResponseOutl
     if layout.idle_at >= 0:  # it may count down: `max=99`, `max=98`
         response.idle_s = read_keep_alive(b"", blanks[layout.idle_at])
     if method == "HEAD" or status < 200 or status in {204, 304}:
-        response.framing = _NONE
-    elif response.framing == _NONE:
+        response.framing = Framing.NONE
+    elif response.framing == Framing.NONE:
         response.framing, response.keep_alive = Framing.CLOSE, False
     return response
 
