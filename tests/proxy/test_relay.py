@@ -1,13 +1,16 @@
 """The relay: each framing reaches each caller whole, a broken answer never looks whole, and only a clean connection is kept."""
 
 import asyncio
+import socket
 
 import pytest
-from tests.proxy.room import Leaps, Room
+from tests.proxy.room import CALLER, Leaps, Room
 
+from robin.proxy.connection import serve_connection
 from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, answer, response
 from robin.testing.server import Script
+from robin.testing.waiting import eventually
 from robin.wire.framing import CHUNKS_A_TURN
 
 GET = b"GET / HTTP/1.%d\r\nHost: localhost\r\n\r\n"
@@ -203,3 +206,26 @@ async def test_a_caller_that_leaves_amid_a_flood_of_small_chunks_ends_it(room: R
     await caller.hang_up()
     assert room.outcomes() == {"client_closed": 1}
     await room.settled()
+
+
+async def test_a_caller_that_does_not_read_for_a_while_does_not_switch_the_response_timeout_off(
+    room: Room, upstream: RecordingUpstream
+) -> None:
+    upstream.script = say(b"HTTP/1.1 103 Early Hints\r\nX: " + b"a" * 60_000 + b"\r\n\r\n", end="stay")
+    near, far = socket.socketpair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    for end in (near, far):
+        end.setblocking(False)
+    serving = room.house.tasks.start(serve_connection(far, CALLER, room.house), "caller")
+    near.send(GET % 1)
+    await eventually(lambda: any(connection.choked for connection in room.house.connections), what="the caller to be choked")
+    (downstream,) = room.house.connections
+    downstream.partner.deadline_at = 0.0  # the response timeout passes while only the caller is waited for
+    room.house.sweeper.sweep()
+    heard = b""
+    async with asyncio.timeout(10):
+        while b"HTTP/1.1 504 " not in heard:
+            heard += await room.house.loop.sock_recv(near, 65536)
+    near.close()
+    await asyncio.wait([serving])
+    assert room.outcomes() == {"response_timeout": 1}
