@@ -25,7 +25,7 @@ from robin.planes.sidecar.admission import Admission
 from robin.planes.sidecar.build import build_policy
 from robin.planes.sidecar.ending import EXIT_BIND, EXIT_CUT, EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Ending
 from robin.policy.guards import GRANT
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.proxy.pool import Pool
 from robin.telemetry.exposition import Exposition
 from robin.telemetry.identity_metrics import IdentityMetrics
@@ -37,8 +37,8 @@ from robin.transport.clock import SystemClock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.entropy import SystemEntropy
-from robin.transport.heap import Heap, trimming
 from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind
+from robin.transport.malloc_trim import MallocTrimmer, find_malloc_trim
 from robin.transport.systemd import Notifier, activated_sockets
 from robin.transport.tasks import TaskOwner
 from robin.transport.tls import RootsError, UpstreamTls
@@ -132,7 +132,7 @@ class Sidecar:
         limits, deadlines = settings.limits, settings.deadlines
         dialer = Dialer(loop, tls=self._tls, connect_s=deadlines.connect_s, own=self._own.has)
         pseudonym = f"robin-{entropy.token_hex(4)}"
-        self._house = House(
+        self._house = Engine(
             loop=loop,
             policy=build_policy(
                 settings.upstream,
@@ -156,7 +156,7 @@ class Sidecar:
             entropy=entropy,
             clock=clock,
         )
-        self._ending = Ending(self._house.emptied, self._events)
+        self._ending = Ending(self._house.drained, self._events)
         self._admission = Admission(self._house, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
         self._notifier = Notifier(environ, os.getpid())
         self._admin: AdminServer | None = None
@@ -197,9 +197,9 @@ class Sidecar:
         self._events.info("listening", listen=self.listening, admin=self._labels(self._admin_sockets))
         self._warn()
         self._sweeper.every_sweep(self._poll_ca)
-        self._sweeper.every_sweep(self._house.notice_leavers)
-        if (trim := trimming()) is not None:
-            self._sweeper.every_sweep(Heap(self._sweeper, trim, self._clock.monotonic).tidy)
+        self._sweeper.every_sweep(self._house.detect_client_disconnects)
+        if (trim := find_malloc_trim()) is not None:
+            self._sweeper.every_sweep(MallocTrimmer(self._sweeper, trim, self._clock.monotonic).run)
         self._sweeper.start()
         await self._identity.start()
         for bound in self._listeners:
@@ -357,7 +357,7 @@ class Sidecar:
             acceptor.stop()
         for bound in self._listeners:
             bound.close()
-        self._house.retire()
+        self._house.begin_drain()
         emptied = await self._ending.wait_until_empty(began + self._settings.drain_max_s)
         if self._ending.code is not None:
             return self._ending.code

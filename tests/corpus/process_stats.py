@@ -5,7 +5,7 @@ from pathlib import Path
 
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import GRAIN_S
-from robin.transport.heap import EVERY_S
+from robin.transport.malloc_trim import EVERY_S
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

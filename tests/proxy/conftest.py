@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.proxy.room import Room, open_room
+from tests.proxy.rig import Room, open_room
 
 from robin.testing.recording_upstream import RecordingUpstream
 
@@ -25,6 +25,6 @@ async def upstream() -> AsyncIterator[RecordingUpstream]:
 
 @pytest.fixture
 async def room(upstream: RecordingUpstream, tmp_path: Path) -> AsyncIterator[Room]:
-    """A house whose one origin is `upstream`."""
+    """A engine whose one origin is `upstream`."""
     async with open_room(upstream.port, tmp_path) as opened:
         yield opened

@@ -1,6 +1,6 @@
 """Cut at every turn of the loop: an exchange that is cancelled leaves no task, no connection in use, no place taken, and one record.
 
-House rule 7. Each scenario runs once per number of turns until the exchange is over before the cut comes.
+Engine rule 7. Each scenario runs once per number of turns until the exchange is over before the cut comes.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.proxy.room import CallerEnd, Room, open_room
+from tests.proxy.rig import CallerEnd, Room, open_room
 
 from robin.model.limits import Limits
 from robin.testing.connection import ScriptedConnection
@@ -119,9 +119,9 @@ async def cut_after(room: Room, scenario: Scenario, turns: int, *, everything: b
     for _ in range(turns):
         await asyncio.sleep(0)
     over = playing.done()
-    expected = room.recorded + room.house.metrics.in_flight
+    expected = room.recorded + room.engine.metrics.in_flight
     if everything:
-        await room.house.tasks.close()
+        await room.engine.tasks.close()
     else:
         caller.task.cancel()
         await asyncio.wait([caller.task])
@@ -178,14 +178,14 @@ async def test_a_wait_for_the_pool_cut_at_any_turn_leaves_the_line_in_order(upst
     upstream.script = answer_each
     async with open_room(upstream.port, tmp_path, limits=Limits(upstream_connections=1)) as room:
         for turns in range(1, 60):
-            busy = await room.house.pool.acquire(room.permit)
+            busy = await room.engine.pool.acquire(room.permit)
             first, second = room.call(), room.call()
             for caller in (first, second):
                 await caller.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             await eventually(lambda: len(room.bucket.waiters) == 2, what="two in the line", every_s=0)
             busy.reusable = turns % 2 == 0  # handed over, or a place to dial in
             expected = room.recorded + 2
-            room.house.pool.release(busy, None)
+            room.engine.pool.release(busy, None)
             for _ in range(turns // 2):
                 await asyncio.sleep(0)
             first.task.cancel()
@@ -198,7 +198,7 @@ async def test_a_wait_for_the_pool_cut_at_any_turn_leaves_the_line_in_order(upst
 
 async def test_a_wait_for_the_pool_cut_before_its_turn_gives_up_its_place(upstream: RecordingUpstream, tmp_path: Path) -> None:
     async with open_room(upstream.port, tmp_path, limits=Limits(upstream_connections=1)) as room:
-        busy = await room.house.pool.acquire(room.permit)
+        busy = await room.engine.pool.acquire(room.permit)
         caller = room.call()
         await caller.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await eventually(lambda: room.bucket.waiters, what="one in the line", every_s=0)
@@ -206,7 +206,7 @@ async def test_a_wait_for_the_pool_cut_before_its_turn_gives_up_its_place(upstre
         await asyncio.wait([caller.task])
         assert not room.bucket.waiters
         busy.reusable = True
-        room.house.pool.release(busy, None)
+        room.engine.pool.release(busy, None)
         await room.settled()
         assert len(room.bucket.idle) == 1
         caller.sock.close()
@@ -261,7 +261,7 @@ async def test_a_stalled_direction_is_cut_clean(room: Room, upstream: RecordingU
         moved, seen = 1, 0
         while moved:  # until nothing moves any more: both sides are full
             await asyncio.sleep(0.05)  # that nothing moves any more shows only over a while
-            now = room.house.metrics.body_bytes_in + room.house.metrics.body_bytes_out
+            now = room.engine.metrics.body_bytes_in + room.engine.metrics.body_bytes_out
             moved, seen = now - seen, now
         assert seen > 100000
         caller.task.cancel()

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from tests.proxy.room import CALLER, Room
+from tests.proxy.rig import CALLER, Room
 
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
@@ -46,7 +46,7 @@ async def test_a_caller_that_left_before_it_was_served_is_no_error(room: Room) -
     near, far = socket.socketpair()
     near.close()
     far.setblocking(False)
-    await serve_connection(far, CALLER, room.house)
+    await serve_connection(far, CALLER, room.engine)
     await room.settled()
     assert room.recorded == 0
 
@@ -61,8 +61,8 @@ async def test_while_it_is_served_a_connection_is_counted_and_then_no_more(room:
     else:
         for _ in range(3):
             await caller.loop.run_in_executor(None, lambda: None)  # a turn of the loop, at least
-    assert room.house.metrics.downstream_connections["test"] == 1
-    assert len(room.house.connections) == 1
+    assert room.engine.metrics.downstream_connections["test"] == 1
+    assert len(room.engine.connections) == 1
     await caller.hang_up()
     await room.settled()
     assert room.outcomes() == ({"client_closed": 1} if octets else {})
@@ -77,7 +77,7 @@ async def test_a_request_that_was_sent_before_the_drain_is_answered_although_it_
     if not fresh:
         await caller.ask(GET % 1)
     caller.sock.send(GET % 2)  # in the kernel; no turn of the loop has passed
-    room.house.retire()
+    room.engine.begin_drain()
     assert b'"draining"' in await caller.receive()
     await caller.hang_up()
     assert room.outcomes()["draining"] == 1
@@ -88,13 +88,13 @@ async def test_a_request_that_was_read_but_not_served_when_the_drain_begins_is_a
     upstream.script = answer(response(200, b"ok"), response(200, b"ok"))
     caller = room.call()
     await caller.ask(GET % 1)
-    (downstream,) = room.house.connections
+    (downstream,) = room.engine.connections
     assert isinstance(downstream, Downstream)
 
     def drain_between() -> None:
         """Behind the read, before the task that it wakes."""
         if downstream.idle and downstream.received:
-            room.house.retire()
+            room.engine.begin_drain()
         else:
             caller.loop.call_soon(drain_between)
 
@@ -112,7 +112,7 @@ async def test_a_drain_ends_a_connection_that_says_nothing_at_once(room: Room, u
     caller = room.call()
     if not fresh:
         await caller.ask(GET % 1)
-    room.house.retire()
+    room.engine.begin_drain()
     assert await caller.receive() == b""
     await caller.hang_up()
     await room.settled()

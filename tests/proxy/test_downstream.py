@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from tests.proxy.room import Room
+from tests.proxy.rig import Room
 
 from robin.model.faults import Fault
 from robin.proxy.downstream import Downstream
 from robin.testing.waiting import eventually
-from robin.transport.stream import Ended
+from robin.transport.stream import StreamClosed
 
 HEAD = b"GET /x HTTP/1.1\r\nHost: localhost\r\nA: 1\r\n\r\n"
 
@@ -23,7 +23,7 @@ async def test_a_head_is_the_same_however_it_is_cut(room: Room, cut: int) -> Non
     downstream, _ = await room.meet()
     feed(downstream, HEAD[:cut])
     assert downstream.take_head() is None
-    waiting = room.house.tasks.start(downstream.receive_head(), "head")
+    waiting = room.engine.tasks.start(downstream.receive_head(), "head")
     await eventually(lambda: downstream._reader is not None, what="a wait for the rest", every_s=0)
     assert downstream.deadline_at < math.inf
     feed(downstream, HEAD[cut:] + b"next")
@@ -76,7 +76,7 @@ async def test_a_head_beyond_its_limits_is_refused_without_waiting_for_its_end(r
 async def test_a_head_that_does_not_end_in_time_is_408_and_one_whose_caller_left_is_none(room: Room) -> None:
     late, _ = await room.meet()
     feed(late, HEAD[:5])
-    waiting = room.house.tasks.start(late.receive_head(), "head")
+    waiting = room.engine.tasks.start(late.receive_head(), "head")
     await eventually(lambda: late._reader is not None, what="a wait for the rest", every_s=0)
     late.expire()
     with pytest.raises(Fault) as refused:
@@ -85,7 +85,7 @@ async def test_a_head_that_does_not_end_in_time_is_408_and_one_whose_caller_left
     left, caller = await room.meet()
     feed(left, HEAD[:5])
     caller.sock.close()
-    with pytest.raises(Ended):
+    with pytest.raises(StreamClosed):
         await left.receive_head()
     room.failures.clear()  # both were told as failures of their task: here the test asked for them
 
@@ -95,13 +95,13 @@ async def test_waiting_for_a_request_ends_quietly_when_the_caller_leaves_is_too_
     caller.sock.close()
     assert await left.await_request() is False
     old, quiet = await room.meet()
-    waiting = room.house.tasks.start(old.await_request(), "wait")
+    waiting = room.engine.tasks.start(old.await_request(), "wait")
     await eventually(lambda: old.idle, what="idleness", every_s=0)
-    assert old.deadline_at == pytest.approx(room.house.now() + 75, abs=1)
+    assert old.deadline_at == pytest.approx(room.engine.now() + 75, abs=1)
     old.expire()
     assert await waiting is False
     assert old.idle is False
-    room.house.closing = True
+    room.engine.closing = True
     assert await old.await_request() is False
     feed(old, HEAD)
     assert await old.await_request() is True  # it is answered: with `draining`
@@ -125,18 +125,18 @@ async def test_only_a_listed_protocol_is_kept_as_an_upgrade(room: Room, protocol
 async def test_a_body_is_forgotten_up_to_the_next_request_and_no_further(room: Room) -> None:
     downstream, caller = await room.meet()
     await caller.send(b"x" * 10 + HEAD)
-    assert await downstream.forget(10) is True
+    assert await downstream.discard_body(10) is True
     await eventually(lambda: len(downstream.received) == len(HEAD), what="the next head", every_s=0)
     assert downstream.take_head() == HEAD
     await caller.send(b"x" * 9)
     caller.sock.close()
-    assert await downstream.forget(10) is False
+    assert await downstream.discard_body(10) is False
 
 
 async def test_to_linger_says_that_we_are_done_and_reads_until_the_caller_is(room: Room) -> None:
     downstream, caller = await room.meet()
     downstream.write(b"bye")
-    lingering = room.house.tasks.start(downstream.linger(), "linger")
+    lingering = room.engine.tasks.start(downstream.linger(), "linger")
     assert await caller.receive() == b"bye"  # and our FIN
     await caller.send(b"x" * 100000)
     caller.sock.close()
@@ -147,12 +147,12 @@ async def test_to_linger_says_that_we_are_done_and_reads_until_the_caller_is(roo
 async def test_an_answer_that_is_not_taken_ends_the_connection_in_time(room: Room) -> None:
     downstream, caller = await room.meet()
     downstream.write(bytes(4 << 20))
-    assert downstream.choked
-    waiting = room.house.tasks.start(downstream.unburden(), "wait")
-    await eventually(lambda: downstream._drained is not None, what="a wait for the caller", every_s=0)
+    assert downstream.write_blocked
+    waiting = room.engine.tasks.start(downstream.flush_response(), "wait")
+    await eventually(lambda: downstream._writable is not None, what="a wait for the caller", every_s=0)
     downstream.expire()
     assert await waiting is False
-    waiting = room.house.tasks.start(downstream.unburden(), "wait")
+    waiting = room.engine.tasks.start(downstream.flush_response(), "wait")
     await caller.receive(octets=4 << 20)
     assert await waiting is True
     assert downstream.deadline_at == math.inf

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tests.proxy.room import Room, open_room
+from tests.proxy.rig import Room, open_room
 
 from robin.model.faults import Fault
 from robin.model.limits import Limits
@@ -79,13 +79,13 @@ async def test_a_credential_that_comes_in_time_serves_the_request_that_waited(ro
 
 async def test_a_credential_that_changed_while_the_pool_was_full_is_taken_afresh(upstream: RecordingUpstream, tmp_path) -> None:  # type: ignore[no-untyped-def]
     async with open_room(upstream.port, tmp_path, limits=Limits(upstream_connections=1)) as room:
-        busy = await room.house.pool.acquire(room.permit)
+        busy = await room.engine.pool.acquire(room.permit)
         caller = room.call()
         await caller.send(GET)
         await eventually(lambda: room.bucket.waiters, what="a wait for the pool", every_s=0)
         room.tokens.token = b"newer"
         busy.reusable = True
-        room.house.pool.release(busy, None)
+        room.engine.pool.release(busy, None)
         assert status(await caller.receive(until=b"\r\n\r\n")) == 200
         assert upstream.requests[0].values(b"Authorization") == [b"Bearer newer"]
         await caller.hang_up()
@@ -105,8 +105,8 @@ async def test_a_401_is_relayed_told_to_the_grant_and_not_repeated(room: Room, u
 async def test_past_the_drains_minimum_a_head_is_answered_with_draining(room: Room, upstream: RecordingUpstream) -> None:
     caller = room.call()
     await caller.send(b"GET / ")
-    await eventually(lambda: room.house.metrics.in_flight, what="an exchange", every_s=0)
-    room.house.retire()
+    await eventually(lambda: room.engine.metrics.in_flight, what="an exchange", every_s=0)
+    room.engine.begin_drain()
     await caller.send(b"HTTP/1.1\r\nHost: localhost\r\n\r\n")
     seen = await caller.receive()
     assert status(seen) == 503
@@ -151,7 +151,7 @@ async def test_only_what_can_be_repeated_is_sent_again_on_a_new_connection_when_
     await room.settled()
     assert room.outcomes() == outcome
     assert len(served) == (3 if expected == 200 else 2)
-    assert room.house.metrics.retries["eof"] == (1 if expected == 200 else 0)
+    assert room.engine.metrics.retries["eof"] == (1 if expected == 200 else 0)
 
 
 async def test_a_fresh_connection_that_dies_is_502_and_no_second_one_is_tried(room: Room, upstream: RecordingUpstream) -> None:
@@ -185,12 +185,12 @@ async def test_a_bug_of_ours_is_500_told_with_its_stack_and_spoils_no_other_exch
         def decide(self, *_: object) -> object:
             raise ZeroDivisionError("canary")
 
-    good, room.house.policy = room.house.policy, Broken()  # type: ignore[assignment]
+    good, room.engine.policy = room.engine.policy, Broken()  # type: ignore[assignment]
     caller = room.call()
     seen = await caller.ask(GET)
     assert status(seen) == 500
     assert b"canary" not in seen
-    room.house.policy = good
+    room.engine.policy = good
     other = room.call()
     assert status(await other.ask(GET)) == 200
     await caller.hang_up()

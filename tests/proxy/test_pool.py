@@ -106,7 +106,7 @@ async def standing(
             for made in stand.made:
                 made.abort()
             stand.sweeper.close()
-            await eventually(lambda: all(made.lost for made in stand.made), what="every connection to be gone")
+            await eventually(lambda: all(made.closed for made in stand.made), what="every connection to be gone")
             for _ in range(5):
                 await asyncio.sleep(0)
 
@@ -154,7 +154,7 @@ async def test_what_came_but_was_not_read_yet_keeps_a_connection_from_being_used
         else:
             assert await waiter is not upstream
             assert stand.counts == (1, 0)
-        await eventually(lambda: upstream.lost, what="it to be closed")
+        await eventually(lambda: upstream.closed, what="it to be closed")
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["idle", "handed-over"])
@@ -162,7 +162,7 @@ async def test_what_tls_holds_keeps_a_connection_from_being_used_again(certifica
     async with standing(limit=1, certificates=certificates) as stand:
         upstream = await stand.acquire()
         origin = await stand.upstream.connection(0)
-        upstream.hold()  # as after a piece of an answer that the caller did not take at once
+        upstream.pause_reading()  # as after a piece of an answer that the caller did not take at once
         await origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray")
         await eventually(upstream.holds_unread, what="TLS to hold it")
         waiter = asyncio.ensure_future(stand.acquire()) if waiting else None
@@ -172,7 +172,7 @@ async def test_what_tls_holds_keeps_a_connection_from_being_used_again(certifica
             assert stand.pool.take(stand.permit) is None
         else:
             assert await waiter is not upstream
-        await eventually(lambda: upstream.lost, what="it to be closed")
+        await eventually(lambda: upstream.closed, what="it to be closed")
 
 
 @pytest.mark.parametrize("spoil", ["unclean", "ended", "bytes left", "choked"])
@@ -181,11 +181,11 @@ async def test_a_connection_that_is_not_certainly_clean_is_closed(spoil: str):
         upstream = await stand.acquire()
         origin = await stand.upstream.connection(0)
         if spoil == "ended":
-            upstream.ended = True
+            upstream.eof = True
         elif spoil == "bytes left":
             upstream.received = b"x"
         elif spoil == "choked":
-            upstream.choked = True
+            upstream.write_blocked = True
         stand.give_back(upstream, clean=spoil != "unclean")
         assert stand.counts == (0, 0)
         assert await origin.wait_ended() in ("eof", "reset")
@@ -347,7 +347,7 @@ async def test_a_connection_handed_over_that_ended_meanwhile_is_replaced():
         waiting = asyncio.ensure_future(stand.acquire())
         await asyncio.sleep(0)
         stand.give_back(first)
-        first.ended = True
+        first.eof = True
         second = await waiting
         assert (second is first, second.bucket.count) == (False, 1)
 

@@ -146,7 +146,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         upstream = self.held[which % len(self.held)]
         self.peers[upstream.transport.get_extra_info("sockname")[1]].transport.abort()
-        self.loop.run_until_complete(eventually(lambda: upstream.ended, what="the end to be heard", every_s=0))
+        self.loop.run_until_complete(eventually(lambda: upstream.eof, what="the end to be heard", every_s=0))
         self._release(which, True)
         self._settle()
 
@@ -166,8 +166,8 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_idle_is_nobodys(self) -> None:
         assert not set(self.held) & set(self.bucket.idle)
-        assert all(upstream.barred for upstream in self.bucket.idle)
-        assert not any(upstream.barred for upstream in self.held)
+        assert all(upstream.pooled for upstream in self.bucket.idle)
+        assert not any(upstream.pooled for upstream in self.held)
 
     def teardown(self) -> None:
         for task in self.asking:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 import pytest
-from tests.proxy.room import CALLER, Leaps, Room
+from tests.proxy.rig import CALLER, Leaps, Room
 
 from robin.proxy.connection import serve_connection
 from robin.testing.connection import ScriptedConnection
@@ -60,7 +60,7 @@ async def test_each_framing_reaches_each_caller_whole(
     assert (b"Transfer-Encoding: chunked" in head) is (minor == 1 and parts is not LENGTH)
     assert (unchunked(body) if b"chunked" in head else body) == b"abcdef"
     await caller.hang_up()
-    assert room.house.metrics.body_bytes_out == 6
+    assert room.engine.metrics.body_bytes_out == 6
     assert room.outcomes() == {"injected": 1}
     await room.settled()
 
@@ -189,7 +189,7 @@ async def test_a_flood_of_small_chunks_leaves_turns_to_others(room: Room, upstre
     """One read of the loop holds ten thousands of them, and all in one go would keep every other caller waiting."""
     upstream.script = say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
     caller = room.call()
-    with Leaps(lambda: room.house.metrics.body_bytes_out) as leaps:
+    with Leaps(lambda: room.engine.metrics.body_bytes_out) as leaps:
         await caller.send((GET % minor)[:-2] + b"Connection: close\r\n\r\n")
         _, _, body = (await caller.receive()).partition(b"\r\n\r\n")
     assert (unchunked(body) if minor else body) == b"x" * 100_000
@@ -216,16 +216,16 @@ async def test_a_caller_that_does_not_read_for_a_while_does_not_switch_the_respo
     far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     for end in (near, far):
         end.setblocking(False)
-    serving = room.house.tasks.start(serve_connection(far, CALLER, room.house), "caller")
+    serving = room.engine.tasks.start(serve_connection(far, CALLER, room.engine), "caller")
     near.send(GET % 1)
-    await eventually(lambda: any(connection.choked for connection in room.house.connections), what="the caller to be choked")
-    (downstream,) = room.house.connections
-    downstream.partner.deadline_at = 0.0  # the response timeout passes while only the caller is waited for
-    room.house.sweeper.sweep()
+    await eventually(lambda: any(connection.write_blocked for connection in room.engine.connections), what="the caller to be choked")
+    (downstream,) = room.engine.connections
+    downstream.peer.deadline_at = 0.0  # the response timeout passes while only the caller is waited for
+    room.engine.sweeper.sweep()
     heard = b""
     async with asyncio.timeout(10):
         while b"HTTP/1.1 504 " not in heard:
-            heard += await room.house.loop.sock_recv(near, 65536)
+            heard += await room.engine.loop.sock_recv(near, 65536)
     near.close()
     await asyncio.wait([serving])
     assert room.outcomes() == {"response_timeout": 1}

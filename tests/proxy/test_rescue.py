@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from tests.proxy.room import Room
+from tests.proxy.rig import Room
 
 from robin.proxy.downstream import Downstream
 from robin.testing.connection import ScriptedConnection
@@ -124,8 +124,8 @@ async def test_our_own_options_answer_is_no_error_and_contacts_nobody(room: Room
 
 async def test_who_pipelines_refusals_and_never_reads_is_answered_no_further(room: Room) -> None:
     caller = room.call()
-    await eventually(lambda: room.house.connections, what="the connection", every_s=0)
-    (downstream,) = room.house.connections
+    await eventually(lambda: room.engine.connections, what="the connection", every_s=0)
+    (downstream,) = room.engine.connections
     assert isinstance(downstream, Downstream)
     refused = b"GET / HTTP/1.1\r\nHost: elsewhere\r\n\r\n"
 
@@ -133,7 +133,7 @@ async def test_who_pipelines_refusals_and_never_reads_is_answered_no_further(roo
         try:
             caller.sock.send(refused * 1000)
         except BlockingIOError:
-            return downstream.choked
+            return downstream.write_blocked
         return False
 
     await eventually(swamped, what="answers that nobody takes", every_s=0)

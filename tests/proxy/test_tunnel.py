@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tests.proxy.room import CallerEnd, Leaps, Room
+from tests.proxy.rig import CallerEnd, Leaps, Room
 
 from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
@@ -30,9 +30,9 @@ def switched(octets: bytes) -> ResponseHead:
 
 
 def test_a_switch_to_what_was_asked_for_passes(room: Room) -> None:
-    check_switch(asked(), switched(SWITCH % b"WebSocket"), room.house.metrics)
-    check_switch(asked(b"irc"), switched(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: irc\r\n\r\n"), room.house.metrics)
-    assert room.house.metrics.upgrades["failed"] == 0
+    check_switch(asked(), switched(SWITCH % b"WebSocket"), room.engine.metrics)
+    check_switch(asked(b"irc"), switched(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: irc\r\n\r\n"), room.engine.metrics)
+    assert room.engine.metrics.upgrades["failed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_a_switch_to_what_was_asked_for_passes(room: Room) -> None:
 )
 def test_any_other_switch_is_refused_and_counted(room: Room, head: RequestHead, octets: bytes) -> None:
     with pytest.raises(Fault) as refused:
-        check_switch(head, switched(octets), room.house.metrics)
+        check_switch(head, switched(octets), room.engine.metrics)
     assert refused.value.code == "upgrade_failed"
-    assert room.house.metrics.upgrades["failed"] == 1
+    assert room.engine.metrics.upgrades["failed"] == 1
 
 
 async def opened(
@@ -63,7 +63,7 @@ async def opened(
         await connection.send(SWITCH % protocol + behind)
         await connection._lost.wait()
 
-    room.house.upgrades = frozenset({b"websocket", b"irc"})
+    room.engine.upgrades = frozenset({b"websocket", b"irc"})
     upstream.script = script
     caller = room.call()
     await caller.send(ASK % protocol)
@@ -84,12 +84,12 @@ async def test_bytes_pass_both_ways_unchanged_with_those_right_behind_the_head(r
     assert await origin.read_exactly(len(octets)) == octets
     await origin.send(octets)
     assert await caller.receive(octets=len(octets)) == octets
-    assert room.house.metrics.upgrades_active == 1
+    assert room.engine.metrics.upgrades_active == 1
     await caller.hang_up()
     await room.settled()
     (record,) = await room.records()
     assert (record["status"], record["bytes_in"], record["bytes_out"]) == (101, len(octets), len(octets) + 4)
-    assert room.house.metrics.upgrades["switched"] == 1
+    assert room.engine.metrics.upgrades["switched"] == 1
 
 
 async def test_the_end_of_the_caller_ends_the_origin_with_what_was_said_last(room: Room, upstream: RecordingUpstream) -> None:
@@ -114,7 +114,7 @@ async def test_the_end_of_the_origin_ends_the_caller(room: Room, upstream: Recor
 
 async def test_a_drain_says_1001_to_both_sides_masked_only_upwards(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream)
-    room.house.retire()
+    room.engine.begin_drain()
     assert await caller.receive(octets=4) == close_frame(None)
     up = await origin.read_exactly(8)
     assert up == close_frame(up[2:6])
@@ -131,7 +131,7 @@ async def test_in_the_middle_of_a_frame_the_farewell_waits_for_its_end_and_nothi
     await origin.send(down[:3])
     assert await origin.read_exactly(9) == up[:9]
     assert await caller.receive(octets=3) == down[:3]
-    room.house.retire()
+    room.engine.begin_drain()
     await caller.send(up[9:] + up)
     await origin.send(down[3:] + down)
     assert await caller.receive(octets=len(down) - 3 + 4) == down[3:] + close_frame(None)
@@ -146,7 +146,7 @@ async def test_no_farewell_follows_a_close_of_theirs(room: Room, upstream: Recor
     caller, origin = await opened(room, upstream)
     await origin.send(b"\x88\x00")
     assert await caller.receive(octets=2) == b"\x88\x00"
-    room.house.retire()
+    room.engine.begin_drain()
     await origin.read_exactly(8)
     await origin.close()
     assert await caller.receive() == b""
@@ -155,21 +155,21 @@ async def test_no_farewell_follows_a_close_of_theirs(room: Room, upstream: Recor
 
 async def test_another_protocol_is_told_nothing_and_goes_on(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream, b"irc")
-    room.house.retire()
+    room.engine.begin_drain()
     await caller.send(b"still here")
     assert await origin.read_exactly(10) == b"still here"
     await origin.send(b"so am I")
     assert await caller.receive(octets=7) == b"so am I"
-    assert not room.house.emptied.is_set()
+    assert not room.engine.drained.is_set()
     await caller.hang_up()
-    assert room.house.emptied.is_set()
+    assert room.engine.drained.is_set()
 
 
 async def test_a_silent_tunnel_ends_at_its_deadline_on_both_sides(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream)
-    (downstream,) = room.house.connections
-    assert downstream.deadline_at == pytest.approx(room.house.now() + 3600, abs=5)  # type: ignore[attr-defined]
-    upstream_end = downstream.partner or None  # type: ignore[attr-defined]
+    (downstream,) = room.engine.connections
+    assert downstream.deadline_at == pytest.approx(room.engine.now() + 3600, abs=5)  # type: ignore[attr-defined]
+    upstream_end = downstream.peer or None  # type: ignore[attr-defined]
     assert upstream_end is not None
     assert upstream_end.deadline_at == downstream.deadline_at  # type: ignore[attr-defined]
     for end in (upstream_end, downstream):
@@ -183,8 +183,8 @@ async def test_a_silent_tunnel_ends_at_its_deadline_on_both_sides(room: Room, up
 async def test_a_side_that_does_not_read_holds_the_other_back(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream, b"irc")
     sending = asyncio.get_running_loop().create_task(origin.send(*[bytes(1 << 20)] * 8))
-    (downstream,) = room.house.connections
-    await eventually(lambda: downstream.choked and downstream.partner.paused, what="back-pressure")  # type: ignore[attr-defined]
+    (downstream,) = room.engine.connections
+    await eventually(lambda: downstream.write_blocked and downstream.peer.paused, what="back-pressure")  # type: ignore[attr-defined]
     assert not sending.done()
     assert len(await caller.receive(octets=8 << 20)) == 8 << 20
     await sending
@@ -195,7 +195,7 @@ async def test_a_side_that_does_not_read_holds_the_other_back(room: Room, upstre
 async def test_a_flood_of_empty_frames_leaves_turns_to_others(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream)
     flood = frame(b"", masked=True) * 100_000
-    with Leaps(lambda: room.house.metrics.body_bytes_in) as leaps:
+    with Leaps(lambda: room.engine.metrics.body_bytes_in) as leaps:
         await caller.send(flood)
         assert await origin.read_exactly(len(flood)) == flood
     assert 0 < leaps.largest <= 32768
@@ -213,6 +213,6 @@ async def test_a_refused_upgrade_is_a_plain_answer(room: Room, upstream: Recordi
     caller = room.call()
     assert (await caller.ask(ASK % b"websocket")).endswith(b"\r\n\r\nno")
     assert (await caller.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")).endswith(b"\r\n\r\nno")
-    assert room.house.metrics.upgrades["refused"] == 1
+    assert room.engine.metrics.upgrades["refused"] == 1
     await caller.hang_up()
     await room.settled()

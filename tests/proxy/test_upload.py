@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tests.proxy.room import Leaps, Room
+from tests.proxy.rig import Leaps, Room
 
 from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, response
@@ -29,7 +29,7 @@ async def test_a_chunked_body_goes_up_in_chunks_without_extensions_and_with_the_
     assert list(request.trailers) == [(b"X-Sum", b"1")]
     assert b";a=b" not in request.raw
     await caller.hang_up()
-    assert room.house.metrics.body_bytes_in == 13
+    assert room.engine.metrics.body_bytes_in == 13
     await room.settled()
 
 
@@ -73,10 +73,10 @@ async def test_an_expected_body_is_withheld_until_100_and_goes_then(room: Room, 
 
 async def test_after_a_second_of_silence_an_expected_body_goes_anyway(room: Room, upstream: RecordingUpstream) -> None:
     caller = room.call()
-    began = room.house.clock()
+    began = room.engine.clock()
     await caller.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc")
     await caller.receive(until=b"\r\n\r\n")
-    assert 0.9 < room.house.clock() - began < 5
+    assert 0.9 < room.engine.clock() - began < 5
     assert upstream.requests[0].body == b"abc"
     await caller.hang_up()
     await room.settled()
@@ -165,7 +165,7 @@ async def test_a_body_that_stops_is_given_up_at_its_deadline(room: Room, upstrea
     await caller.send(CHUNKED + b"3\r\nabc\r\n")
     origin = await upstream.connection(0)
     await eventually(lambda: origin.received.endswith(b"abc\r\n"), what="the beginning of the body")
-    (downstream,) = room.house.connections
+    (downstream,) = room.engine.connections
     downstream.expire()  # type: ignore[attr-defined]
     assert (await caller.receive()).startswith(b"HTTP/1.1 408 ")
     await caller.hang_up()
@@ -191,7 +191,7 @@ async def test_an_upstream_that_does_not_read_holds_the_caller_back(room: Room, 
     await caller.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
     sending = asyncio.get_running_loop().create_task(caller.send(bytes(64 << 20)))
     await upstream.connection(0)
-    (downstream,) = room.house.connections
+    (downstream,) = room.engine.connections
     await eventually(lambda: downstream.paused, what="an upload that is held back")  # type: ignore[attr-defined]
     assert len(downstream.received) <= 256 << 10  # type: ignore[attr-defined]
     assert not sending.done()
@@ -205,10 +205,10 @@ async def test_an_upstream_that_does_not_read_holds_the_caller_back(room: Room, 
 async def test_a_flood_of_small_chunks_leaves_turns_to_others(room: Room, upstream: RecordingUpstream) -> None:
     """One read of the loop holds ten thousands of them, and all in one go would keep every other caller waiting."""
     caller = room.call()
-    with Leaps(lambda: room.house.metrics.body_bytes_in) as leaps:
+    with Leaps(lambda: room.engine.metrics.body_bytes_in) as leaps:
         await caller.send(CHUNKED + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
         await caller.receive(until=b"\r\n\r\n")
-    assert room.house.metrics.body_bytes_in == 100_000
+    assert room.engine.metrics.body_bytes_in == 100_000
     assert 0 < leaps.largest <= CHUNKS_A_TURN
     assert upstream.requests[0].body == b"x" * 100_000
     await caller.hang_up()

@@ -18,7 +18,7 @@ from robin.testing.authority import IdentityAuthority
 from robin.testing.process import SidecarProcess
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import GRAIN_S
-from robin.transport.heap import EVERY_S
+from robin.transport.malloc_trim import EVERY_S
 
 SETTLE_S = 0.3  # what was under way when mischief ended is over then
 _DOWN_S = 0.3

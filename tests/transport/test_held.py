@@ -70,7 +70,7 @@ def in_kernel(stream: Stream, peer: Peer) -> int:
 
 
 def has_heard(reader: Stream, sent: int) -> bool:
-    return reader.paused or reader.heard == sent
+    return reader.paused or reader.bytes_received == sent
 
 
 async def test_a_stream_that_nobody_reads_takes_256_kib_at_most(connect: Connect):
@@ -99,7 +99,7 @@ async def test_a_stream_whose_peer_takes_nothing_says_so_before_it_holds_256_kib
     writer, peer = await connect()
     largest = bytes(HELD_BYTES - 4096)  # of one read; the rest is for framing
     written, full = 0, in_kernel(writer, peer)
-    while not writer.choked:
+    while not writer.write_blocked:
         writer.write(largest)
         written += len(largest)
         for _ in range(5):
@@ -110,7 +110,7 @@ async def test_a_stream_whose_peer_takes_nothing_says_so_before_it_holds_256_kib
 
     assert held() <= HELD_BYTES
     taken = 0
-    while writer.choked:
+    while writer.write_blocked:
         taken += len(await asyncio.to_thread(peer.recv, 1 << 16))
         await asyncio.sleep(0)
     assert held() - taken <= 0, "it says that it is free only when all is written"
@@ -118,12 +118,12 @@ async def test_a_stream_whose_peer_takes_nothing_says_so_before_it_holds_256_kib
 
 async def test_bytes_that_are_kept_from_a_paused_stream_are_told(connect: Connect):
     reader, peer = await connect()
-    reader.hold()
+    reader.pause_reading()
     peer.sendall(b"stray")
     secured = isinstance(peer, ssl.SSLSocket)
     await eventually(reader.holds_unread if secured else reader.has_unread, what="them to be there")
     assert reader.holds_unread() is secured
-    reader.listen()
+    reader.resume_reading()
     await eventually(lambda: reader.received == b"stray", what="them to come")
     assert not reader.holds_unread()
 
@@ -132,7 +132,7 @@ async def test_bytes_that_are_kept_from_a_paused_stream_are_told(connect: Connec
 async def test_last_words_arrive_although_the_peer_still_speaks(connect: Connect):
     writer, peer = await connect()
     written = 0
-    while not writer.choked:
+    while not writer.write_blocked:
         writer.write(PIECE)
         written += len(PIECE)
     writer.close()

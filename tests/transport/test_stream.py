@@ -10,7 +10,7 @@ import pytest
 
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
-from robin.transport.stream import Ended, Stream
+from robin.transport.stream import Stream, StreamClosed
 
 Pair = tuple[Stream, socket.socket]
 LARGE = 4 << 20
@@ -48,7 +48,7 @@ async def connect(request: pytest.FixtureRequest, sweeper: Sweeper) -> AsyncIter
     for stream, theirs in made:
         stream.abort()
         theirs.close()
-    await eventually(lambda: all(stream.lost for stream, _ in made), what="every stream to be gone")
+    await eventually(lambda: all(stream.closed for stream, _ in made), what="every stream to be gone")
 
 
 Connect = Callable[[], Awaitable[Pair]]
@@ -105,11 +105,11 @@ async def test_a_fin_ends_the_filling_and_leaves_our_own_direction_open(connect:
     stream, theirs = await connect()
     theirs.send(b"last")
     theirs.shutdown(socket.SHUT_WR)
-    while not stream.ended:
+    while not stream.eof:
         await stream.fill()
     assert stream.received == b"last"
     assert not await stream.fill()
-    assert (stream.lost, stream.broken) == (False, False)
+    assert (stream.closed, stream.was_reset) == (False, False)
     stream.write(b"answer")
     await eventually(lambda: _received(theirs) == b"answer", what="our answer")
 
@@ -127,14 +127,14 @@ async def test_a_waiting_reader_hears_of_the_end(connect: Connect):
     await asyncio.sleep(0)
     theirs.close()
     assert await waiting is False
-    assert stream.ended
+    assert stream.eof
 
 
 async def test_writing_to_one_who_does_not_read_chokes_until_it_reads(connect: Connect):
     stream, theirs = await connect()
     stream.write(bytes(LARGE))
-    assert stream.choked
-    draining = asyncio.ensure_future(stream.drain())
+    assert stream.write_blocked
+    draining = asyncio.ensure_future(stream.flush())
     for _ in range(10):  # the kernel holds all it can: more turns of the loop change nothing
         await asyncio.sleep(0)
     assert not draining.done()
@@ -143,7 +143,7 @@ async def test_writing_to_one_who_does_not_read_chokes_until_it_reads(connect: C
         got += len(_received(theirs))
         await asyncio.sleep(0)
     await draining
-    assert not stream.choked
+    assert not stream.write_blocked
     while got < LARGE:
         got += len(_received(theirs))
         await asyncio.sleep(0)
@@ -153,15 +153,15 @@ async def test_writing_to_one_who_does_not_read_chokes_until_it_reads(connect: C
 async def test_draining_to_one_who_left_raises_ended(connect: Connect):
     stream, theirs = await connect()
     stream.write(bytes(LARGE))
-    draining = asyncio.ensure_future(stream.drain())
+    draining = asyncio.ensure_future(stream.flush())
     await asyncio.sleep(0)
     theirs.close()
-    with pytest.raises(Ended):
+    with pytest.raises(StreamClosed):
         await draining
-    assert stream.lost
+    assert stream.closed
     stream.write(b"into nothing")
-    with pytest.raises(Ended):
-        await stream.drain()
+    with pytest.raises(StreamClosed):
+        await stream.flush()
 
 
 async def test_a_deadline_wakes_reader_and_writer(connect: Connect):
@@ -173,8 +173,8 @@ async def test_a_deadline_wakes_reader_and_writer(connect: Connect):
     stream.write(bytes(LARGE))
     stream.deadline_at = loop.time() + 0.05
     with pytest.raises(TimeoutError):
-        await stream.drain()
-    assert not stream.lost, "whose deadline it was decides what to do"
+        await stream.flush()
+    assert not stream.closed, "whose deadline it was decides what to do"
 
 
 async def test_a_deadline_that_passed_while_nobody_waited_is_told_to_who_waits_next(connect: Connect, sweeper: Sweeper):
@@ -189,14 +189,14 @@ async def test_a_deadline_that_passed_while_nobody_waited_is_told_to_who_waits_n
 async def test_the_partners_end_wakes_reader_and_writer(connect: Connect):
     stream, _ = await connect()
     partner, theirs = await connect()
-    partner.partner = stream
+    partner.peer = stream
     stream.write(bytes(LARGE))
-    waiting = [asyncio.ensure_future(stream.fill()), asyncio.ensure_future(stream.drain())]
+    waiting = [asyncio.ensure_future(stream.fill()), asyncio.ensure_future(stream.flush())]
     await asyncio.sleep(0)
     theirs.close()
     assert await waiting[0] is True
     assert await waiting[1] is None
-    assert (stream.ended, stream.choked, partner.ended) == (False, True, True)
+    assert (stream.eof, stream.write_blocked, partner.eof) == (False, True, True)
 
 
 async def test_close_flushes_and_abort_does_not(connect: Connect):
@@ -226,11 +226,11 @@ async def test_a_closed_stream_whose_peer_takes_nothing_is_let_go_in_a_while(con
     stream, theirs = await connect()
     stream.write(bytes(LARGE))
     stream.close()
-    assert stream.choked
-    assert not stream.lost, "the rest may still be taken"
+    assert stream.write_blocked
+    assert not stream.closed, "the rest may still be taken"
     assert 0 < stream.deadline_at - asyncio.get_running_loop().time() <= 10
     stream.deadline_at = 0.0  # the sweep finds it overdue
-    await eventually(lambda: stream.lost, what="the descriptor to be given back")
+    await eventually(lambda: stream.closed, what="the descriptor to be given back")
     theirs.setblocking(True)
     taken = 0
     while octets := theirs.recv(1 << 20):
@@ -249,7 +249,7 @@ async def test_reset_is_seen_as_a_reset_by_tcp(sweeper: Sweeper):
     stream.write(b"half")
     await asyncio.sleep(0)
     stream.reset()
-    await eventually(lambda: stream.lost, what="the stream to be gone")
+    await eventually(lambda: stream.closed, what="the stream to be gone")
     theirs.settimeout(5)
     with theirs:
         try:
@@ -286,14 +286,14 @@ async def test_a_cancelled_wait_leaves_the_stream_usable(connect: Connect):
 async def test_a_barred_stream_that_speaks_ends_or_grows_old_is_aborted(connect: Connect):
     for stir in ("speaks", "ends", "grows old"):
         stream, theirs = await connect()
-        stream.barred = True
+        stream.pooled = True
         if stir == "speaks":
             theirs.send(b"x")
         elif stir == "ends":
             theirs.shutdown(socket.SHUT_WR)
         else:
             stream.deadline_at = asyncio.get_running_loop().time()
-        await eventually(lambda stream=stream: stream.lost, what=f"the stream to be aborted as it {stir}")
+        await eventually(lambda stream=stream: stream.closed, what=f"the stream to be aborted as it {stir}")
         assert stream.received == b""
 
 
@@ -304,16 +304,16 @@ async def test_a_peer_that_left_a_paused_stream_is_noticed_but_for_last_words_in
 ):
     stream, theirs = await connect()
     other = Stream(asyncio.get_running_loop(), sweeper)
-    stream.partner, other.partner = other, stream if tunnelled else None
-    stream.hold()
+    stream.peer, other.peer = other, stream if tunnelled else None
+    stream.pause_reading()
     theirs.send(b"last words")
     if leaves == "fin":
         theirs.shutdown(socket.SHUT_WR)
     else:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
-    stream.notice_leaving()
-    assert stream.ended is not (tunnelled and leaves == "fin")
-    if not stream.ended:
+    stream.detect_disconnect()
+    assert stream.eof is not (tunnelled and leaves == "fin")
+    if not stream.eof:
         assert await stream.fill()
         assert stream.received == b"last words"

@@ -42,8 +42,8 @@ async def test_a_flood_of_session_tickets_ends_the_connection(certificates: Cert
 
     async with RecordingUpstream(script, tls=context) as upstream:
         dialled = await dial(upstream, certificates)
-        await eventually(lambda: dialled.lost, what="the connection to be ended")
-        assert dialled.heard == 0
+        await eventually(lambda: dialled.closed, what="the connection to be ended")
+        assert dialled.bytes_received == 0
 
 
 async def test_some_session_tickets_and_records_of_one_byte_pass(certificates: CertificateAuthority, context: ssl.SSLContext):
@@ -90,7 +90,7 @@ class Counted(asyncio.BufferedProtocol):
         return bytearray(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.reader.heard += self.yields
+        self.reader.bytes_received += self.yields
 
     def pause_writing(self) -> None:
         pass
@@ -168,14 +168,14 @@ async def test_what_comes_while_our_last_bytes_go_out_is_dropped_up_to_a_limit()
 async def test_a_stream_on_a_full_line_is_choked_whatever_tls_says():
     valve, _, reader, _ = attended()
     valve.pause_writing()
-    assert reader.choked
+    assert reader.write_blocked
     reader.resume_writing()
     valve.buffer_updated(10)
-    assert reader.choked
+    assert reader.write_blocked
     late, _, other, _ = attended(None)
     late.pause_writing()
     late.attend(other, version="TLSv1.3")
-    assert other.choked
+    assert other.write_blocked
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ async def test_a_rest_does_not_end_what_tls_or_the_end_has_paused(gone: bool):
     valve, tls, reader, line = attended()
     tls.yields = 4000
     valve.buffer_updated(65536)
-    reader.lost = gone
+    reader.closed = gone
     line.held = 0 if gone else 1
     await asyncio.sleep(0)
     assert not line.reading
@@ -245,7 +245,7 @@ async def end_one(dialer: Dialer, port: int, build: Callable[[], Watched]) -> we
     """Dial, hang up; and hold nothing of it."""
     dialled = await dialer.dial(permit(port, scheme="https"), build)
     dialled.abort()
-    await eventually(lambda: dialled.lost, what="the end")
+    await eventually(lambda: dialled.closed, what="the end")
     return weakref.ref(dialled)
 
 

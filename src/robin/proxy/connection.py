@@ -6,18 +6,18 @@ import socket
 
 from robin.model.caller import Caller
 from robin.proxy.downstream import Downstream
+from robin.proxy.engine import Engine
 from robin.proxy.exchange import serve_exchange
-from robin.proxy.house import House
 
 
-async def serve_connection(sock: socket.socket, caller: Caller, house: House) -> None:
+async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine) -> None:
     """Serve one accepted connection to its end."""
-    downstream = Downstream(house, caller)
-    house.metrics.downstream_connections[caller.listener] += 1
-    house.connections.add(downstream)
+    downstream = Downstream(engine, caller)
+    engine.metrics.downstream_connections[caller.listener] += 1
+    engine.connections.add(downstream)
     try:
-        await house.loop.connect_accepted_socket(lambda: downstream, sock)
-        while await downstream.await_request() and await serve_exchange(downstream, house):
+        await engine.loop.connect_accepted_socket(lambda: downstream, sock)
+        while await downstream.await_request() and await serve_exchange(downstream, engine):
             pass
         await downstream.linger()
     except OSError:
@@ -26,7 +26,7 @@ async def serve_connection(sock: socket.socket, caller: Caller, house: House) ->
         downstream.reset()  # cut: what the caller got must not be taken for the whole
         raise
     finally:
-        house.leave(downstream)
-        house.metrics.downstream_connections[caller.listener] -= 1
+        engine.unregister(downstream)
+        engine.metrics.downstream_connections[caller.listener] -= 1
         downstream.deadline_at = math.inf
         downstream.close()

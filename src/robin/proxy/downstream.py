@@ -7,8 +7,8 @@ from typing import Final
 from robin.model.caller import Caller
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
-from robin.proxy.house import House
-from robin.transport.stream import Ended, Stream
+from robin.proxy.engine import Engine
+from robin.transport.stream import Stream, StreamClosed
 from robin.wire.forms import RequestForms
 from robin.wire.http1 import find_bad_byte
 
@@ -21,16 +21,16 @@ _LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset over
 class Downstream(Stream):
     """The caller's side. `idle` while no byte of a next request has come."""
 
-    __slots__ = ("_forms", "caller", "house", "idle")
+    __slots__ = ("_forms", "caller", "engine", "idle")
 
-    def __init__(self, house: House, caller: Caller) -> None:
-        super().__init__(house.loop, house.sweeper)
-        self.house = house
+    def __init__(self, engine: Engine, caller: Caller) -> None:
+        super().__init__(engine.loop, engine.sweeper)
+        self.engine = engine
         self.caller = caller
         self.idle = False
         self._forms = RequestForms()
 
-    def retire(self) -> None:
+    def begin_drain(self) -> None:
         """Draining: an idle connection ends now, unless a request came that was not served yet: that is told so."""
         if self.idle and not self.received and not self.has_unread():
             self.close()
@@ -40,34 +40,34 @@ class Downstream(Stream):
         if self.received:
             await asyncio.sleep(0)  # pipelined: others have their turn, and bytes that strayed behind the last answer may yet be noticed
             return True
-        if self.house.closing and not self.has_unread():
+        if self.engine.closing and not self.has_unread():
             return False
         self.idle = True
-        now = self.house.now
-        self.deadline_at = now() + self.house.deadlines.keepalive_s
+        now = self.engine.now
+        self.deadline_at = now() + self.engine.deadlines.keepalive_s
         try:
             while not self.received:
-                if self.ended:
+                if self.eof:
                     return False
-                await self.arrival()
+                await self.wait_readable()
         except TimeoutError:
             return False
         finally:
-            self.resumed()
+            self.wait_done()
             self.idle = False
         return True
 
     def take_head(self) -> bytes | None:
         """A whole raw head, if it is here as it should be: the usual case, without a wait."""
         end = self.received.find(b"\r\n\r\n")
-        if end <= 0 or end > self.house.limits.head_bytes - 4 or self.received[0] < 0x21:
+        if end <= 0 or end > self.engine.limits.head_bytes - 4 or self.received[0] < 0x21:
             return None
         self.deadline_at = math.inf
         return self.take(end + 4)
 
     async def receive_head(self) -> bytes:
-        """One raw head, up to and with its CRLF CRLF. Raises Fault, and Ended when the caller leaves in the middle of it."""
-        limits = self.house.limits
+        """One raw head, up to and with its CRLF CRLF. Raises Fault, and StreamClosed when the caller leaves in the middle of it."""
+        limits = self.engine.limits
         began = False
         scanned = skipped = 0
         while True:
@@ -86,19 +86,19 @@ class Downstream(Stream):
                 raise Fault("bad_request", "bad_field: a bare CR or LF or a control in the head")
             if not began:
                 began = True
-                self.deadline_at = self.house.now() + self.house.deadlines.head_s
+                self.deadline_at = self.engine.now() + self.engine.deadlines.head_s
             scanned = max(0, len(received) - 3)
             try:
                 if not await self.fill():
-                    raise Ended
+                    raise StreamClosed
             except TimeoutError:
                 raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
 
     def read_head(self, raw: bytes) -> RequestHead:
         """The head that `raw` says. Raises Fault."""
-        limits = self.house.limits
+        limits = self.engine.limits
         head = self._forms.read(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
-        if head.upgrade is not None and head.upgrade not in self.house.upgrades:
+        if head.upgrade is not None and head.upgrade not in self.engine.upgrades:
             head.upgrade = None  # not a protocol we switch to: served plainly
         return head
 
@@ -111,26 +111,26 @@ class Downstream(Stream):
             raise Fault("bad_request", "leading_crlf: at most four CRLF may precede a request")
         return skipped
 
-    async def unburden(self) -> bool:
+    async def flush_response(self) -> bool:
         """Wait until the caller has taken what we answered ourselves; False when it does not, or has left: it is served no more."""
-        while self.choked and not self.ended:
-            self.deadline_at = self.house.now() + self.house.deadlines.keepalive_s
+        while self.write_blocked and not self.eof:
+            self.deadline_at = self.engine.now() + self.engine.deadlines.keepalive_s
             try:
-                await self.drain()
-            except (Ended, TimeoutError):
+                await self.flush()
+            except (StreamClosed, TimeoutError):
                 return False
         self.deadline_at = math.inf
-        return not self.choked
+        return not self.write_blocked
 
     async def linger(self) -> None:
         """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
-        if not self.ended and not self.transport.is_closing():
+        if not self.eof and not self.transport.is_closing():
             self.finish()
-            await self.forget(_LINGER_BYTES)
+            await self.discard_body(_LINGER_BYTES)
 
-    async def forget(self, octets: int) -> bool:
+    async def discard_body(self, octets: int) -> bool:
         """Read and drop so many bytes; whether they all came in a little while."""
-        self.deadline_at = self.house.now() + _LINGER_S
+        self.deadline_at = self.engine.now() + _LINGER_S
         try:
             while octets and (self.received or await self.fill()):
                 octets -= len(self.take(min(octets, len(self.received))))

@@ -58,7 +58,7 @@ class Upstream(Stream):
         super().connection_made(transport)
         self.watch.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
 
-    def stray(self) -> None:
+    def on_unexpected_data(self) -> None:
         """Idle, and it spoke, ended or grew old: the connection is discarded with what it said."""
         self.bucket.discard_idle(self)
 
@@ -77,7 +77,7 @@ class Bucket:
     def discard_idle(self, upstream: Upstream) -> None:
         """An idle connection ended, spoke or grew old."""
         self.idle.remove(upstream)
-        upstream.barred = False
+        upstream.pooled = False
         self.metrics.upstream_idle -= 1
         upstream.abort()
         self.vacate()
@@ -150,7 +150,7 @@ class Pool:
         idle = bucket.idle
         while idle:
             upstream = idle.pop()
-            upstream.barred = False
+            upstream.pooled = False
             upstream.deadline_at = math.inf  # its idle time is over
             self._metrics.upstream_idle -= 1
             current = self._tls is None or upstream.generation == self._tls.generation
@@ -171,7 +171,7 @@ class Pool:
         if bucket.count < self._limit:
             bucket.count += 1
         elif (handed := await self._wait(bucket)) is not None:
-            if not (fresh or handed.ended or handed.received) and not handed.watch.poll(0):
+            if not (fresh or handed.eof or handed.received) and not handed.watch.poll(0):
                 self._metrics.upstream_active += 1
                 return handed
             handed.abort()  # its place is ours: dial in it
@@ -217,9 +217,9 @@ class Pool:
         self._metrics.upstream_active -= 1
         if (
             not upstream.reusable
-            or upstream.ended
+            or upstream.eof
             or upstream.received
-            or upstream.choked
+            or upstream.write_blocked
             or (upstream.paused and upstream.holds_unread())
             or self._closing
             or (self._tls is not None and upstream.generation != self._tls.generation)
@@ -230,10 +230,10 @@ class Pool:
         upstream.reusable = False
         upstream.reused = True
         if upstream.paused:
-            upstream.listen()
+            upstream.resume_reading()
         if bucket.waiters and bucket.hand_over(upstream):
             return
-        upstream.barred = True
+        upstream.pooled = True
         upstream.deadline_at = self._loop.time() + (self._idle_s if announced_idle_s is None else self._idle_for_s(announced_idle_s))
         bucket.idle.append(upstream)
         self._metrics.upstream_idle += 1

@@ -11,12 +11,12 @@ from typing import Final, NoReturn
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead, ResponseHead
 from robin.proxy.downstream import Downstream
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
 from robin.proxy.tunnel import check_switch, tunnel
 from robin.proxy.upload import Upload
 from robin.telemetry.record import ExchangeRecord
-from robin.transport.stream import Ended
+from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import forward_response, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
 from robin.wire.http1 import find_bad_byte
@@ -44,15 +44,15 @@ _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 class Relay:
     """One request on one upstream connection."""
 
-    __slots__ = ("_idle_s", "_interim", "_interim_bytes", "_scanned", "_upload", "downstream", "head", "house", "record", "upstream")
+    __slots__ = ("_idle_s", "_interim", "_interim_bytes", "_scanned", "_upload", "downstream", "engine", "head", "record", "upstream")
 
-    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
+    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, engine: Engine) -> None:
         self.downstream = downstream
         self.upstream = upstream
         self.head = head
         self.record = record
-        self.house = house
-        self._idle_s = house.deadlines.stream_idle_s or math.inf
+        self.engine = engine
+        self._idle_s = engine.deadlines.stream_idle_s or math.inf
         self._upload: Upload | None = None
         self._scanned = self._interim = self._interim_bytes = 0
 
@@ -62,52 +62,52 @@ class Relay:
         Raises Fault, CallerLeft, StaleConnection.
         """
         downstream, upstream, head = self.downstream, self.upstream, self.head
-        downstream.partner = upstream
+        downstream.peer = upstream
         try:
             self._send(outbound)
             while not upstream.received or (response := self._take_head()) is None:
-                if self._interim and downstream.choked:
-                    await self._drain()
+                if self._interim and downstream.write_blocked:
+                    await self._flush()
                     continue
-                if upstream.ended or downstream.ended:
-                    self._tell_end()
+                if upstream.eof or downstream.eof:
+                    self._classify_eof()
                 try:
-                    await upstream.arrival()
+                    await upstream.wait_readable()
                 finally:
-                    upstream.resumed()
-                if self._upload is not None or downstream.ended:
+                    upstream.wait_done()
+                if self._upload is not None or downstream.eof:
                     self._check_caller()
             if response.status == 101:
                 return await self._switch(response), False
             if head.upgrade is not None:
-                self.house.metrics.upgrades["refused"] += 1
+                self.engine.metrics.upgrades["refused"] += 1
             early = self._upload is not None and await self._upload.stop()
-            goes_on = head.keep_alive and not early and not self.house.closing
+            goes_on = head.keep_alive and not early and not self.engine.closing
             if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
                 self._count(response.length)
                 self._write(
                     forward_response(response, minor=head.minor, keep_alive=goes_on, chunked=False) + upstream.take(response.length)
                 )
-                if downstream.choked:
-                    await self._drain()
+                if downstream.write_blocked:
+                    await self._flush()
             else:
                 goes_on = await self._bring(response, goes_on=goes_on)
             upstream.reusable = response.keep_alive and not early and not upstream.received
             self.record.outcome = "injected"
             return response, goes_on and not (head.upgrade and downstream.received)
-        except (Ended, FramingError, TimeoutError) as error:
-            raise self._cut(error) from None
+        except (StreamClosed, FramingError, TimeoutError) as error:
+            raise self._classify_failure(error) from None
         finally:
-            downstream.partner = None
+            downstream.peer = None
             upstream.deadline_at = math.inf
             if self._upload is not None:
                 await self._upload.stop()
 
     async def _switch(self, response: ResponseHead) -> ResponseHead:
         """Let both sides speak another protocol, until the end of either. Raises Fault."""
-        head, house = self.head, self.house
-        check_switch(head, response, house.metrics)
-        await tunnel(self.downstream, self.upstream, response, self.record, house, protocol=head.upgrade or b"")
+        head, engine = self.head, self.engine
+        check_switch(head, response, engine.metrics)
+        await tunnel(self.downstream, self.upstream, response, self.record, engine, protocol=head.upgrade or b"")
         return response
 
     def _send(self, outbound: bytes) -> None:
@@ -117,7 +117,7 @@ class Relay:
         whole = head.framing != Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
         if not whole:
             upstream.write(outbound)
-            self._upload = Upload(downstream, upstream, head, self.record, self.house)
+            self._upload = Upload(downstream, upstream, head, self.record, self.engine)
             try:
                 self._upload.start()
             except FramingError as error:
@@ -126,17 +126,17 @@ class Relay:
         if length:
             outbound += downstream.take(length)
             self.record.bytes_in += length
-            self.house.metrics.body_bytes_in += length
+            self.engine.metrics.body_bytes_in += length
         if downstream.paused:
-            downstream.listen()
+            downstream.resume_reading()
         upstream.write(outbound)
-        now = self.house.now
-        upstream.deadline_at = now() + (self.house.deadlines.response_s or math.inf)
+        now = self.engine.now
+        upstream.deadline_at = now() + (self.engine.deadlines.response_s or math.inf)
 
     def _take_head(self) -> ResponseHead | None:
         """The final response head (or a 101), once it is here; interim ones go down as they come. Raises Fault."""
-        upstream, house = self.upstream, self.house
-        limit = house.limits.response_head_bytes
+        upstream, engine = self.upstream, self.engine
+        limit = engine.limits.response_head_bytes
         while True:
             received = upstream.received
             end = received.find(b"\r\n\r\n", self._scanned)
@@ -148,13 +148,13 @@ class Relay:
             if end + 4 > limit:
                 raise Fault("upstream_protocol", "bad_response: the response head is too large")
             raw = upstream.take(end + 4)
-            response = upstream.forms.read(raw, method=self.head.method, fields_max=house.limits.response_fields)
+            response = upstream.forms.read(raw, method=self.head.method, fields_max=engine.limits.response_fields)
             if response.status >= 200 or response.status == 101:
                 self.record.upstream_status = response.status
                 return response
             self._scanned = 0
             self._pass_interim(response, len(raw))
-            if self.downstream.choked:
+            if self.downstream.write_blocked:
                 return None
 
     def _pass_interim(self, response: ResponseHead, octets: int) -> None:
@@ -164,7 +164,7 @@ class Relay:
         if self._interim > _INTERIM_MAX or self._interim_bytes > _INTERIM_BYTES:
             raise Fault("upstream_protocol", "bad_response: too many interim responses")
         if response.status == 100 and self._upload is not None:
-            self._upload.proceed()
+            self._upload.got_continue()
         if self.head.minor == 1:
             self.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
 
@@ -172,17 +172,17 @@ class Relay:
         """Raise what keeps the caller from being answered, if something does."""
         if self._upload is not None and self._upload.fault is not None:
             raise self._upload.fault
-        if self.downstream.ended:
+        if self.downstream.eof:
             raise CallerLeft
 
-    def _tell_end(self) -> NoReturn:
+    def _classify_eof(self) -> NoReturn:
         """Raise what ended the wait for an answer. After an interim response it is no stale connection."""
         self._check_caller()
         if self.upstream.received or self._interim:
             raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
         begun = self.record.bytes_in or (self._upload is not None and self._upload.began)  # a chunk line without data counts
         repeatable = self.head.method in _REPEATABLE and not begun
-        raise StaleConnection("reset" if self.upstream.broken else "eof", repeatable=repeatable)
+        raise StaleConnection("reset" if self.upstream.was_reset else "eof", repeatable=repeatable)
 
     async def _bring(self, response: ResponseHead, *, goes_on: bool) -> bool:
         """Bring the final answer down. Whether the downstream connection can go on after it."""
@@ -199,8 +199,8 @@ class Relay:
             await self._bring_chunked(first, response.outline.hop, chunked=chunked)
         else:
             await self._bring_rest(first, chunked=chunked)
-        if self.downstream.choked:
-            await self._drain()
+        if self.downstream.write_blocked:
+            await self._flush()
         return goes_on
 
     async def _bring_length(self, left: int, first: bytes) -> None:
@@ -227,7 +227,7 @@ class Relay:
             if upstream.received:
                 first += self._decode(decoder, chunked=chunked)
             if decoder.done and chunked:
-                first += last_chunk(forward_trailers(decoder.trailers, self.house.rewriting, hop))
+                first += last_chunk(forward_trailers(decoder.trailers, self.engine.rewriting, hop))
             if first:
                 self._write(first)
                 first = b""
@@ -244,9 +244,9 @@ class Relay:
             if first:
                 self._write(first)
                 first = b""
-            if upstream.ended:
-                if upstream.broken:
-                    raise Ended
+            if upstream.eof:
+                if upstream.was_reset:
+                    raise StreamClosed
                 if chunked:
                     self._write(last_chunk([]))
                 return
@@ -271,13 +271,13 @@ class Relay:
         """Write to the caller; with the first bytes of the answer, the caller has seen a head."""
         if self.record.status is None:
             self.record.status = self.record.upstream_status
-            clock = self.house.clock
+            clock = self.engine.clock
             self.record.ttfb_s = clock() - self.record.started_at
         self.downstream.write(octets)
 
     def _count(self, octets: int) -> None:
         self.record.bytes_out += octets
-        self.house.metrics.body_bytes_out += octets
+        self.engine.metrics.body_bytes_out += octets
 
     async def _next_piece(self, *, partial: bool = False, may_end: bool = False) -> None:
         """Let the caller take what was written, then wait for more from the upstream.
@@ -285,47 +285,47 @@ class Relay:
         `partial`: what is in `received` already was looked at and is not enough. `may_end`: the end is part of the answer.
         """
         downstream, upstream = self.downstream, self.upstream
-        if downstream.choked:
-            upstream.hold()
-            await self._drain()
+        if downstream.write_blocked:
+            upstream.pause_reading()
+            await self._flush()
         if upstream.received and not partial:
             await asyncio.sleep(0)  # a flood of small chunks: others have their turn
-            if downstream.ended:
+            if downstream.eof:
                 raise CallerLeft
             return
-        more = not upstream.ended
+        more = not upstream.eof
         if more:
-            upstream.deadline_at = self.house.now() + self._idle_s
+            upstream.deadline_at = self.engine.now() + self._idle_s
             try:
-                await upstream.arrival()
+                await upstream.wait_readable()
             finally:
-                upstream.resumed()
-            more = not upstream.ended or len(upstream.received) > 0
-        if downstream.ended:
+                upstream.wait_done()
+            more = not upstream.eof or len(upstream.received) > 0
+        if downstream.eof:
             raise CallerLeft
         if not more and not may_end:
-            raise Ended
+            raise StreamClosed
 
-    async def _drain(self) -> None:
-        """Wait until the caller took what was written. Raises CallerLeft, Ended."""
+    async def _flush(self) -> None:
+        """Wait until the caller took what was written. Raises CallerLeft, StreamClosed."""
         downstream = self.downstream
-        if not downstream.choked:
+        if not downstream.write_blocked:
             return  # the deadline may be that of a body that still comes up
-        while downstream.choked:
-            if downstream.ended:
+        while downstream.write_blocked:
+            if downstream.eof:
                 raise CallerLeft
-            downstream.deadline_at = self.house.now() + self._idle_s
+            downstream.deadline_at = self.engine.now() + self._idle_s
             try:
-                await downstream.drain()
+                await downstream.flush()
             except TimeoutError:
                 downstream.reset()  # it takes no more, as if it had left; a part must not look like the whole
                 raise CallerLeft from None
         uploading = self._upload is not None and not self._upload.done
-        downstream.deadline_at = self.house.now() + self._idle_s if uploading else math.inf
+        downstream.deadline_at = self.engine.now() + self._idle_s if uploading else math.inf
 
-    def _cut(self, error: Exception) -> Exception:
+    def _classify_failure(self, error: Exception) -> Exception:
         """The exchange broke after its start: who left decides what it is called."""
-        if self.downstream.ended:
+        if self.downstream.eof:
             return CallerLeft()
         if isinstance(error, TimeoutError) and self.record.upstream_status is None:
             return Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT")

@@ -5,14 +5,14 @@ from typing import Final
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
 from robin.proxy.downstream import Downstream
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
 from robin.wire.proxy_status import render_options, render_problem
 
 _FORGET_BYTES: Final = 256 * 1024
 
 
-async def rescue(downstream: Downstream, house: House, head: RequestHead | None, record: ExchangeRecord, fault: Fault) -> bool:
+async def rescue(downstream: Downstream, engine: Engine, head: RequestHead | None, record: ExchangeRecord, fault: Fault) -> bool:
     """Answer for a failed exchange. Whether the connection goes on."""
     record.outcome = fault.code
     if record.status is not None:  # the caller saw a head: only a reset can tell it that the rest will not come
@@ -21,10 +21,10 @@ async def rescue(downstream: Downstream, house: House, head: RequestHead | None,
         return False
     kind = fault.kind
     unread = None if head is None or kind.closes else _unread_body(head, record)
-    goes_on = unread is not None and head is not None and head.keep_alive and not house.closing
-    record.request_id = house.recorder.request_id()
+    goes_on = unread is not None and head is not None and head.keep_alive and not engine.closing
+    record.request_id = engine.recorder.request_id()
     record.status = kind.status
-    record.ttfb_s = house.clock() - record.started_at
+    record.ttfb_s = engine.clock() - record.started_at
     answer = render_problem(
         kind,
         detail=fault.detail,
@@ -50,9 +50,9 @@ async def _part(downstream: Downstream, unread: int | None) -> bool:
 
     The next request is looked at once this answer is taken: who pipelines and never reads must not make us hold answers without end.
     """
-    if unread is None or (unread and not await downstream.forget(unread)):
+    if unread is None or (unread and not await downstream.discard_body(unread)):
         return False
-    return not downstream.choked or await downstream.unburden()
+    return not downstream.write_blocked or await downstream.flush_response()
 
 
 async def answer_options(downstream: Downstream, head: RequestHead, record: ExchangeRecord) -> bool:
@@ -60,6 +60,6 @@ async def answer_options(downstream: Downstream, head: RequestHead, record: Exch
     unread = _unread_body(head, record) if head.keep_alive else None
     record.status = 204
     record.outcome = "injected"
-    record.ttfb_s = downstream.house.clock() - record.started_at
+    record.ttfb_s = downstream.engine.clock() - record.started_at
     downstream.write(render_options(close=unread is None))
     return await _part(downstream, unread)

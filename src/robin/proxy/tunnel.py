@@ -7,11 +7,11 @@ from typing import Final
 from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
 from robin.proxy.downstream import Downstream
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
-from robin.transport.stream import Ended, Stream
+from robin.transport.stream import Stream, StreamClosed
 from robin.wire.forwarding import forward_switch
 from robin.wire.websocket import FrameTracker, accept_value, close_frame
 
@@ -33,9 +33,9 @@ def check_switch(head: RequestHead, response: ResponseHead, metrics: Metrics) ->
 
 
 class _Direction:
-    """One way of the tunnel. `muted`: our Close frame went out, nothing may follow it."""
+    """One way of the tunnel. `close_sent`: our Close frame went out, nothing may follow it."""
 
-    __slots__ = ("going_away", "mask", "muted", "sink", "source", "tracker")
+    __slots__ = ("close_sent", "going_away", "mask", "sink", "source", "tracker")
 
     def __init__(self, source: Stream, sink: Stream, tracker: FrameTracker | None, mask: bytes | None) -> None:
         self.source = source
@@ -43,11 +43,11 @@ class _Direction:
         self.tracker = tracker
         self.mask = mask
         self.going_away = False
-        self.muted = False
+        self.close_sent = False
 
     def pass_on(self, octets: bytes) -> None:
         """Write on what came, and our Close frame at the first frame boundary once we are going away."""
-        if self.muted:
+        if self.close_sent:
             return
         if self.tracker is None:
             self.sink.write(octets)
@@ -58,39 +58,39 @@ class _Direction:
             return
         taken = self.tracker.feed(octets, stop_at_boundary=True)
         self.sink.write(octets[:taken])
-        self.say_goodbye()
+        self.send_close()
 
-    def say_goodbye(self) -> None:
+    def send_close(self) -> None:
         """Put in a Close frame if this is a boundary; else at the next one."""
         self.going_away = True
-        if self.tracker is not None and self.tracker.at_boundary and not self.muted:
-            self.muted = True
+        if self.tracker is not None and self.tracker.at_boundary and not self.close_sent:
+            self.close_sent = True
             if not self.tracker.closed:
                 self.sink.write(close_frame(self.mask))
 
 
 class Tunnel:
-    """Both directions: `up` from caller to origin, `down` back. `retire` is the drain's call."""
+    """Both directions: `up` from caller to origin, `down` back. `begin_drain` is the drain's call."""
 
     __slots__ = ("_house", "_idle_s", "down", "up")
 
-    def __init__(self, downstream: Stream, upstream: Stream, house: House, *, websocket: bool) -> None:
-        self._house = house
-        self._idle_s = house.deadlines.stream_idle_s or math.inf
-        mask = bytes.fromhex(house.entropy.token_hex(4)) if websocket else None
+    def __init__(self, downstream: Stream, upstream: Stream, engine: Engine, *, websocket: bool) -> None:
+        self._house = engine
+        self._idle_s = engine.deadlines.stream_idle_s or math.inf
+        mask = bytes.fromhex(engine.entropy.token_hex(4)) if websocket else None
         self.up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
         self.down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
         self._touch()  # the deadline of the answer ends here: a tunnel may be silent from its first moment on
 
-    def retire(self) -> None:
+    def begin_drain(self) -> None:
         """Tell a WebSocket that we go away, on both sides; other protocols go on until the drain's end."""
         for way in (self.up, self.down):
-            way.say_goodbye()
+            way.send_close()
         self._touch()
 
     def _touch(self) -> None:
         """Some byte moved: the idle deadline of both ways begins again."""
-        gone = self.up.muted and self.down.muted
+        gone = self.up.close_sent and self.down.close_sent
         deadline_at = self._house.now() + (min(_FAREWELL_S, self._idle_s) if gone else self._idle_s)
         self.up.source.deadline_at = self.down.source.deadline_at = deadline_at
 
@@ -113,42 +113,42 @@ class Tunnel:
                         metrics.body_bytes_out += size
                     way.pass_on(source.take(size))
                     self._touch()
-                    if sink.choked:
-                        source.hold()
-                    while sink.choked and not sink.ended:
-                        await sink.drain()
+                    if sink.write_blocked:
+                        source.pause_reading()
+                    while sink.write_blocked and not sink.eof:
+                        await sink.flush()
                     if source.received:
                         await asyncio.sleep(0)  # a flood of small frames: others have their turn
-                elif sink.ended or not await source.fill():
+                elif sink.eof or not await source.fill():
                     return
-        except (Ended, TimeoutError):
+        except (StreamClosed, TimeoutError):
             return
 
 
 async def tunnel(
-    downstream: Downstream, upstream: Upstream, response: ResponseHead, record: ExchangeRecord, house: House, *, protocol: bytes
+    downstream: Downstream, upstream: Upstream, response: ResponseHead, record: ExchangeRecord, engine: Engine, *, protocol: bytes
 ) -> None:
     """Answer 101 and pass bytes until either side ends; both are closed then."""
     record.status = 101
-    record.ttfb_s = house.clock() - record.started_at
+    record.ttfb_s = engine.clock() - record.started_at
     record.outcome = "injected"
     downstream.write(forward_switch(response))
-    both = Tunnel(downstream, upstream, house, websocket=protocol == b"websocket")
-    house.metrics.upgrades["switched"] += 1
-    house.metrics.upgrades_active += 1
-    house.tunnels.add(both)
-    upstream.partner = downstream
-    upwards = house.tasks.start(both.pump(both.up, record), "tunnel")
+    both = Tunnel(downstream, upstream, engine, websocket=protocol == b"websocket")
+    engine.metrics.upgrades["switched"] += 1
+    engine.metrics.upgrades_active += 1
+    engine.tunnels.add(both)
+    upstream.peer = downstream
+    upwards = engine.tasks.start(both.pump(both.up, record), "tunnel")
     try:
-        if house.closing:
-            both.retire()
+        if engine.closing:
+            both.begin_drain()
         await both.pump(both.down, record)
-        if downstream.ended and not upstream.ended:  # what the caller said last still goes up
+        if downstream.eof and not upstream.eof:  # what the caller said last still goes up
             await asyncio.wait([upwards], timeout=_LAST_WORDS_S)
     finally:
-        house.tunnels.discard(both)
-        house.metrics.upgrades_active -= 1
+        engine.tunnels.discard(both)
+        engine.metrics.upgrades_active -= 1
         upwards.cancel()
-        upstream.partner = None
+        upstream.peer = None
         upstream.close()
         downstream.close()

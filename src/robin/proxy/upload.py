@@ -7,10 +7,10 @@ from typing import Final
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
 from robin.proxy.downstream import Downstream
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
 from robin.telemetry.record import ExchangeRecord
-from robin.transport.stream import Ended
+from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
 
@@ -25,11 +25,11 @@ class Upload:
 
     __slots__ = ("_decoder", "_downstream", "_go", "_hop", "_house", "_left", "_record", "_task", "_upstream", "began", "done", "fault")
 
-    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, house: House) -> None:
+    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, engine: Engine) -> None:
         self._downstream = downstream
         self._upstream = upstream
         self._record = record
-        self._house = house
+        self._house = engine
         self._decoder = ChunkedDecoder() if head.framing == Framing.CHUNKED else None
         self._hop = head.outline.hop
         self._left = head.length
@@ -44,7 +44,7 @@ class Upload:
         if self._go is not None or not self._advance():
             self._task = self._house.tasks.start(self._run(), "upload")
 
-    def proceed(self) -> None:
+    def got_continue(self) -> None:
         """The upstream said 100: the body may go."""
         if self._go is not None:
             self._go.set()
@@ -82,7 +82,7 @@ class Upload:
         if octets:
             self._upstream.write(octets)
         if self.done:
-            downstream.listen()
+            downstream.resume_reading()
             response_s = self._house.deadlines.response_s
             self._upstream.deadline_at = self._house.now() + response_s if response_s else math.inf
         return self.done
@@ -90,18 +90,18 @@ class Upload:
     async def _run(self) -> None:
         try:
             if self._go is not None:
-                await self._withhold()
+                await self._await_continue()
             await self._pump()
         except FramingError as error:
             self._fail(Fault("bad_request", str(error)))
         except TimeoutError:
             self._fail(Fault("request_timeout", "body: no byte of the request body within ROBIN_STREAM_IDLE_TIMEOUT"))
-        except Ended:
+        except StreamClosed:
             self._upstream.abort()  # the caller or the upstream left: the exchange finds out which
         finally:
             self._downstream.deadline_at = math.inf
 
-    async def _withhold(self) -> None:
+    async def _await_continue(self) -> None:
         assert self._go is not None
         try:
             async with asyncio.timeout(_CONTINUE_S):
@@ -110,23 +110,23 @@ class Upload:
             pass  # silence: send the body anyway
 
     async def _pump(self) -> None:
-        downstream, upstream, house = self._downstream, self._upstream, self._house
-        idle_s = house.deadlines.stream_idle_s or math.inf
+        downstream, upstream, engine = self._downstream, self._upstream, self._house
+        idle_s = engine.deadlines.stream_idle_s or math.inf
         while not self._advance():
-            if upstream.choked:
-                downstream.hold()
-            while upstream.choked:
-                downstream.deadline_at = upstream.deadline_at = house.now() + idle_s
-                await upstream.drain()
+            if upstream.write_blocked:
+                downstream.pause_reading()
+            while upstream.write_blocked:
+                downstream.deadline_at = upstream.deadline_at = engine.now() + idle_s
+                await upstream.flush()
                 upstream.deadline_at = math.inf
             if self._decoder is not None and self._decoder.eager:
                 await asyncio.sleep(0)  # a flood of small chunks: others have their turn
                 continue
-            downstream.deadline_at = house.now() + idle_s
+            downstream.deadline_at = engine.now() + idle_s
             if not await downstream.fill():
-                raise Ended
-        while upstream.choked:
-            await upstream.drain()
+                raise StreamClosed
+        while upstream.write_blocked:
+            await upstream.flush()
 
     def _fail(self, fault: Fault) -> None:
         self.fault = fault

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from robin.transport.outbox import Outbox
+from robin.transport.write_coalescer import WriteCoalescer
 
 GRAIN_S: Final = 0.25
 
@@ -26,15 +26,15 @@ class Expiring(Protocol):
 class Sweeper:
     """Calls `expire` on what is overdue, and each of `chores(now)` once a sweep. `now` is the loop's monotonic clock, in seconds.
 
-    `discarded`: how often an item was. What it sweeps shares one `outbox` too.
+    `discarded`: how often an item was. What it sweeps shares one `coalescer` too.
     """
 
-    __slots__ = ("_chores", "_items", "_loop", "_timer", "discarded", "outbox")
+    __slots__ = ("_chores", "_items", "_loop", "_timer", "coalescer", "discarded")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.discarded = 0
-        self.outbox = Outbox(loop)
+        self.coalescer = WriteCoalescer(loop)
         self._items: set[Expiring] = set()
         self._chores: list[Callable[[float], None]] = []
         self._timer: asyncio.TimerHandle | None = None

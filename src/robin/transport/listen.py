@@ -12,7 +12,7 @@ from typing import Final
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
 from robin.model.exhaustion import EXHAUSTED
-from robin.transport.claim import ClaimRefused, claimed
+from robin.transport.bind_lock import BindLockRefused, bind_lock
 
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_WAKE: Final = 64
@@ -111,10 +111,10 @@ def _bind_unix(address: UnixAddress, warn: Callable[[str, str], None]) -> BoundS
     """Bind a Unix path that is free or dead, alone: another start at the same time must not take ours for dead before it listens."""
     _make_parent(address.path, warn)
     try:
-        with claimed(address.path):
+        with bind_lock(address.path):
             _clear_stale(address.path)
             return _bind_claimed(address)
-    except ClaimRefused as refused:
+    except BindLockRefused as refused:
         raise BindError(f"{address}: {refused}") from None
     except OSError as error:
         raise BindError(f"{address}: {error.strerror}") from None

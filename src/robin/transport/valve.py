@@ -91,9 +91,9 @@ class Valve(asyncio.BufferedProtocol):
         elif stream.closing:
             limit_bytes = _CLOSING_BYTES
         else:
-            heard, self._heard = stream.heard - self._heard, stream.heard
+            heard, self._heard = stream.bytes_received - self._heard, stream.bytes_received
             held = stream.paused  # TLS holds what a paused stream is given
-            if self._full and not stream.choked:
+            if self._full and not stream.write_blocked:
                 stream.pause_writing()  # TLS has answered something, and told the stream that all of it was taken
         silent_bytes = 0 if held else self._silent_bytes + came - heard * self._bytes_for_one
         if silent_bytes > limit_bytes:
@@ -106,7 +106,7 @@ class Valve(asyncio.BufferedProtocol):
     def _go_on(self) -> None:
         """Read again, unless TLS holds what the stream did not take: then it is for TLS to go on."""
         stream = self.stream
-        if stream is not None and not stream.lost and not stream.transport.get_read_buffer_size():
+        if stream is not None and not stream.closed and not stream.transport.get_read_buffer_size():
             self._transport.resume_reading()
 
     def eof_received(self) -> Any:

@@ -22,8 +22,8 @@ class Room:
         self._file = path.open("wb")
         self._writer = LineWriter(self._file.fileno())
         events = EventLog(self._writer, level="info", style="json", wall=lambda: 0.0, monotonic=lambda: 0.0)
-        self.emptied = asyncio.Event()
-        self.ending = Ending(self.emptied, events)
+        self.drained = asyncio.Event()
+        self.ending = Ending(self.drained, events)
 
     def close(self) -> None:
         self._writer.close()
@@ -50,9 +50,9 @@ def test_the_exit_codes_are_the_public_ones():
 async def test_the_first_signal_drains_and_the_second_ends(room: Room):
     room.ending.signalled(signal.SIGTERM)
     await room.ending.wait()
-    assert (room.ending.asked, room.ending.code, room.emptied.is_set()) == (True, None, False)
+    assert (room.ending.asked, room.ending.code, room.drained.is_set()) == (True, None, False)
     room.ending.signalled(signal.SIGINT)
-    assert (room.ending.code, room.emptied.is_set()) == (128 + signal.SIGINT, True)
+    assert (room.ending.code, room.drained.is_set()) == (128 + signal.SIGINT, True)
     assert room.events() == [("signal", "SIGTERM")]
 
 

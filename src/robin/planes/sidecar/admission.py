@@ -9,7 +9,7 @@ from robin.model.address import is_loopback
 from robin.model.caller import Caller, Evidence
 from robin.model.faults import Fault
 from robin.proxy.connection import serve_connection
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.listen import BoundSocket, peer_credentials
 from robin.wire.proxy_status import render_problem
@@ -32,9 +32,9 @@ class Admission:
 
     __slots__ = ("_admitted", "_allow_uids", "_house", "_open", "_refusals")
 
-    def __init__(self, house: House, *, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> None:
+    def __init__(self, engine: Engine, *, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> None:
         """`allow_uids`: who may use a Unix socket; None: any local peer."""
-        self._house = house
+        self._house = engine
         self._admitted = 0  # counted here: many are accepted in one turn of the loop, before the first of them is served
         self._allow_uids = None if allow_uids is None else frozenset(allow_uids)
         self._open = unsafe_listen
@@ -42,7 +42,7 @@ class Admission:
 
     def take(self, sock: socket.socket, bound: BoundSocket) -> None:
         """Own `sock` from now on."""
-        house = self._house
+        engine = self._house
         sock.setblocking(False)
         try:
             caller, denied = self._judge(sock, bound)
@@ -50,13 +50,13 @@ class Admission:
             sock.close()
             return
         if denied is not None:
-            house.metrics.peer_denied[denied] += 1
+            engine.metrics.peer_denied[denied] += 1
             self._refuse(sock, caller, Fault("peer_denied", DENIALS[denied]))
-        elif self._admitted >= house.limits.connections:
+        elif self._admitted >= engine.limits.connections:
             self._refuse(sock, caller, Fault("limit_connections", "connections: ROBIN_MAX_CONNECTIONS is reached"))
         else:
             self._admitted += 1
-            house.tasks.start(serve_connection(sock, caller, house), "connection").add_done_callback(self._left)
+            engine.tasks.start(serve_connection(sock, caller, engine), "connection").add_done_callback(self._left)
 
     def _left(self, _: "asyncio.Task[None]") -> None:
         self._admitted -= 1
@@ -76,20 +76,20 @@ class Admission:
         return Caller(evidence=evidence, listener=bound.label), None if loopback or self._open else "not_loopback"
 
     def _refuse(self, sock: socket.socket, caller: Caller, fault: Fault) -> None:
-        house = self._house
-        record = ExchangeRecord(caller, house.clock())
+        engine = self._house
+        record = ExchangeRecord(caller, engine.clock())
         record.outcome = fault.code
         record.status = fault.kind.status
-        record.request_id = house.recorder.request_id()
+        record.request_id = engine.recorder.request_id()
         answer = render_problem(
             fault.kind, detail=fault.detail, request_id=record.request_id, retry_after_s=fault.retry_after_s, close=True, head_only=False
         )
-        house.recorder.finish(record)
+        engine.recorder.finish(record)
         if self._refusals >= _REFUSALS_MAX:
             sock.close()
         else:
             self._refusals += 1
-            house.tasks.start(self._part(sock, answer, unread=fault.code == "peer_denied"), "refusal")
+            engine.tasks.start(self._part(sock, answer, unread=fault.code == "peer_denied"), "refusal")
 
     async def _part(self, sock: socket.socket, answer: bytes, *, unread: bool) -> None:
         """Write the refusal, say that it is all, and leave the peer a moment to take it: closing at once could destroy it by a reset.

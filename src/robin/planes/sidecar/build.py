@@ -1,4 +1,4 @@
-"""The sidecar's part of the house: its policy, compiled from plain values."""
+"""The sidecar's part of the engine: its policy, compiled from plain values."""
 
 from robin.model.message import RequiredField
 from robin.model.origin import UpstreamUrl

@@ -9,7 +9,7 @@ EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_BIND, EXIT_CUT, EXIT_STARTUP = 0,
 
 
 class Ending:
-    """What was asked for. `emptied`: the engine sets it once a drain has nothing left in flight; an end sets it so that nobody waits."""
+    """What was asked for. `drained`: the engine sets it once a drain has nothing left in flight; an end sets it so that nobody waits."""
 
     __slots__ = ("_asked", "_emptied", "_events", "_signals", "code")
 

@@ -13,7 +13,7 @@ EVERY_S: Final = 2.0  # no oftener: it takes a millisecond as a rule, 20 for 180
 _PAUSE: Final = 100.0  # and not before so many times what it took: a hundredth of the time at most, however large the heap
 
 
-def trimming() -> Callable[[], object] | None:
+def find_malloc_trim() -> Callable[[], object] | None:
     """glibc's malloc_trim(3), all of it; None where the C library has none."""
     try:
         import ctypes  # noqa: PLC0415 - a Python without libffi has none, and is not worse off for it than before
@@ -25,20 +25,20 @@ def trimming() -> Callable[[], object] | None:
     return lambda: trim(0)
 
 
-class Heap:
+class MallocTrimmer:
     """Trims after `sweeper` has discarded items. `trim` must not raise."""
 
     __slots__ = ("_discarded", "_due_at", "_monotonic", "_sweeper", "_trim")
 
     def __init__(self, sweeper: Sweeper, trim: Callable[[], object], monotonic: Callable[[], float]) -> None:
-        """`monotonic`: seconds, read before and after the trimming."""
+        """`monotonic`: seconds, read before and after the find_malloc_trim."""
         self._sweeper = sweeper
         self._trim = trim
         self._monotonic = monotonic
         self._discarded = -1  # what starting up left is given back too
         self._due_at = 0.0
 
-    def tidy(self, now: float) -> None:
+    def run(self, now: float) -> None:
         """A chore of the sweep: give back what is free, if a connection closed since the last time."""
         if self._sweeper.discarded != self._discarded and now >= self._due_at:
             self._discarded = self._sweeper.discarded

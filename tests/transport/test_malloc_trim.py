@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from robin.transport.deadlines import Sweeper
-from robin.transport.heap import EVERY_S, Heap, trimming
+from robin.transport.malloc_trim import EVERY_S, MallocTrimmer, find_malloc_trim
 
 _RIDDLED = """
 import resource
 from pathlib import Path
-from robin.transport.heap import trimming
+from robin.transport.malloc_trim import find_malloc_trim
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
@@ -25,7 +25,7 @@ for _ in range(1000):
 full = resident()
 del pieces
 freed = resident()
-trimming()()
+find_malloc_trim()()
 print(full, freed, resident())
 """
 
@@ -55,30 +55,30 @@ class Item:
 
 async def test_what_starting_up_left_goes_back_and_then_only_what_connections_leave():
     sweeper, trim = Sweeper(asyncio.get_running_loop()), Trimmed()
-    heap = Heap(sweeper, trim, trim.monotonic)
-    heap.tidy(1.0)
-    heap.tidy(100.0)
+    heap = MallocTrimmer(sweeper, trim, trim.monotonic)
+    heap.run(1.0)
+    heap.run(100.0)
     assert trim.times == 1
     sweeper.discard(Item())
-    heap.tidy(100.0)
-    heap.tidy(200.0)
+    heap.run(100.0)
+    heap.run(200.0)
     assert trim.times == 2
 
 
 @pytest.mark.parametrize(("took_s", "pause_s"), [(0.001, EVERY_S), (0.05, 5.0)])
 async def test_many_closings_are_one_trimming_and_it_takes_a_hundredth_of_the_time_at_most(took_s: float, pause_s: float):
     sweeper, trim = Sweeper(asyncio.get_running_loop()), Trimmed(took_s)
-    heap = Heap(sweeper, trim, trim.monotonic)
-    heap.tidy(100.0)
+    heap = MallocTrimmer(sweeper, trim, trim.monotonic)
+    heap.run(100.0)
     for part in (0.1, 0.5, 0.99):
         sweeper.discard(Item())
-        heap.tidy(100.0 + pause_s * part)
+        heap.run(100.0 + pause_s * part)
     assert trim.times == 1
-    heap.tidy(100.0 + pause_s)
+    heap.run(100.0 + pause_s)
     assert trim.times == 2
 
 
-@pytest.mark.skipif(trimming() is None, reason="this C library has no malloc_trim(3)")
+@pytest.mark.skipif(find_malloc_trim() is None, reason="this C library has no malloc_trim(3)")
 def test_a_riddled_heap_is_given_back():
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))}
     told = subprocess.run([sys.executable, "-c", _RIDDLED], capture_output=True, text=True, check=True, env=environ, timeout=30)
@@ -88,6 +88,8 @@ def test_a_riddled_heap_is_given_back():
 
 
 def test_a_python_without_ctypes_goes_without():
-    program = 'import sys; sys.modules["ctypes"] = None; from robin.transport.heap import trimming; print(trimming())'
+    program = (
+        'import sys; sys.modules["ctypes"] = None; from robin.transport.malloc_trim import find_malloc_trim; print(find_malloc_trim())'
+    )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert told.stdout == "None\n"

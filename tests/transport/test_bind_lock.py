@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.journeys.life import short_folder
 
-from robin.transport.claim import ClaimRefused, claimed
+from robin.transport.bind_lock import BindLockRefused, bind_lock
 
 
 @pytest.fixture
@@ -21,32 +21,32 @@ def folder() -> Iterator[Path]:
 
 def test_while_it_is_held_nobody_else_gets_it_and_afterwards_nothing_is_left(folder: Path):
     path = str(folder / "s")
-    with claimed(path):
+    with bind_lock(path):
         assert [entry.name for entry in folder.iterdir()] == [".s.lock"]
         assert (folder / ".s.lock").stat().st_mode & 0o777 == 0o600
         with (
-            pytest.raises(ClaimRefused, match="another process is binding it at this moment; stop it or choose another path"),
-            claimed(path),
+            pytest.raises(BindLockRefused, match="another process is binding it at this moment; stop it or choose another path"),
+            bind_lock(path),
         ):
-            pytest.fail("claimed twice")
-        with claimed(str(folder / "other")):
+            pytest.fail("bind_lock twice")
+        with bind_lock(str(folder / "other")):
             pass
     assert list(folder.iterdir()) == []
-    with claimed(path):
+    with bind_lock(path):
         pass
 
 
 def test_it_ends_with_an_error_too(folder: Path):
-    with pytest.raises(RuntimeError), claimed(str(folder / "s")):
+    with pytest.raises(RuntimeError), bind_lock(str(folder / "s")):
         raise RuntimeError
     assert list(folder.iterdir()) == []
 
 
 def test_the_lock_file_of_a_crash_is_no_lock(folder: Path):
-    code = "import os, sys; from robin.transport.claim import claimed\nwith claimed(sys.argv[1]): os.kill(os.getpid(), 9)"
+    code = "import os, sys; from robin.transport.bind_lock import bind_lock\nwith bind_lock(sys.argv[1]): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code, str(folder / "s")], check=False).returncode == -9
     assert [entry.name for entry in folder.iterdir()] == [".s.lock"]
-    with claimed(str(folder / "s")):
+    with bind_lock(str(folder / "s")):
         pass
     assert list(folder.iterdir()) == []
 
@@ -61,19 +61,19 @@ def test_who_locked_a_file_that_is_of_that_name_no_more_looks_again(folder: Path
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with claimed(str(folder / "s")), pytest.raises(ClaimRefused), claimed(str(folder / "s")):
-        pytest.fail("claimed twice")
+    with bind_lock(str(folder / "s")), pytest.raises(BindLockRefused), bind_lock(str(folder / "s")):
+        pytest.fail("bind_lock twice")
     assert len(unlinked) == 1
 
 
 def test_a_link_in_its_place_is_not_followed(folder: Path):
     (folder / ".s.lock").symlink_to(folder / "elsewhere")
-    with pytest.raises(ClaimRefused, match=r"the lock file .*/\.s\.lock cannot be made"), claimed(str(folder / "s")):
-        pytest.fail("claimed")
+    with pytest.raises(BindLockRefused, match=r"the lock file .*/\.s\.lock cannot be made"), bind_lock(str(folder / "s")):
+        pytest.fail("bind_lock")
     assert not (folder / "elsewhere").exists()
 
 
 def test_a_folder_that_is_not_there_is_told(folder: Path):
-    with pytest.raises(ClaimRefused, match="No such file or directory"), claimed(f"{folder}/none/s"):
-        pytest.fail("claimed")
+    with pytest.raises(BindLockRefused, match="No such file or directory"), bind_lock(f"{folder}/none/s"):
+        pytest.fail("bind_lock")
     assert os.listdir(folder) == []

@@ -1,4 +1,4 @@
-"""What the engine's tests stand in: a real house (pool, dialer, policy, recorder) for one origin, and callers on real sockets."""
+"""What the engine's tests stand in: a real engine (pool, dialer, policy, recorder) for one origin, and callers on real sockets."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from robin.model.verdict import Permit
 from robin.policy.guards import SidecarPolicy
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
-from robin.proxy.house import House
+from robin.proxy.engine import Engine
 from robin.proxy.pool import Bucket, Pool
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
@@ -83,10 +83,10 @@ class Tokens:
 
 
 class Room:
-    """The house, its only origin, and what it wrote."""
+    """The engine, its only origin, and what it wrote."""
 
-    def __init__(self, house: House, permit: Permit, tokens: Tokens, log: Path, failures: list[BaseException]) -> None:
-        self.house = house
+    def __init__(self, engine: Engine, permit: Permit, tokens: Tokens, log: Path, failures: list[BaseException]) -> None:
+        self.engine = engine
         self.permit = permit
         self.tokens = tokens
         self.failures = failures  # of tasks
@@ -97,17 +97,17 @@ class Room:
     @property
     def recorded(self) -> int:
         """How many exchanges were recorded."""
-        return sum(self.house.metrics.requests.values())
+        return sum(self.engine.metrics.requests.values())
 
     @property
     def bucket(self) -> Bucket:
         """The connections to the origin."""
-        return self.house.pool._buckets.setdefault(self.permit.origin, Bucket(self.house.metrics))
+        return self.engine.pool._buckets.setdefault(self.permit.origin, Bucket(self.engine.metrics))
 
     def outcomes(self) -> dict[str, int]:
         """How many exchanges ended how."""
         found: dict[str, int] = {}
-        for (outcome, _, _), count in self.house.metrics.requests.items():
+        for (outcome, _, _), count in self.engine.metrics.requests.items():
             found[outcome] = found.get(outcome, 0) + count
         return found
 
@@ -116,7 +116,7 @@ class Room:
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        task = self.house.tasks.start(serve_connection(far, CALLER, self.house), "connection")
+        task = self.engine.tasks.start(serve_connection(far, CALLER, self.engine), "connection")
         return self._caller(near, task)
 
     def _caller(self, sock: socket.socket, task: "asyncio.Task[None] | None") -> "CallerEnd":
@@ -128,8 +128,8 @@ class Room:
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        downstream = Downstream(self.house, CALLER)
-        await self.house.loop.connect_accepted_socket(lambda: downstream, far)
+        downstream = Downstream(self.engine, CALLER)
+        await self.engine.loop.connect_accepted_socket(lambda: downstream, far)
         self._met.append(downstream)
         return downstream, self._caller(near, None)
 
@@ -155,18 +155,18 @@ class Room:
 
     async def settled(self) -> None:
         """Wait until nothing is in use, and hold the counts against each other."""
-        house, metrics, bucket = self.house, self.house.metrics, self.bucket
+        engine, metrics, bucket = self.engine, self.engine.metrics, self.bucket
         for _ in range(200):  # turns, not seconds: what is told to end does not wait for a deadline of its own
-            if not len(house.tasks):
+            if not len(engine.tasks):
                 break
             await asyncio.sleep(0)
-        assert not len(house.tasks)
+        assert not len(engine.tasks)
         assert (metrics.in_flight, metrics.upstream_active, metrics.upgrades_active) == (0, 0, 0)
         assert bucket.count == len(bucket.idle) == metrics.upstream_idle
         assert not bucket.waiters
-        assert not house.connections
-        assert not house.tunnels
-        assert house.sweeper.outbox.last is None, "whose wait ended has gone on"
+        assert not engine.connections
+        assert not engine.tunnels
+        assert engine.sweeper.coalescer.last_woken is None, "the woken task has run"
         assert not any(metrics.downstream_connections.values())
         assert self.failures == []
 
@@ -245,7 +245,7 @@ class Leaps:
 
 @asynccontextmanager
 async def open_room(port: int, folder: Path, *, limits: Limits | None = None, deadlines: Deadlines | None = None) -> AsyncIterator[Room]:
-    """A house for the origin on this loopback port; what is still being served at the end is cut."""
+    """A engine for the origin on this loopback port; what is still being served at the end is cut."""
     loop = asyncio.get_running_loop()
     limits, deadlines = limits or Limits(), deadlines or Deadlines()
     clock = SystemClock()
@@ -266,7 +266,7 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
         )
         dialer = Dialer(loop, tls=None, connect_s=deadlines.connect_s, own=lambda _host, _port: False)
         tokens = Tokens()
-        house = House(
+        engine = Engine(
             loop=loop,
             clock=clock,
             policy=policy,
@@ -283,13 +283,13 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
             tasks=tasks,
             entropy=SystemEntropy(),
         )
-        room = Room(house, Permit(origin=upstream.origin, base_path=b"", grant="forward"), tokens, log, failures)
+        room = Room(engine, Permit(origin=upstream.origin, base_path=b"", grant="forward"), tokens, log, failures)
         try:
             yield room
         finally:
             await tasks.close()
             room.part()
-            house.pool.close_idle()
+            engine.pool.close_idle()
             sweeper.close()
             for _ in range(5):  # uvloop complains of transports that were closed in the very turn in which it ends
                 await asyncio.sleep(0)

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 _TRIES = 100
 
 
-class ClaimRefused(Exception):
-    """The path cannot be claimed; the message says why and the fix."""
+class BindLockRefused(Exception):
+    """The path cannot be bind_lock; the message says why and the fix."""
 
 
 @contextlib.contextmanager
-def claimed(path: str) -> Iterator[None]:
-    """Hold the claim on `path`. Raises ClaimRefused at once when another process holds it: it is binding that very path."""
+def bind_lock(path: str) -> Iterator[None]:
+    """Hold the claim on `path`. Raises BindLockRefused at once when another process holds it: it is binding that very path."""
     folder, name = os.path.split(path)
     lock = os.path.join(folder, f".{name}.lock")
     descriptor = _take(lock)
@@ -37,7 +37,7 @@ def _take(lock: str) -> int:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ClaimRefused(
+            raise BindLockRefused(
                 f"the lock file {lock} cannot be made: {error.strerror}; let Robin's user write there, or remove it"
             ) from None
         try:
@@ -47,10 +47,10 @@ def _take(lock: str) -> int:
         except OSError as error:
             os.close(descriptor)
             if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise ClaimRefused("another process is binding it at this moment; stop it or choose another path") from None
-            raise ClaimRefused(f"the lock file {lock} cannot be locked: {error.strerror}; choose another folder") from None
+                raise BindLockRefused("another process is binding it at this moment; stop it or choose another path") from None
+            raise BindLockRefused(f"the lock file {lock} cannot be locked: {error.strerror}; choose another folder") from None
         os.close(descriptor)  # its holder ended the claim between our open and our lock
-    raise ClaimRefused("other processes bind it again and again; stop them or choose another path")
+    raise BindLockRefused("other processes bind it again and again; stop them or choose another path")
 
 
 def _names(path: str, descriptor: int) -> bool:

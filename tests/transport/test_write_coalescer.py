@@ -13,8 +13,8 @@ from robin.testing.certificates import CertificateAuthority
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
-from robin.transport.outbox import SMALL_BYTES
 from robin.transport.stream import Stream
+from robin.transport.write_coalescer import SMALL_BYTES
 
 LARGE = 4 << 20
 
@@ -66,11 +66,11 @@ class Stand:
         stream.take(1)
         act()
 
-    def heard(self) -> list[bytes | None]:
+    def received(self) -> list[bytes | None]:
         return [_heard(peer) for peer in self.peers]
 
-    def kept(self) -> list[bytes]:
-        return [stream.kept for stream in self.streams]
+    def pending_writes(self) -> list[bytes]:
+        return [stream.pending_write for stream in self.streams]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def stand() -> AsyncIterator[Stand]:
         stream.abort()
     for peer in made.peers:
         peer.close()
-    await eventually(lambda: all(stream.lost for stream in made.streams), what="every stream to be gone")
+    await eventually(lambda: all(stream.closed for stream in made.streams), what="every stream to be gone")
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ async def test_what_a_turn_writes_goes_out_together_with_the_last_write_of_it(th
     def act(number: int) -> Callable[[], None]:
         def write() -> None:
             three.streams[number].write(b"%d" % number)
-            seen.append(three.heard())
+            seen.append(three.received())
 
         return write
 
     await three.turn(act(0), act(1), act(2))
     assert seen == [[None] * 3, [None] * 3, [b"0", b"1", b"2"]]
-    assert three.heard() == [None] * 3, "once"
-    assert three.sweeper.outbox.due == [], "and nothing is remembered of it"
+    assert three.received() == [None] * 3, "once"
+    assert three.sweeper.coalescer.waiting == [], "and nothing is remembered of it"
 
 
 async def test_who_writes_to_another_stream_than_it_reads_is_no_different(three: Stand):
@@ -128,16 +128,16 @@ async def test_who_writes_to_another_stream_than_it_reads_is_no_different(three:
     first, second, other = three.streams
     await three.turn(lambda: other.write(b"to the upstream"), lambda: None)
     await asyncio.sleep(0)
-    assert three.heard() == [None, None, b"to the upstream"]
+    assert three.received() == [None, None, b"to the upstream"]
     await three.turn(lambda: second.write(b"x"), lambda: first.write(b"y"), lambda: other.write(b"z"))
-    assert three.heard() == [b"y", b"x", b"z"]
+    assert three.received() == [b"y", b"x", b"z"]
 
 
 async def test_what_is_kept_goes_out_a_turn_later_where_the_last_one_says_nothing(three: Stand):
     await three.turn(lambda: three.streams[0].write(b"a"), nothing, nothing)
     await asyncio.sleep(0)
-    assert three.heard() == [b"a", None, None]
-    assert three.kept() == [b""] * 3
+    assert three.received() == [b"a", None, None]
+    assert three.pending_writes() == [b""] * 3
 
 
 async def test_a_second_write_goes_out_at_once_and_behind_the_first(three: Stand):
@@ -151,7 +151,7 @@ async def test_a_second_write_goes_out_at_once_and_behind_the_first(three: Stand
 
     await three.turn(act, nothing, lambda: three.streams[2].write(b"z"))
     assert seen == [None, b"12", None, b"34", None]
-    assert three.heard() == [b"5", None, b"z"]
+    assert three.received() == [b"5", None, b"z"]
 
 
 async def test_a_write_that_may_not_wait_does_not_hurry_the_others(three: Stand):
@@ -159,11 +159,11 @@ async def test_a_write_that_may_not_wait_does_not_hurry_the_others(three: Stand)
 
     def act() -> None:
         three.streams[1].write(bytes(SMALL_BYTES))
-        seen.append(three.heard())
+        seen.append(three.received())
 
     await three.turn(lambda: three.streams[0].write(b"a"), act, lambda: three.streams[2].write(b"c"))
     assert seen == [[None, bytes(SMALL_BYTES), None]]
-    assert three.heard() == [b"a", None, b"c"]
+    assert three.received() == [b"a", None, b"c"]
 
 
 async def test_what_a_turn_leaves_over_does_not_spoil_the_next(three: Stand):
@@ -175,7 +175,7 @@ async def test_what_a_turn_leaves_over_does_not_spoil_the_next(three: Stand):
     async def act(stream: Stream, octets: bytes) -> None:
         await stream.fill()
         stream.write(octets)
-        seen.append(three.heard())
+        seen.append(three.received())
 
     async def last_of_the_turn() -> None:
         await second.fill()
@@ -204,12 +204,12 @@ async def test_only_small_writes_are_kept(three: Stand, octets: int, kept: bool)
 
 async def test_a_stream_that_is_choked_keeps_nothing_of_its_own(three: Stand):
     three.streams[0].write(bytes(LARGE))
-    assert three.streams[0].choked
+    assert three.streams[0].write_blocked
     seen: list[list[bytes]] = []
 
     def act() -> None:
         three.streams[0].write(b"more")
-        seen.append(three.kept())
+        seen.append(three.pending_writes())
 
     await three.turn(act, nothing)
     assert seen == [[b""] * 3]
@@ -218,23 +218,23 @@ async def test_a_stream_that_is_choked_keeps_nothing_of_its_own(three: Stand):
 async def test_a_peer_that_takes_no_more_is_told_with_the_sending(three: Stand):
     stream = three.streams[0]
     full = 0
-    while not stream.choked:  # to the brim, to the byte
+    while not stream.write_blocked:  # to the brim, to the byte
         stream.write(bytes(1000))
         full += 1000
     got = 0
-    while stream.choked:
+    while stream.write_blocked:
         got += len(_heard(three.peers[0]) or b"")
         await asyncio.sleep(0)
     filler = bytes(SMALL_BYTES - 1)
     rounds = 0
-    while not stream.choked:
+    while not stream.write_blocked:
         await three.turn(lambda: stream.write(filler), nothing)
         await asyncio.sleep(0)
         rounds += 1
     while got < full + rounds * len(filler):
         got += len(_heard(three.peers[0]) or b"")
         await asyncio.sleep(0)
-    assert not stream.choked
+    assert not stream.write_blocked
 
 
 async def test_no_more_are_kept_than_are_worth_it(stand: Stand):
@@ -244,14 +244,14 @@ async def test_no_more_are_kept_than_are_worth_it(stand: Stand):
     def act(stream: Stream) -> Callable[[], None]:
         def write() -> None:
             stream.write(b"x")
-            seen.append(sum(map(bool, stand.kept())))
+            seen.append(sum(map(bool, stand.pending_writes())))
 
         return write
 
     await stand.turn(*map(act, stand.streams))
     assert max(seen) == 63
     assert seen[-1] == 0
-    assert stand.heard() == [b"x"] * 100
+    assert stand.received() == [b"x"] * 100
 
 
 async def test_closing_sends_what_is_kept_first(three: Stand):
@@ -285,14 +285,14 @@ async def test_finishing_towards_one_who_left_is_quiet(stand: Stand):
     await stand.connect(2, tcp=True)
     stream, peer = stand.streams[0], stand.peers[0]
     peer.close()
-    await eventually(lambda: stream.ended, what="its end")
+    await eventually(lambda: stream.eof, what="its end")
     stream.write(b"a")
     await asyncio.sleep(0)
-    if not stream.lost:
+    if not stream.closed:
         stream.write(b"b")
         stream.finish()
     stream.close()
-    await eventually(lambda: stream.lost, what="the stream to be gone")
+    await eventually(lambda: stream.closed, what="the stream to be gone")
     assert stand.told == []
 
 
@@ -305,14 +305,14 @@ async def test_aborting_drops_what_is_kept_and_a_reset_sends_it_first(stand: Sta
 
     def act() -> None:
         stream.write(b"half")
-        kept.append(stream.kept)
+        kept.append(stream.pending_write)
         getattr(stream, end)()
-        kept.append(stream.kept)
+        kept.append(stream.pending_write)
         stream.write(b"into nothing")
 
     await stand.turn(act, nothing, nothing)
     assert kept == [b"half", b""]
-    await eventually(lambda: stream.lost, what="the stream to be gone")
+    await eventually(lambda: stream.closed, what="the stream to be gone")
     peer.settimeout(5)
     seen = b""
     try:
@@ -329,11 +329,11 @@ async def test_a_stray_byte_on_a_barred_stream_drops_what_it_keeps(three: Stand)
 
     def act() -> None:
         stream.write(b"half")
-        stream.barred = True
+        stream.pooled = True
         stream.data_received(b"stray")
 
     await three.turn(act, nothing, nothing)
-    await eventually(lambda: stream.lost, what="the stream to be gone")
+    await eventually(lambda: stream.closed, what="the stream to be gone")
     assert _heard(three.peers[0]) == b""
 
 
@@ -345,7 +345,7 @@ async def test_one_who_was_woken_and_then_cancelled_holds_nobody_back(three: Sta
         await first.fill()
         cancelled.cancel()  # woken already, last of all: it goes on with CancelledError
         first.write(b"a")
-        seen.append(three.heard())
+        seen.append(three.received())
 
     acting = three.loop.create_task(act())
     cancelled = three.loop.create_task(second.fill())
@@ -356,7 +356,7 @@ async def test_one_who_was_woken_and_then_cancelled_holds_nobody_back(three: Sta
     with pytest.raises(asyncio.CancelledError):
         await cancelled
     await asyncio.sleep(0)
-    seen.append(three.heard())
+    seen.append(three.received())
     assert seen == [[None] * 3, [b"a", None, None]]
     first.write(b"b")
     assert _heard(three.peers[0]) == b"b", "nobody is waited for any more"
@@ -411,7 +411,7 @@ async def _speak(stand: Stand) -> None:
 
 @pytest.mark.parametrize(
     ("wake", "leaving"),
-    [(_speak, "fill"), (_end, "fill"), (_expire, "fill"), (_expire, "drain"), (_interrupt, "fill"), (_interrupt, "drain")],
+    [(_speak, "fill"), (_end, "fill"), (_expire, "fill"), (_expire, "flush"), (_interrupt, "fill"), (_interrupt, "flush")],
 )
 async def test_whatever_ends_a_wait_the_one_woken_last_is_waited_for_and_no_longer(
     three: Stand, wake: Callable[[Stand], Awaitable[None]], leaving: str
@@ -419,7 +419,7 @@ async def test_whatever_ends_a_wait_the_one_woken_last_is_waited_for_and_no_long
     """Three wait, the last of them perhaps for its peer to take; each writes to a stream of its own that nobody waits on."""
     await three.connect(3)
     outs, peers = three.streams[3:], three.peers[3:]
-    if leaving == "drain":
+    if leaving == "flush":
         three.streams[2].write(bytes(LARGE))
     seen: list[list[bytes]] = []
 
@@ -449,7 +449,7 @@ async def test_one_that_cannot_be_sent_holds_back_no_other_and_is_told(three: St
     await three.turn(lambda: first.write(b"a"), break_it, lambda: last.write(b"c"))
     assert [_heard(three.peers[0]), _heard(three.peers[2])] == [b"a", b"c"]
     assert [type(context["exception"]) for context in three.told] == [RuntimeError]
-    await eventually(lambda: bad.lost, what="the broken stream to be aborted")
+    await eventually(lambda: bad.closed, what="the broken stream to be aborted")
 
 
 async def test_one_whose_peer_has_left_holds_back_no_other(stand: Stand):
@@ -461,9 +461,9 @@ async def test_one_whose_peer_has_left_holds_back_no_other(stand: Stand):
         stand.peers[0].close()
 
     await stand.turn(leave, lambda: stand.streams[1].write(b"b"), lambda: stand.streams[2].write(b"c"))
-    await eventually(lambda: stand.streams[0].lost, what="the first stream to be gone")
+    await eventually(lambda: stand.streams[0].closed, what="the first stream to be gone")
     assert [_heard(peer) for peer in stand.peers[1:]] == [b"b", b"c"]
-    assert stand.streams[0].kept == b""
+    assert stand.streams[0].pending_write == b""
     assert stand.told == []
 
 
@@ -482,10 +482,10 @@ async def test_under_tls_what_is_kept_goes_out_too_before_the_end(three: Stand, 
 
         def act() -> None:
             stream.write(b"two ")
-            kept.append(stream.kept)
+            kept.append(stream.pending_write)
             stream.write(b"three ")
             stream.write(b"four")
-            kept.append(stream.kept)
+            kept.append(stream.pending_write)
             stream.close()
 
         await three.turn(act, nothing, nothing)
@@ -493,7 +493,7 @@ async def test_under_tls_what_is_kept_goes_out_too_before_the_end(three: Stand, 
         connection = await upstream.connection()
         await eventually(lambda: connection.ended, what="the end")
         assert bytes(connection.received) == b"one two three four"
-        await eventually(lambda: stream.lost, what="the stream to be gone")
+        await eventually(lambda: stream.closed, what="the stream to be gone")
 
 
 # any order of anything, against a model
@@ -507,7 +507,7 @@ class Side:
         self.stream = stream
         self.peer = peer
         self.said = bytearray()
-        self.heard = bytearray()
+        self.bytes_received = bytearray()
         self.end = ""  # how our direction ended
         self.over = False  # the peer saw an end
         self.reset = False  # which was a reset
@@ -520,12 +520,12 @@ class Side:
         self.serial += 1
         tag = b"%d/%d;" % (self.number, self.serial)
         octets = (tag * (size // len(tag) + 1))[:size]
-        if not self.end and not self.stream.lost:
+        if not self.end and not self.stream.closed:
             self.said += octets
         self.stream.write(octets)
 
     def stop(self, how: str) -> None:
-        if not self.end and not self.stream.lost:
+        if not self.end and not self.stream.closed:
             self.end = how
             try:
                 getattr(self.stream, how)()
@@ -538,7 +538,7 @@ class Side:
             while not self.over and self.peer.fileno() >= 0:
                 piece = self.peer.recv(1 << 18)
                 self.over = not piece
-                self.heard += piece
+                self.bytes_received += piece
         except BlockingIOError:
             pass
         except ConnectionResetError:
@@ -576,7 +576,7 @@ class Walk:
         if order in "wz2":
             for _ in range(2 if order == "2" else 1):
                 target.write(self.chance.choice([2, 50, 300, SMALL_BYTES - 1, SMALL_BYTES]))
-                self.kept_count += bool(target.stream.kept)
+                self.kept_count += bool(target.stream.pending_write)
         elif order == "L":
             target.write(self.chance.randint(9000, 300_000))
         elif order == "e" and not target.stream.closing:
@@ -590,7 +590,7 @@ class Walk:
     async def step(self) -> None:
         """Order some things at once, spoil others, and let the loop turn as often as chance says."""
         chance = self.chance
-        kept = [(side.stream, side.stream.kept) for side in self.sides if side.stream.kept]
+        kept = [(side.stream, side.stream.pending_write) for side in self.sides if side.stream.pending_write]
         for side in chance.sample(self.sides, chance.randint(0, len(self.sides))):
             try:
                 side.peer.send(bytes(chance.choices(self.ORDERS, k=chance.choice([1, 1, 1, 2, 3]))))
@@ -604,7 +604,7 @@ class Walk:
             chance.choice(self.sides).peer.close()
         for _ in range(chance.randint(1, 4)):
             await asyncio.sleep(0)
-            assert not any(octets is stream.kept for stream, octets in kept), "kept for more than a turn"
+            assert not any(octets is stream.pending_write for stream, octets in kept), "kept for more than a turn"
             if chance.randrange(2) and not chance.randrange(3):
                 self.tasks[0].cancel()
         for side in chance.sample(self.sides, len(self.sides) // 2):
@@ -643,8 +643,8 @@ async def test_no_byte_is_lost_doubled_moved_or_said_to_another(stand: Stand, se
     for side in walk.sides:
         cut = side.end not in ("close", "finish") or side.peer.fileno() < 0
         cut = cut or (tcp and side.reset)  # closed with orders unread: the kernel resets
-        assert side.said.startswith(side.heard), f"stream {side.number}, ended by {side.end}"
-        assert cut or len(side.heard) == len(side.said), f"stream {side.number}, ended by {side.end}"
+        assert side.said.startswith(side.bytes_received), f"stream {side.number}, ended by {side.end}"
+        assert cut or len(side.bytes_received) == len(side.said), f"stream {side.number}, ended by {side.end}"
         whole += not cut
     assert whole, "nobody was heard to the end"
     assert walk.kept_count > 5, "too little was kept to say anything"

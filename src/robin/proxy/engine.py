@@ -30,7 +30,7 @@ class Policy(Protocol):
 class Drainable(Protocol):
     """A connection or tunnel, as the drain sees it."""
 
-    def retire(self) -> None:
+    def begin_drain(self) -> None:
         """Draining began: end as soon as nothing of worth is cut."""
         ...
 
@@ -38,12 +38,12 @@ class Drainable(Protocol):
 class Connection(Drainable, Protocol):
     """A downstream connection, as the sweep sees it."""
 
-    def notice_leaving(self) -> None:
+    def detect_disconnect(self) -> None:
         """Look whether the caller of a connection that is not being read has gone."""
         ...
 
 
-class House:
+class Engine:
     """The rooms an exchange walks through."""
 
     __slots__ = (
@@ -52,7 +52,7 @@ class House:
         "connections",
         "credentials",
         "deadlines",
-        "emptied",
+        "drained",
         "entropy",
         "events",
         "limits",
@@ -104,27 +104,27 @@ class House:
         self.sweeper = sweeper
         self.tasks = tasks
         self.entropy = entropy
-        self.emptied = asyncio.Event()  # closing, and nothing is in flight
+        self.drained = asyncio.Event()  # closing, and nothing is in flight
         self.closing = False  # past the drain's minimum: no new exchange, every response closes
         self.connections: set[Connection] = set()
         self.tunnels: set[Drainable] = set()
 
-    def retire(self) -> None:
+    def begin_drain(self) -> None:
         """Begin to close: idle connections end now, the others after their exchange, tunnels at a frame boundary."""
         self.closing = True
         for part in [*self.connections, *self.tunnels]:
-            part.retire()
+            part.begin_drain()
         self.pool.close_idle()
         if not self.connections:
-            self.emptied.set()
+            self.drained.set()
 
-    def notice_leavers(self, _: float) -> None:
+    def detect_client_disconnects(self, _: float) -> None:
         """Once a sweep: a caller that gave up while its upload was held back must not keep an upstream connection (E6)."""
         for connection in list(self.connections):
-            connection.notice_leaving()
+            connection.detect_disconnect()
 
-    def leave(self, connection: Connection) -> None:
+    def unregister(self, connection: Connection) -> None:
         """A connection ended."""
         self.connections.discard(connection)
         if self.closing and not self.connections:
-            self.emptied.set()
+            self.drained.set()
