@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up test setup style types floors bench check real soak fuzz clean
+.PHONY: up test setup style types layers bench check real soak fuzz clean
 
 up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar
 	@$(BIN)/robin up $(ARGS)
@@ -18,10 +18,10 @@ style: .venv/.dev
 types: .venv/.dev
 	@$(BIN)/mypy
 
-floors: .venv/.dev
+layers: .venv/.dev
 	@$(BIN)/lint-imports
 
-check: style types floors test  ## everything a change must pass
+check: style types layers test  ## everything a change must pass
 
 bench: .venv/.run  ## compare speed and memory with other proxies, side by side
 	@$(BIN)/python bench/run $(ARGS)

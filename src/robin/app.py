@@ -22,9 +22,9 @@ from robin.identity.surroundings import Surroundings
 from robin.model.address import Address
 from robin.planes.sidecar.activation import check_activation
 from robin.planes.sidecar.admission import Admission
-from robin.planes.sidecar.build import build_policy
+from robin.planes.sidecar.build import build_endpoint, build_policy, build_route
 from robin.planes.sidecar.ending import EXIT_BIND, EXIT_CUT, EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Ending
-from robin.policy.guards import GRANT
+from robin.proxy.drain import Drain
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Pool
 from robin.telemetry.exposition import Exposition
@@ -42,7 +42,6 @@ from robin.transport.malloc_trim import MallocTrimmer, find_malloc_trim
 from robin.transport.systemd import Notifier, activated_sockets
 from robin.transport.tasks import TaskOwner
 from robin.transport.tls import RootsError, UpstreamTls
-from robin.wire.forwarding import Rewriting
 
 _CA_POLL_S = 1.0
 _SETTLE_S = 0.02  # how long an exchange that ended may wait to be counted and written, with others
@@ -100,6 +99,7 @@ class Sidecar:
         )
         self._tasks = TaskOwner(self._task_failed)
         self._sweeper = Sweeper(loop)
+        self._drain_state = Drain()
         unsafe = {name: name in settings.unsafe_switches for name in ("listen", "upstream_http", "any_host")}
         self._metrics = Metrics(version=__version__, unsafe=unsafe)
         self.identity_metrics = IdentityMetrics(settings.token_source)
@@ -132,22 +132,29 @@ class Sidecar:
         limits, deadlines = settings.limits, settings.deadlines
         dialer = Dialer(loop, tls=self._tls, connect_s=deadlines.connect_s, own=self._own.has)
         pseudonym = f"robin-{entropy.token_hex(4)}"
-        self._house = Engine(
+        route = build_route(
+            settings.upstream,
+            strip=settings.strip_headers,
+            required=settings.require_header,
+            pseudonym=pseudonym,
+            upgrades=settings.upgrade_protocols,
+            deadlines=deadlines,
+        )
+        self._engine = Engine(
             loop=loop,
             policy=build_policy(
-                settings.upstream,
+                route,
+                build_endpoint(settings.upstream, settings.upstream_ca_file),
                 hosts=settings.allowed_hosts,
                 origins=settings.allowed_origins,
                 required=settings.require_header,
                 pseudonym=pseudonym,
                 any_host=settings.unsafe_any_host,
             ),
-            credentials=GRANTS[GRANT](self._identity),
+            credentials=GRANTS[route.grant](self._identity),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
-            rewriting=Rewriting.build(strip=settings.strip_headers, required=settings.require_header, pseudonym=pseudonym),
             limits=limits,
             deadlines=deadlines,
-            upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols),
             metrics=self._metrics,
             recorder=self._recorder,
             events=self._events,
@@ -155,9 +162,10 @@ class Sidecar:
             tasks=self._tasks,
             entropy=entropy,
             clock=clock,
+            drain=self._drain_state,
         )
-        self._ending = Ending(self._house.drained, self._events)
-        self._admission = Admission(self._house, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
+        self._ending = Ending(self._drain_state.drained, self._events)
+        self._admission = Admission(self._engine, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
         self._notifier = Notifier(environ, os.getpid())
         self._admin: AdminServer | None = None
         self._listeners: list[BoundSocket] = []
@@ -197,7 +205,7 @@ class Sidecar:
         self._events.info("listening", listen=self.listening, admin=self._labels(self._admin_sockets))
         self._warn()
         self._sweeper.every_sweep(self._poll_ca)
-        self._sweeper.every_sweep(self._house.detect_client_disconnects)
+        self._sweeper.every_sweep(self._drain_state.detect_client_disconnects)
         if (trim := find_malloc_trim()) is not None:
             self._sweeper.every_sweep(MallocTrimmer(self._sweeper, trim, self._clock.monotonic).run)
         self._sweeper.start()
@@ -297,7 +305,7 @@ class Sidecar:
     def _ca_reloaded(self, result: str) -> None:
         self._metrics.ca_reloads[result] += 1
         if result == "loaded":
-            self._house.pool.retire_generation()
+            self._engine.pool.retire_generation()
             self._events.info("upstream_ca_reloaded")
         else:
             self._events.error("upstream_ca_failed", detail="ROBIN_UPSTREAM_CA_FILE cannot be used; the roots read before stay in force")
@@ -357,7 +365,7 @@ class Sidecar:
             acceptor.stop()
         for bound in self._listeners:
             bound.close()
-        self._house.begin_drain()
+        self._drain_state.close()
         emptied = await self._ending.wait_until_empty(began + self._settings.drain_max_s)
         if self._ending.code is not None:
             return self._ending.code

@@ -13,19 +13,18 @@ from tests.corpus.cases import Forwarded, RequestCase
 from tests.corpus.load import REQUESTS
 from tests.differential.outbound import credential, split_message
 from tests.differential.readers import NotOneMessage, read_with_h11, read_with_stdlib
+from tests.permits import permit_to, route
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequiredField
 from robin.model.origin import Origin
-from robin.model.verdict import Permit
-from robin.wire.forwarding import DEFAULT_STRIP, Rewriting, forward_request
+from robin.wire.forwarding import DEFAULT_STRIP, forward_request
 from robin.wire.framing import ChunkedDecoder, chunk, last_chunk
 from robin.wire.http1 import parse_request
 
 ORIGIN = Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example")
-PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
-RULES = Rewriting.build(strip=DEFAULT_STRIP, required=RequiredField(name=b"x-guard", value=None), pseudonym="robin-0011aabb")
+PERMIT = permit_to(ORIGIN, route(required=RequiredField(name=b"x-guard", value=None), pseudonym="robin-0011aabb"))
 CREDENTIAL: Credential = credential(b"token.of.ours")
 TCHAR = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -59,7 +58,7 @@ def forward(raw: bytes) -> bytes:
     """What Robin's wire makes of one whole request."""
     head_bytes, rest = split_message(raw)
     head = parse_request(head_bytes, target_bytes=16384, fields_max=100)
-    outbound = forward_request(head, PERMIT, CREDENTIAL, RULES)
+    outbound = forward_request(head, PERMIT, CREDENTIAL)
     if head.framing is Framing.CHUNKED:
         decoder = ChunkedDecoder()
         pieces, used = decoder.decode(rest)
@@ -121,7 +120,7 @@ def test_any_bytes_are_refused_with_a_fault_or_read_as_one_message(noise: bytes)
         head = parse_request(raw[:end], target_bytes=16384, fields_max=100)
     except Fault:
         return
-    sent = forward_request(head, PERMIT, CREDENTIAL, RULES)
+    sent = forward_request(head, PERMIT, CREDENTIAL)
     if head.framing is Framing.NONE:
         assert read_with_h11(sent).target == b"/"
         assert read_with_stdlib(sent).target == b"/"

@@ -4,7 +4,7 @@
 
 from tests.corpus.load import REQUESTS
 from tests.differential.readers import read_with_h11, read_with_stdlib
-from tests.fuzz.parts import CREDENTIAL, PERMIT, REQUEST_HEAD, RULES
+from tests.fuzz.parts import CREDENTIAL, PERMIT, REQUEST_HEAD
 
 from robin.model.faults import Fault
 from robin.model.message import Framing
@@ -41,9 +41,9 @@ def check(data: bytes) -> None:
         return
     assert REQUEST_HEAD.fullmatch(raw), "accepted what is not strict grammar"
     assert head.host
-    sent = forward_request(head, PERMIT, CREDENTIAL, RULES)
-    assert sent == forward_request(head, PERMIT, CREDENTIAL, RULES)
-    assert sent == forward_request(parse_request(raw, target_bytes=16384, fields_max=100), PERMIT, CREDENTIAL, RULES)
+    sent = forward_request(head, PERMIT, CREDENTIAL)
+    assert sent == forward_request(head, PERMIT, CREDENTIAL)
+    assert sent == forward_request(parse_request(raw, target_bytes=16384, fields_max=100), PERMIT, CREDENTIAL)
     if head.framing == Framing.CHUNKED:
         sent += last_chunk([])
     elif head.framing == Framing.LENGTH:

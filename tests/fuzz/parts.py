@@ -3,10 +3,9 @@
 import re
 
 from tests.differential.outbound import credential
+from tests.permits import permit_to, route
 
 from robin.model.origin import Origin
-from robin.model.verdict import Permit
-from robin.wire.forwarding import DEFAULT_STRIP, Rewriting
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 FIELD_LINE = rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)"
@@ -14,8 +13,7 @@ REQUEST_HEAD = re.compile(TOKEN + rb" [!-~]+ HTTP/1\.[01]\r\n" + FIELD_LINE + rb
 STATUS_HEAD = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?\r\n" + FIELD_LINE + rb"*\r\n")
 
 ORIGIN = Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example")
-PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
-RULES = Rewriting.build(strip=DEFAULT_STRIP, required=None, pseudonym="robin-0011aabb")
+PERMIT = permit_to(ORIGIN, route(pseudonym="robin-0011aabb"))
 CREDENTIAL = credential(b"token.of.ours")
 
 

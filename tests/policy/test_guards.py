@@ -3,15 +3,18 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.permits import route
 
 from robin.model.caller import Caller, Evidence
 from robin.model.message import RequestHead, RequiredField
-from robin.model.origin import Origin, UpstreamUrl
-from robin.model.verdict import Denial, Permit, Verdict
+from robin.model.origin import Origin
+from robin.model.route import Endpoint
+from robin.model.verdict import Denial, LocalResponse, Permit, Verdict
 from robin.policy.guards import SidecarPolicy, host_name
 from robin.wire.http1 import parse_request
 
-UPSTREAM = UpstreamUrl(origin=Origin(scheme="https", host="broker.test", port=443, authority=b"broker.test"), base_path=b"/v1")
+ORIGIN = Origin(scheme="https", host="broker.test", port=443, authority=b"broker.test")
+ROUTE = route(base_path=b"/v1")
 CALLER = Caller(evidence=Evidence.LOOPBACK, listener="127.0.0.1:4000")
 HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
@@ -23,7 +26,9 @@ def policy(
     required: RequiredField | None = None,
     any_host: bool = False,
 ) -> SidecarPolicy:
-    return SidecarPolicy(UPSTREAM, hosts=hosts, origins=origins, required=required, pseudonym="robin-00c0ffee", any_host=any_host)
+    return SidecarPolicy(
+        ROUTE, Endpoint(origin=ORIGIN), hosts=hosts, origins=origins, required=required, pseudonym="robin-00c0ffee", any_host=any_host
+    )
 
 
 def request(*fields: bytes, host: bytes = b"localhost", target: bytes = b"/") -> RequestHead:
@@ -60,7 +65,8 @@ def test_no_other_field_makes_up_for_a_host_that_is_not_listed(authority: tuple[
 
 def test_a_permit_leads_to_the_upstream_of_the_settings_and_nowhere_else() -> None:
     verdict = policy().decide(request(b"X-Upstream: http://evil.test"), CALLER)
-    assert verdict == Permit(origin=UPSTREAM.origin, base_path=b"/v1", grant="forward")
+    assert isinstance(verdict, Permit)
+    assert (verdict.endpoint.origin, verdict.route, verdict.target, verdict.caller) == (ORIGIN, ROUTE, None, CALLER)
 
 
 def test_the_authority_of_an_absolute_target_is_what_is_judged() -> None:
@@ -154,3 +160,17 @@ def test_no_denial_quotes_what_the_caller_wrote() -> None:
         verdict = guards.decide(head, CALLER)
         assert isinstance(verdict, Denial)
         assert "canary" not in verdict.detail
+
+
+def test_each_caller_gets_a_permit_of_its_own() -> None:
+    guards, other = policy(), Caller(evidence=Evidence.UNIX_PEER, listener="unix:/run/r.sock", uid=7)
+    permits = [guards.decide(request(), caller) for caller in (CALLER, other, CALLER)]
+    assert [permit.caller for permit in permits if isinstance(permit, Permit)] == [CALLER, other, CALLER]
+
+
+@pytest.mark.parametrize("target", [b"*", b"/"])
+def test_options_that_may_travel_no_further_are_answered_here(target: bytes) -> None:
+    raw = b"OPTIONS %b HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n" % target
+    verdict = policy().decide(parse_request(raw, target_bytes=100, fields_max=20), CALLER)
+    assert isinstance(verdict, LocalResponse)
+    assert (verdict.status, verdict.fields) == (204, b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n")

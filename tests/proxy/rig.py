@@ -2,23 +2,27 @@
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from robin.model.caller import Caller, Evidence
+from tests.permits import CALLER, PSEUDONYM, permit_to, route
+
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.identity import IdentityToken
 from robin.model.limits import Deadlines, Limits
-from robin.model.origin import Origin, UpstreamUrl
+from robin.model.origin import Origin
+from robin.model.route import Endpoint, RouteDeadlines
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.policy.guards import SidecarPolicy
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
+from robin.proxy.drain import Drain
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Bucket, Pool
 from robin.telemetry.logs import EventLog
@@ -31,10 +35,6 @@ from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.entropy import SystemEntropy
 from robin.transport.tasks import TaskOwner
-from robin.wire.forwarding import DEFAULT_STRIP, Rewriting
-
-CALLER = Caller(evidence=Evidence.LOOPBACK, listener="test")
-PSEUDONYM = "robin-00c0ffee"
 
 
 class Tokens:
@@ -53,7 +53,7 @@ class Tokens:
         identity = IdentityToken(
             value=Secret(self.token), subject="alice", audiences=("a",), expires_at=None, not_before_at=None, seen_at=0.0, usable_until=9e9
         )
-        return Credential(field=Secret(b"Authorization: Bearer " + self.token + b"\r\n"), grant=permit.grant, identity=identity)
+        return Credential(field=Secret(b"Authorization: Bearer " + self.token + b"\r\n"), grant=permit.route.grant, identity=identity)
 
     async def obtain(self, permit: Permit) -> Credential:
         self.waiting += 1
@@ -102,7 +102,7 @@ class Room:
     @property
     def bucket(self) -> Bucket:
         """The connections to the origin."""
-        return self.engine.pool._buckets.setdefault(self.permit.origin, Bucket(self.engine.metrics))
+        return self.engine.pool._buckets.setdefault(self.permit.endpoint.origin, Bucket(self.engine.metrics))
 
     def outcomes(self) -> dict[str, int]:
         """How many exchanges ended how."""
@@ -164,8 +164,7 @@ class Room:
         assert (metrics.in_flight, metrics.upstream_active, metrics.upgrades_active) == (0, 0, 0)
         assert bucket.count == len(bucket.idle) == metrics.upstream_idle
         assert not bucket.waiters
-        assert not engine.connections
-        assert not engine.tunnels
+        assert not engine.drain.connections
         assert engine.sweeper.coalescer.last_woken is None, "the woken task has run"
         assert not any(metrics.downstream_connections.values())
         assert self.failures == []
@@ -257,12 +256,17 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
         sweeper = Sweeper(loop)
         sweeper.start()
         tasks = TaskOwner(lambda _, error: failures.append(error))
-        upstream = UpstreamUrl(
-            origin=Origin(scheme="http", host="127.0.0.1", port=port, authority=b"127.0.0.1:%d" % port),
-            base_path=b"",
-        )
+        origin = Origin(scheme="http", host="127.0.0.1", port=port, authority=b"127.0.0.1:%d" % port)
+        times = RouteDeadlines(response_s=deadlines.response_s or math.inf, stream_idle_s=deadlines.stream_idle_s or math.inf)
+        through = route(deadlines=times, upgrades=frozenset({("GET", b"websocket"), ("GET", b"irc")}))
         policy = SidecarPolicy(
-            upstream, hosts=frozenset({b"localhost"}), origins=frozenset(), required=None, pseudonym=PSEUDONYM, any_host=False
+            through,
+            Endpoint(origin=origin),
+            hosts=frozenset({b"localhost"}),
+            origins=frozenset(),
+            required=None,
+            pseudonym=PSEUDONYM,
+            any_host=False,
         )
         dialer = Dialer(loop, tls=None, connect_s=deadlines.connect_s, own=lambda _host, _port: False)
         tokens = Tokens()
@@ -272,24 +276,23 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
             policy=policy,
             credentials=tokens,
             pool=Pool(loop, dialer=dialer, tls=None, sweeper=sweeper, limits=limits, deadlines=deadlines, metrics=metrics),
-            rewriting=Rewriting.build(strip=DEFAULT_STRIP, required=None, pseudonym=PSEUDONYM),
             limits=limits,
             deadlines=deadlines,
-            upgrades=frozenset({b"websocket"}),
             metrics=metrics,
             recorder=Recorder(metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"),
             events=EventLog(writer, level="debug", style="json", wall=clock.wall, monotonic=clock.monotonic),
             sweeper=sweeper,
             tasks=tasks,
             entropy=SystemEntropy(),
+            drain=Drain(),
         )
-        room = Room(engine, Permit(origin=upstream.origin, base_path=b"", grant="forward"), tokens, log, failures)
+        room = Room(engine, permit_to(origin, through), tokens, log, failures)
         try:
             yield room
         finally:
             await tasks.close()
             room.part()
-            engine.pool.close_idle()
+            engine.pool.begin_drain()
             sweeper.close()
             for _ in range(5):  # uvloop complains of transports that were closed in the very turn in which it ends
                 await asyncio.sleep(0)

@@ -62,7 +62,7 @@ async def test_while_it_is_served_a_connection_is_counted_and_then_no_more(room:
         for _ in range(3):
             await caller.loop.run_in_executor(None, lambda: None)  # a turn of the loop, at least
     assert room.engine.metrics.downstream_connections["test"] == 1
-    assert len(room.engine.connections) == 1
+    assert len(room.engine.drain.connections) == 1
     await caller.hang_up()
     await room.settled()
     assert room.outcomes() == ({"client_closed": 1} if octets else {})
@@ -77,7 +77,7 @@ async def test_a_request_that_was_sent_before_the_drain_is_answered_although_it_
     if not fresh:
         await caller.ask(GET % 1)
     caller.sock.send(GET % 2)  # in the kernel; no turn of the loop has passed
-    room.engine.begin_drain()
+    room.engine.drain.close()
     assert b'"draining"' in await caller.receive()
     await caller.hang_up()
     assert room.outcomes()["draining"] == 1
@@ -88,13 +88,13 @@ async def test_a_request_that_was_read_but_not_served_when_the_drain_begins_is_a
     upstream.script = answer(response(200, b"ok"), response(200, b"ok"))
     caller = room.call()
     await caller.ask(GET % 1)
-    (downstream,) = room.engine.connections
+    (downstream,) = room.engine.drain.connections
     assert isinstance(downstream, Downstream)
 
     def drain_between() -> None:
         """Behind the read, before the task that it wakes."""
         if downstream.idle and downstream.received:
-            room.engine.begin_drain()
+            room.engine.drain.close()
         else:
             caller.loop.call_soon(drain_between)
 
@@ -112,7 +112,7 @@ async def test_a_drain_ends_a_connection_that_says_nothing_at_once(room: Room, u
     caller = room.call()
     if not fresh:
         await caller.ask(GET % 1)
-    room.engine.begin_drain()
+    room.engine.drain.close()
     assert await caller.receive() == b""
     await caller.hang_up()
     await room.settled()

@@ -7,6 +7,7 @@ from tests.proxy.rig import Room
 
 from robin.model.faults import Fault
 from robin.proxy.downstream import Downstream
+from robin.proxy.drain import CLOSING
 from robin.testing.waiting import eventually
 from robin.transport.stream import StreamClosed
 
@@ -101,7 +102,7 @@ async def test_waiting_for_a_request_ends_quietly_when_the_caller_leaves_is_too_
     old.expire()
     assert await waiting is False
     assert old.idle is False
-    room.engine.closing = True
+    room.engine.drain.state = CLOSING
     assert await old.await_request() is False
     feed(old, HEAD)
     assert await old.await_request() is True  # it is answered: with `draining`
@@ -113,13 +114,6 @@ async def test_a_repeated_head_is_read_once_unless_it_is_long(room: Room) -> Non
     assert downstream.read_head(HEAD) is downstream.read_head(bytes(bytearray(HEAD)))
     long = HEAD[:-2] + b"B: " + b"b" * 5000 + b"\r\n\r\n"
     assert downstream.read_head(long) is not downstream.read_head(long)
-
-
-@pytest.mark.parametrize(("protocol", "kept"), [(b"WebSocket", b"websocket"), (b"irc", None)])
-async def test_only_a_listed_protocol_is_kept_as_an_upgrade(room: Room, protocol: bytes, kept: bytes | None) -> None:
-    downstream, _ = await room.meet()
-    head = downstream.read_head(HEAD[:-2] + b"Connection: upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n")
-    assert head.upgrade == kept
 
 
 async def test_a_body_is_forgotten_up_to_the_next_request_and_no_further(room: Room) -> None:

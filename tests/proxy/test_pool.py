@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.permits import permit_to
 from tests.transport.test_dial import dialer, permit
 
 from robin.model.faults import Fault
@@ -66,7 +67,7 @@ class Stand:
 
     def permit_for(self, port: int) -> Permit:
         origin = Origin(scheme="http", host="127.0.0.1", port=port, authority=f"127.0.0.1:{port}".encode())
-        return Permit(origin=origin, base_path=b"", grant="forward")
+        return permit_to(origin)
 
     async def acquire(self, *, fresh: bool = False) -> Upstream:
         upstream = await self.pool.acquire(self.permit, fresh=fresh)
@@ -102,7 +103,7 @@ async def standing(
         try:
             yield stand
         finally:
-            stand.pool.close_idle()
+            stand.pool.begin_drain()
             for made in stand.made:
                 made.abort()
             stand.sweeper.close()
@@ -373,7 +374,7 @@ async def test_closing_keeps_nothing_from_then_on():
     async with standing() as stand:
         idle, busy = await stand.acquire(), await stand.acquire()
         stand.give_back(idle)
-        stand.pool.close_idle()
+        stand.pool.begin_drain()
         assert stand.counts == (1, 0)
         stand.give_back(busy)
         assert stand.counts == (0, 0)

@@ -11,10 +11,10 @@ import uvloop
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.permits import permit_to
 
 from robin.model.limits import Deadlines, Limits
 from robin.model.origin import Origin
-from robin.model.verdict import Permit
 from robin.proxy.pool import Bucket, Pool, Upstream
 from robin.telemetry.metrics import Metrics
 from robin.testing.waiting import eventually
@@ -49,9 +49,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.peers: dict[int, Peer] = {}
         self.server = self.loop.run_until_complete(self.loop.create_server(lambda: Peer(self.peers), "127.0.0.1", 0))
         port = self.server.sockets[0].getsockname()[1]
-        self.permit = Permit(
-            origin=Origin(scheme="http", host="127.0.0.1", port=port, authority=b"127.0.0.1:%d" % port), base_path=b"", grant="forward"
-        )
+        self.permit = permit_to(Origin(scheme="http", host="127.0.0.1", port=port, authority=b"127.0.0.1:%d" % port))
         self.metrics = Metrics(version="0", unsafe={})
         self.pool = Pool(
             self.loop,
@@ -62,7 +60,7 @@ class PoolMachine(RuleBasedStateMachine):
             deadlines=Deadlines(queue_s=60),
             metrics=self.metrics,
         )
-        self.bucket = self.pool._buckets.setdefault(self.permit.origin, Bucket(self.metrics))
+        self.bucket = self.pool._buckets.setdefault(self.permit.endpoint.origin, Bucket(self.metrics))
         self.asking: list[asyncio.Task[Upstream]] = []
         self.held: list[Upstream] = []
         self.served: list[asyncio.Task[Upstream]] = []
@@ -175,7 +173,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.sleep(0))
         while self.held:
             self._release(0, False)
-        self.pool.close_idle()
+        self.pool.begin_drain()
         self.asking = []
         self._settle()
         assert self.bucket.count == 0

@@ -218,8 +218,8 @@ async def test_a_caller_that_does_not_read_for_a_while_does_not_switch_the_respo
         end.setblocking(False)
     serving = room.engine.tasks.start(serve_connection(far, CALLER, room.engine), "caller")
     near.send(GET % 1)
-    await eventually(lambda: any(connection.write_blocked for connection in room.engine.connections), what="the caller to be choked")
-    (downstream,) = room.engine.connections
+    await eventually(lambda: any(connection.write_blocked for connection in room.engine.drain.connections), what="the caller to be choked")
+    (downstream,) = room.engine.drain.connections
     downstream.peer.deadline_at = 0.0  # the response timeout passes while only the caller is waited for
     room.engine.sweeper.sweep()
     heard = b""

@@ -124,8 +124,8 @@ async def test_our_own_options_answer_is_no_error_and_contacts_nobody(room: Room
 
 async def test_who_pipelines_refusals_and_never_reads_is_answered_no_further(room: Room) -> None:
     caller = room.call()
-    await eventually(lambda: room.engine.connections, what="the connection", every_s=0)
-    (downstream,) = room.engine.connections
+    await eventually(lambda: room.engine.drain.connections, what="the connection", every_s=0)
+    (downstream,) = room.engine.drain.connections
     assert isinstance(downstream, Downstream)
     refused = b"GET / HTTP/1.1\r\nHost: elsewhere\r\n\r\n"
 

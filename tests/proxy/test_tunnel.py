@@ -30,8 +30,8 @@ def switched(octets: bytes) -> ResponseHead:
 
 
 def test_a_switch_to_what_was_asked_for_passes(room: Room) -> None:
-    check_switch(asked(), switched(SWITCH % b"WebSocket"), room.engine.metrics)
-    check_switch(asked(b"irc"), switched(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: irc\r\n\r\n"), room.engine.metrics)
+    check_switch(asked(), b"websocket", switched(SWITCH % b"WebSocket"), room.engine.metrics)
+    check_switch(asked(b"irc"), b"irc", switched(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: irc\r\n\r\n"), room.engine.metrics)
     assert room.engine.metrics.upgrades["failed"] == 0
 
 
@@ -48,7 +48,7 @@ def test_a_switch_to_what_was_asked_for_passes(room: Room) -> None:
 )
 def test_any_other_switch_is_refused_and_counted(room: Room, head: RequestHead, octets: bytes) -> None:
     with pytest.raises(Fault) as refused:
-        check_switch(head, switched(octets), room.engine.metrics)
+        check_switch(head, head.upgrade, switched(octets), room.engine.metrics)
     assert refused.value.code == "upgrade_failed"
     assert room.engine.metrics.upgrades["failed"] == 1
 
@@ -63,7 +63,6 @@ async def opened(
         await connection.send(SWITCH % protocol + behind)
         await connection._lost.wait()
 
-    room.engine.upgrades = frozenset({b"websocket", b"irc"})
     upstream.script = script
     caller = room.call()
     await caller.send(ASK % protocol)
@@ -114,7 +113,7 @@ async def test_the_end_of_the_origin_ends_the_caller(room: Room, upstream: Recor
 
 async def test_a_drain_says_1001_to_both_sides_masked_only_upwards(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream)
-    room.engine.begin_drain()
+    room.engine.drain.close()
     assert await caller.receive(octets=4) == close_frame(None)
     up = await origin.read_exactly(8)
     assert up == close_frame(up[2:6])
@@ -131,7 +130,7 @@ async def test_in_the_middle_of_a_frame_the_farewell_waits_for_its_end_and_nothi
     await origin.send(down[:3])
     assert await origin.read_exactly(9) == up[:9]
     assert await caller.receive(octets=3) == down[:3]
-    room.engine.begin_drain()
+    room.engine.drain.close()
     await caller.send(up[9:] + up)
     await origin.send(down[3:] + down)
     assert await caller.receive(octets=len(down) - 3 + 4) == down[3:] + close_frame(None)
@@ -146,7 +145,7 @@ async def test_no_farewell_follows_a_close_of_theirs(room: Room, upstream: Recor
     caller, origin = await opened(room, upstream)
     await origin.send(b"\x88\x00")
     assert await caller.receive(octets=2) == b"\x88\x00"
-    room.engine.begin_drain()
+    room.engine.drain.close()
     await origin.read_exactly(8)
     await origin.close()
     assert await caller.receive() == b""
@@ -155,19 +154,19 @@ async def test_no_farewell_follows_a_close_of_theirs(room: Room, upstream: Recor
 
 async def test_another_protocol_is_told_nothing_and_goes_on(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream, b"irc")
-    room.engine.begin_drain()
+    room.engine.drain.close()
     await caller.send(b"still here")
     assert await origin.read_exactly(10) == b"still here"
     await origin.send(b"so am I")
     assert await caller.receive(octets=7) == b"so am I"
-    assert not room.engine.drained.is_set()
+    assert not room.engine.drain.drained.is_set()
     await caller.hang_up()
-    assert room.engine.drained.is_set()
+    assert room.engine.drain.drained.is_set()
 
 
 async def test_a_silent_tunnel_ends_at_its_deadline_on_both_sides(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream)
-    (downstream,) = room.engine.connections
+    (downstream,) = room.engine.drain.connections
     assert downstream.deadline_at == pytest.approx(room.engine.now() + 3600, abs=5)  # type: ignore[attr-defined]
     upstream_end = downstream.peer or None  # type: ignore[attr-defined]
     assert upstream_end is not None
@@ -183,7 +182,7 @@ async def test_a_silent_tunnel_ends_at_its_deadline_on_both_sides(room: Room, up
 async def test_a_side_that_does_not_read_holds_the_other_back(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream, b"irc")
     sending = asyncio.get_running_loop().create_task(origin.send(*[bytes(1 << 20)] * 8))
-    (downstream,) = room.engine.connections
+    (downstream,) = room.engine.drain.connections
     await eventually(lambda: downstream.write_blocked and downstream.peer.paused, what="back-pressure")  # type: ignore[attr-defined]
     assert not sending.done()
     assert len(await caller.receive(octets=8 << 20)) == 8 << 20

@@ -165,7 +165,7 @@ async def test_a_body_that_stops_is_given_up_at_its_deadline(room: Room, upstrea
     await caller.send(CHUNKED + b"3\r\nabc\r\n")
     origin = await upstream.connection(0)
     await eventually(lambda: origin.received.endswith(b"abc\r\n"), what="the beginning of the body")
-    (downstream,) = room.engine.connections
+    (downstream,) = room.engine.drain.connections
     downstream.expire()  # type: ignore[attr-defined]
     assert (await caller.receive()).startswith(b"HTTP/1.1 408 ")
     await caller.hang_up()
@@ -191,7 +191,7 @@ async def test_an_upstream_that_does_not_read_holds_the_caller_back(room: Room, 
     await caller.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
     sending = asyncio.get_running_loop().create_task(caller.send(bytes(64 << 20)))
     await upstream.connection(0)
-    (downstream,) = room.engine.connections
+    (downstream,) = room.engine.drain.connections
     await eventually(lambda: downstream.paused, what="an upload that is held back")  # type: ignore[attr-defined]
     assert len(downstream.received) <= 256 << 10  # type: ignore[attr-defined]
     assert not sending.done()

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from tests.permits import permit_to
 
 from robin.model.faults import Fault
 from robin.model.origin import Origin
@@ -24,7 +25,7 @@ from robin.transport.tls import UpstreamTls
 
 def permit(port: int, *, host: str = "broker.test", scheme: str = "http") -> Permit:
     origin = Origin(scheme=scheme, host=host, port=port, authority=f"{host}:{port}".encode())
-    return Permit(origin=origin, base_path=b"", grant="forward")
+    return permit_to(origin)
 
 
 def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset(), tls: UpstreamTls | None = None) -> Dialer:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.corpus.load import REQUESTS, RESPONSES
-from tests.fuzz.parts import CREDENTIAL, PERMIT, RULES
+from tests.fuzz.parts import CREDENTIAL, PERMIT
 
 from robin.model.faults import Fault
 from robin.model.message import Outline, RequestHead, RequestOutline, ResponseHead
@@ -45,7 +45,7 @@ def told(head: RequestHead | ResponseHead) -> list[object]:
         out += [(slot, getattr(part, slot)) for slot in slots if slot not in skipped]
     out.append([(field.name, field.value, field.line) for field in head.outline.fields])
     if isinstance(head, RequestHead):
-        out.append(forward_request(head, PERMIT, CREDENTIAL, RULES))
+        out.append(forward_request(head, PERMIT, CREDENTIAL))
     else:
         out += [forward_response(head, minor=minor, keep_alive=True, chunked=False) for minor in (0, 1)]
     return out

@@ -4,6 +4,7 @@ import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.permits import permit_to, route
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
@@ -13,12 +14,12 @@ from robin.model.origin import Origin
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.wire.fields import read_line
-from robin.wire.forwarding import DEFAULT_STRIP, Rewriting, forward_request, forward_response, forward_switch, forward_trailers
+from robin.wire.forwarding import DEFAULT_STRIP, forward_request, forward_response, forward_switch, forward_trailers
 from robin.wire.http1 import parse_request, parse_response
 
 ORIGIN = Origin(scheme="https", host="broker.test", port=8443, authority=b"broker.test:8443")
-PERMIT = Permit(origin=ORIGIN, base_path=b"", grant="forward")
-RULES = Rewriting.build(strip=DEFAULT_STRIP, required=RequiredField(name=b"x-guard", value=None), pseudonym="robin-00c0ffee")
+PERMIT = permit_to(ORIGIN, route(required=RequiredField(name=b"x-guard", value=None)))
+RULES = PERMIT.route.header_rules
 OURS = {b"host", b"authorization", b"via", b"content-length", b"transfer-encoding", b"te", b"expect", b"connection", b"upgrade"}
 NEVER = {
     *(name.encode() for name in DEFAULT_STRIP),
@@ -39,7 +40,7 @@ def request(*fields: bytes, line: bytes = b"GET /x HTTP/1.1") -> RequestHead:
 
 def sent(head: RequestHead, permit: Permit = PERMIT) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """The request line, and the fields with folded names, of what goes up."""
-    octets = forward_request(head, permit, credential(), RULES)
+    octets = forward_request(head, permit, credential())
     assert octets.endswith(b"\r\n\r\n")
     line, *fields = octets[:-4].split(b"\r\n")
     return line, [(name.lower().replace(b"_", b"-"), value) for name, _, value in (field.partition(b": ") for field in fields)]
@@ -94,7 +95,7 @@ def test_no_dropped_field_goes_up_whatever_connection_says(names: list[bytes], c
     CONNECTION,
 )
 def test_what_goes_up_is_one_message_to_another_parser(fields: list[bytes], connection: bytes) -> None:
-    octets = forward_request(request(*fields, connection, b"Content-Length: 2"), PERMIT, credential(), RULES)
+    octets = forward_request(request(*fields, connection, b"Content-Length: 2"), PERMIT, credential())
     server = h11.Connection(h11.SERVER)
     server.receive_data(octets + b"ok")
     assert isinstance(server.next_event(), h11.Request)
@@ -105,17 +106,17 @@ def test_what_goes_up_is_one_message_to_another_parser(fields: list[bytes], conn
 
 def test_a_repeated_head_takes_the_new_credential_and_another_permit_is_rendered_anew() -> None:
     head = request()
-    first = forward_request(head, PERMIT, credential(b"one"), RULES)
-    second = forward_request(head, PERMIT, credential(b"two"), RULES)
+    first = forward_request(head, PERMIT, credential(b"one"))
+    second = forward_request(head, PERMIT, credential(b"two"))
     assert b"Bearer one\r\n" in first
     assert second == first.replace(b"Bearer one", b"Bearer two")
-    elsewhere = Permit(origin=ORIGIN, base_path=b"/base", grant="forward")
-    assert forward_request(head, elsewhere, credential(b"one"), RULES).startswith(b"GET /base/x HTTP/1.1\r\n")
+    elsewhere = permit_to(ORIGIN, base_path=b"/base")
+    assert forward_request(head, elsewhere, credential(b"one")).startswith(b"GET /base/x HTTP/1.1\r\n")
 
 
 def test_nothing_kept_on_a_head_holds_the_credential() -> None:
     head = request()
-    forward_request(head, PERMIT, credential(b"canary"), RULES)
+    forward_request(head, PERMIT, credential(b"canary"))
     assert "canary" not in repr(head.forwarded)
 
 
@@ -123,7 +124,7 @@ def test_nothing_kept_on_a_head_holds_the_credential() -> None:
 def test_a_dot_segment_under_a_base_path_is_400_and_without_one_goes_on_unchanged(target: bytes) -> None:
     line = b"GET %b HTTP/1.1" % target
     with pytest.raises(Fault) as refused:
-        sent(request(line=line), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))
+        sent(request(line=line), permit_to(ORIGIN, base_path=b"/base"))
     assert (refused.value.code, refused.value.detail.split(":")[0]) == ("bad_request", "dot_segment")
     assert sent(request(line=line))[0] == line
 
@@ -155,7 +156,7 @@ CLIMBS = [
 def test_what_common_servers_take_for_a_dot_segment_is_one_under_a_base_path(target: bytes) -> None:
     line = b"GET %b HTTP/1.1" % target
     with pytest.raises(Fault) as refused:
-        sent(request(line=line), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))
+        sent(request(line=line), permit_to(ORIGIN, base_path=b"/base"))
     assert (refused.value.code, refused.value.detail.split(":")[0]) == ("bad_request", "dot_segment")
     assert sent(request(line=line))[0] == line
 
@@ -176,13 +177,13 @@ def test_what_common_servers_take_for_a_dot_segment_is_one_under_a_base_path(tar
     ],
 )
 def test_encoded_separators_and_path_parameters_without_a_dot_segment_pass_under_a_base_path(target: bytes) -> None:
-    line, _ = sent(request(line=b"GET %b HTTP/1.1" % target), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))
+    line, _ = sent(request(line=b"GET %b HTTP/1.1" % target), permit_to(ORIGIN, base_path=b"/base"))
     assert line == b"GET /base%b HTTP/1.1" % target
 
 
 @pytest.mark.parametrize("target", [b"/a..b", b"/...", b"/.well-known", b"/x?y=/../z", b"/%2e%2e%2e"])
 def test_dots_that_are_no_segment_pass_under_a_base_path(target: bytes) -> None:
-    line, _ = sent(request(line=b"GET %b HTTP/1.1" % target), Permit(origin=ORIGIN, base_path=b"/base", grant="forward"))
+    line, _ = sent(request(line=b"GET %b HTTP/1.1" % target), permit_to(ORIGIN, base_path=b"/base"))
     assert line == b"GET /base%b HTTP/1.1" % target
 
 

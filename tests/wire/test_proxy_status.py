@@ -6,7 +6,8 @@ import h11
 import pytest
 
 from robin.model.faults import FAULTS, FaultKind
-from robin.wire.proxy_status import ALLOW, render_options, render_problem
+from robin.model.verdict import LocalResponse
+from robin.wire.proxy_status import ALLOW, render_local_response, render_problem
 
 
 def read(answer: bytes, method: str = "GET") -> tuple[h11.Response, bytes]:
@@ -79,7 +80,9 @@ def test_a_hostile_detail_stays_inside_the_body() -> None:
 
 @pytest.mark.parametrize("close", [True, False])
 def test_options_are_answered_by_ourselves_without_a_body(close: bool) -> None:
-    head, body = read(render_options(close=close), "OPTIONS")
+    head, body = read(
+        render_local_response(LocalResponse(status=204, fields=b"Allow: " + ALLOW + b"\r\n"), close=close, head_only=False), "OPTIONS"
+    )
     fields = dict(head.headers)
     assert (head.status_code, body, fields[b"allow"]) == (204, b"", ALLOW)
     assert (b"connection" in fields) is close

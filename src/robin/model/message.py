@@ -183,7 +183,7 @@ class RequestHead:
         self.path = target.partition(b"?")[0]
         self.upgrade: bytes | None = None
         self.traceparent = blanks[outline.trace_at] if outline.trace_at >= 0 else outline.traceparent
-        self.forwarded: tuple[Permit, object, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
+        self.forwarded: tuple[Permit, bytes, bytes] | None = None  # kept by `wire.forwarding`; holds no credential
 
     def values(self, folded: bytes) -> list[bytes]:
         """The values of every field of that folded name, in order."""

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 
 class Secret:
-    """Bytes that stay hidden. `reveal()` may be called only in `wire/` and `grants/kinds/` (tests/test_house.py holds that)."""
+    """Bytes that stay hidden. `reveal()` may be called only in `wire/` and `grants/kinds/` (tests/test_layers.py checks it)."""
 
     __slots__ = ("_value",)
 

@@ -7,14 +7,17 @@ a forged URL (SSRF) can make a local program send (docs/explanation/threat-model
 import hmac
 from typing import Final
 
-from robin.model.caller import Caller
+from robin.model.caller import Caller, Evidence
 from robin.model.message import RequestHead, RequiredField
-from robin.model.origin import UpstreamUrl
-from robin.model.verdict import Denial, Permit, Verdict
+from robin.model.route import Endpoint, HeaderRules, Route
+from robin.model.verdict import Denial, LocalResponse, Permit, Verdict
 
-GRANT: Final = "forward"
-"""The grant of every Permit; the wiring builds this one of `grants.catalog`."""
+ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""The `Allow` field of a reverse proxy's own responses."""
 
+_OPTIONS: Final = LocalResponse(status=204, fields=b"Allow: " + ALLOWED_METHODS + b"\r\n")
+_PROBE: Final = Route(name="probe", header_rules=HeaderRules(via=b""))
+_OPERATOR: Final = Caller(evidence=Evidence.OPERATOR, listener="")
 _OWN_SITES = frozenset({b"same-origin", b"none"})  # any other value, known or not, is foreign
 
 
@@ -24,11 +27,12 @@ class SidecarPolicy:
     `hosts` None: no Host guard (a Unix listener on which none was set).
     """
 
-    __slots__ = ("_any_host", "_hosts", "_known_host", "_origins", "_permit", "_pseudonym", "_required")
+    __slots__ = ("_any_host", "_endpoint", "_hosts", "_known_host", "_origins", "_permit", "_pseudonym", "_required", "_route")
 
     def __init__(
         self,
-        upstream: UpstreamUrl,
+        route: Route,
+        endpoint: Endpoint,
         *,
         hosts: frozenset[bytes] | None,
         origins: frozenset[bytes],
@@ -36,7 +40,9 @@ class SidecarPolicy:
         pseudonym: str,
         any_host: bool,
     ) -> None:
-        self._permit = Permit(origin=upstream.origin, base_path=upstream.base_path, grant=GRANT)
+        self._route = route
+        self._endpoint = endpoint
+        self._permit: Permit | None = None  # of the last caller: a connection has one caller for all its requests
         self._hosts = hosts
         self._known_host = b""
         self._origins = origins
@@ -60,7 +66,12 @@ class SidecarPolicy:
         via = head.outline.via
         if via is not None and self._pseudonym in via:
             return Denial(code="loop", detail="own_via: ROBIN_UPSTREAM_URL leads back to this Robin")
-        return self._permit
+        if head.method == "OPTIONS" and (head.target == b"*" or (head.outline.max_forwards or b"1").strip(b"0") == b""):
+            return _OPTIONS  # RFC 9110 7.6.2: it travels no further
+        permit = self._permit
+        if permit is None or permit.caller is not caller:
+            permit = self._permit = Permit(route=self._route, endpoint=self._endpoint, target=None, caller=caller)
+        return permit
 
     def _admits(self, host: bytes) -> bool:
         """Whether the Host guard lets `host` pass; the last one that did is remembered, since callers repeat it."""
@@ -68,6 +79,11 @@ class SidecarPolicy:
             return False
         self._known_host = host
         return True
+
+
+def permit_probe(endpoint: Endpoint) -> Permit:
+    """The Permit of `robin doctor`, which connects for the operator and sends nothing: there is no caller and no request."""
+    return Permit(route=_PROBE, endpoint=endpoint, target=None, caller=_OPERATOR)
 
 
 def host_name(authority: bytes) -> bytes:

@@ -14,7 +14,7 @@ async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine) 
     """Serve one accepted connection to its end."""
     downstream = Downstream(engine, caller)
     engine.metrics.downstream_connections[caller.listener] += 1
-    engine.connections.add(downstream)
+    engine.drain.connections.add(downstream)
     try:
         await engine.loop.connect_accepted_socket(lambda: downstream, sock)
         while await downstream.await_request() and await serve_exchange(downstream, engine):
@@ -26,7 +26,7 @@ async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine) 
         downstream.reset()  # cut: what the caller got must not be taken for the whole
         raise
     finally:
-        engine.unregister(downstream)
+        engine.drain.disconnected(downstream)
         engine.metrics.downstream_connections[caller.listener] -= 1
         downstream.deadline_at = math.inf
         downstream.close()

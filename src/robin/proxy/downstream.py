@@ -7,6 +7,7 @@ from typing import Final
 from robin.model.caller import Caller
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
+from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.transport.stream import Stream, StreamClosed
 from robin.wire.forms import RequestForms
@@ -40,7 +41,7 @@ class Downstream(Stream):
         if self.received:
             await asyncio.sleep(0)  # pipelined: others have their turn, and bytes that strayed behind the last answer may yet be noticed
             return True
-        if self.engine.closing and not self.has_unread():
+        if self.engine.drain.state == CLOSING and not self.has_unread():
             return False
         self.idle = True
         now = self.engine.now
@@ -97,10 +98,7 @@ class Downstream(Stream):
     def read_head(self, raw: bytes) -> RequestHead:
         """The head that `raw` says. Raises Fault."""
         limits = self.engine.limits
-        head = self._forms.read(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
-        if head.upgrade is not None and head.upgrade not in self.engine.upgrades:
-            head.upgrade = None  # not a protocol we switch to: served plainly
-        return head
+        return self._forms.read(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
 
     def _skip_leading(self, skipped: int) -> int:
         """RFC 9112 2.2: empty lines before a request line; a few are skipped, a bare CR or LF is refused. How many were skipped so far."""

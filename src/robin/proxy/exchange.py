@@ -1,15 +1,16 @@
-"""The hall: the one place that knows the order of the walk of a request (docs/explanation/walk-of-a-request.md)."""
+"""The hall: the one place that knows the order of the walk of a request (docs/explanation/request-path.md)."""
 
 import asyncio
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
-from robin.model.verdict import Denial, Permit
+from robin.model.verdict import Denial, LocalResponse, Permit
 from robin.proxy.downstream import Downstream
+from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.relay import CallerLeft, Relay, StaleConnection
-from robin.proxy.rescue import answer_options, rescue
+from robin.proxy.rescue import rescue, respond_locally
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import StreamClosed
@@ -25,13 +26,13 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
     try:
         head = downstream.read_head(downstream.take_head() or await downstream.receive_head())
         record.note_head(head)
-        if engine.closing:
+        if engine.drain.state == CLOSING:
             raise Fault("draining", "draining: this Robin is shutting down")
         verdict = engine.policy.decide(head, downstream.caller)
         if isinstance(verdict, Denial):
             raise Fault(verdict.code, verdict.detail)
-        if head.method == "OPTIONS" and (head.target == b"*" or (head.outline.max_forwards or b"1").strip(b"0") == b""):
-            return await answer_options(downstream, head, record)
+        if isinstance(verdict, LocalResponse):
+            return await respond_locally(downstream, head, record, verdict)
         return await _carry(downstream, engine, head, verdict, record)
     except Fault as fault:
         return await rescue(downstream, engine, head, record, fault)
@@ -57,7 +58,7 @@ async def _carry(downstream: Downstream, engine: Engine, head: RequestHead, perm
         credential = engine.credentials.ready(permit)  # a look, no await
         if credential is None:
             credential = await _obtain(engine, permit, record)
-        outbound = forward_request(head, permit, credential, engine.rewriting)  # pure: strip first, inject after
+        outbound = forward_request(head, permit, credential)  # pure: strip first, inject after
         upstream = None if retrying else engine.pool.take(permit)
         waited = upstream is None
         if upstream is None:
@@ -66,13 +67,13 @@ async def _carry(downstream: Downstream, engine: Engine, head: RequestHead, perm
         try:
             if waited:  # the wait may have outlived the credential
                 credential = engine.credentials.ready(permit) or await _obtain(engine, permit, record)
-                outbound = forward_request(head, permit, credential, engine.rewriting)
+                outbound = forward_request(head, permit, credential)
             record.identity = credential.identity
             record.reused = upstream.reused
             if downstream.eof:
                 upstream.reusable = True  # nothing was said on it
                 raise CallerLeft
-            response, goes_on = await Relay(downstream, upstream, head, record, engine).carry(outbound)
+            response, goes_on = await Relay(downstream, upstream, head, permit.route, record, engine).carry(outbound)
             announced_idle_s = response.idle_s
             if response.status == 401:
                 engine.credentials.rejected(permit, credential)

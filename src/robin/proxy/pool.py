@@ -143,9 +143,9 @@ class Pool:
 
     def take(self, permit: Permit) -> Upstream | None:
         """An idle connection that is certainly not known dead, without awaiting; None when one must be acquired."""
-        if permit.origin is not self._last_origin:
-            self._last_origin = permit.origin
-            self._last_bucket = self._buckets.setdefault(permit.origin, Bucket(self._metrics))
+        if permit.endpoint.origin is not self._last_origin:
+            self._last_origin = permit.endpoint.origin
+            self._last_bucket = self._buckets.setdefault(permit.endpoint.origin, Bucket(self._metrics))
         bucket = self._last_bucket
         idle = bucket.idle
         while idle:
@@ -165,7 +165,7 @@ class Pool:
         """A connection for this Permit: idle (unless `fresh`), dialled, or waited for in order. Raises Fault."""
         if not fresh and (upstream := self.take(permit)) is not None:
             return upstream
-        bucket = self._buckets.setdefault(permit.origin, Bucket(self._metrics))
+        bucket = self._buckets.setdefault(permit.endpoint.origin, Bucket(self._metrics))
         if bucket.count >= self._limit and bucket.idle:
             bucket.discard_idle(bucket.idle[0])
         if bucket.count < self._limit:
@@ -244,7 +244,7 @@ class Pool:
             return self._deadlines.upstream_idle_s
         return max(_IDLE_MIN_S, min(_IDLE_MAX_S, announced_s - 1.0))
 
-    def close_idle(self) -> None:
+    def begin_drain(self) -> None:
         """Close what is idle, and keep nothing from now on."""
         self._closing = True
         self._discard_idle()

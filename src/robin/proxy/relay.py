@@ -10,7 +10,9 @@ from typing import Final, NoReturn
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead, ResponseHead
+from robin.model.route import Route
 from robin.proxy.downstream import Downstream
+from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
 from robin.proxy.tunnel import check_switch, tunnel
@@ -44,15 +46,32 @@ _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 class Relay:
     """One request on one upstream connection."""
 
-    __slots__ = ("_idle_s", "_interim", "_interim_bytes", "_scanned", "_upload", "downstream", "engine", "head", "record", "upstream")
+    __slots__ = (
+        "_idle_s",
+        "_interim",
+        "_interim_bytes",
+        "_scanned",
+        "_upload",
+        "downstream",
+        "engine",
+        "head",
+        "record",
+        "route",
+        "upgrade",
+        "upstream",
+    )
 
-    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, engine: Engine) -> None:
+    def __init__(
+        self, downstream: Downstream, upstream: Upstream, head: RequestHead, route: Route, record: ExchangeRecord, engine: Engine
+    ) -> None:
         self.downstream = downstream
         self.upstream = upstream
         self.head = head
+        self.route = route
+        self.upgrade = None if head.upgrade is None or not route.permits_upgrade(head.method, head.upgrade) else head.upgrade
         self.record = record
         self.engine = engine
-        self._idle_s = engine.deadlines.stream_idle_s or math.inf
+        self._idle_s = route.deadlines.stream_idle_s
         self._upload: Upload | None = None
         self._scanned = self._interim = self._interim_bytes = 0
 
@@ -79,10 +98,10 @@ class Relay:
                     self._check_caller()
             if response.status == 101:
                 return await self._switch(response), False
-            if head.upgrade is not None:
+            if self.upgrade is not None:
                 self.engine.metrics.upgrades["refused"] += 1
             early = self._upload is not None and await self._upload.stop()
-            goes_on = head.keep_alive and not early and not self.engine.closing
+            goes_on = head.keep_alive and not early and self.engine.drain.state != CLOSING
             if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
                 self._count(response.length)
                 self._write(
@@ -94,7 +113,7 @@ class Relay:
                 goes_on = await self._bring(response, goes_on=goes_on)
             upstream.reusable = response.keep_alive and not early and not upstream.received
             self.record.outcome = "injected"
-            return response, goes_on and not (head.upgrade and downstream.received)
+            return response, goes_on and not (self.upgrade and downstream.received)
         except (StreamClosed, FramingError, TimeoutError) as error:
             raise self._classify_failure(error) from None
         finally:
@@ -106,8 +125,8 @@ class Relay:
     async def _switch(self, response: ResponseHead) -> ResponseHead:
         """Let both sides speak another protocol, until the end of either. Raises Fault."""
         head, engine = self.head, self.engine
-        check_switch(head, response, engine.metrics)
-        await tunnel(self.downstream, self.upstream, response, self.record, engine, protocol=head.upgrade or b"")
+        check_switch(head, self.upgrade, response, engine.metrics)
+        await tunnel(self.downstream, self.upstream, response, self.route, self.record, engine, protocol=self.upgrade or b"")
         return response
 
     def _send(self, outbound: bytes) -> None:
@@ -117,7 +136,7 @@ class Relay:
         whole = head.framing != Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
         if not whole:
             upstream.write(outbound)
-            self._upload = Upload(downstream, upstream, head, self.record, self.engine)
+            self._upload = Upload(downstream, upstream, head, self.route, self.record, self.engine)
             try:
                 self._upload.start()
             except FramingError as error:
@@ -131,7 +150,7 @@ class Relay:
             downstream.resume_reading()
         upstream.write(outbound)
         now = self.engine.now
-        upstream.deadline_at = now() + (self.engine.deadlines.response_s or math.inf)
+        upstream.deadline_at = now() + self.route.deadlines.response_s
 
     def _take_head(self) -> ResponseHead | None:
         """The final response head (or a 101), once it is here; interim ones go down as they come. Raises Fault."""
@@ -227,7 +246,7 @@ class Relay:
             if upstream.received:
                 first += self._decode(decoder, chunked=chunked)
             if decoder.done and chunked:
-                first += last_chunk(forward_trailers(decoder.trailers, self.engine.rewriting, hop))
+                first += last_chunk(forward_trailers(decoder.trailers, self.route.header_rules, hop))
             if first:
                 self._write(first)
                 first = b""

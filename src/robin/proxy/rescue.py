@@ -4,10 +4,12 @@ from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
+from robin.model.verdict import LocalResponse
 from robin.proxy.downstream import Downstream
+from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
-from robin.wire.proxy_status import render_options, render_problem
+from robin.wire.proxy_status import render_local_response, render_problem
 
 _FORGET_BYTES: Final = 256 * 1024
 
@@ -21,7 +23,7 @@ async def rescue(downstream: Downstream, engine: Engine, head: RequestHead | Non
         return False
     kind = fault.kind
     unread = None if head is None or kind.closes else _unread_body(head, record)
-    goes_on = unread is not None and head is not None and head.keep_alive and not engine.closing
+    goes_on = unread is not None and head is not None and head.keep_alive and engine.drain.state != CLOSING
     record.request_id = engine.recorder.request_id()
     record.status = kind.status
     record.ttfb_s = engine.clock() - record.started_at
@@ -55,11 +57,11 @@ async def _part(downstream: Downstream, unread: int | None) -> bool:
     return not downstream.write_blocked or await downstream.flush_response()
 
 
-async def answer_options(downstream: Downstream, head: RequestHead, record: ExchangeRecord) -> bool:
-    """Our own 204 to `OPTIONS *` and to OPTIONS that may travel no further."""
+async def respond_locally(downstream: Downstream, head: RequestHead, record: ExchangeRecord, response: LocalResponse) -> bool:
+    """Write the proxy's own response. Returns True if the connection can be reused."""
     unread = _unread_body(head, record) if head.keep_alive else None
-    record.status = 204
+    record.status = response.status
     record.outcome = "injected"
     record.ttfb_s = downstream.engine.clock() - record.started_at
-    downstream.write(render_options(close=unread is None))
+    downstream.write(render_local_response(response, close=unread is None, head_only=head.method == "HEAD"))
     return await _part(downstream, unread)

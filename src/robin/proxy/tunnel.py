@@ -1,12 +1,13 @@
 """A permitted upgrade after its 101: bytes both ways until either side ends; a WebSocket is told when we drain (RFC 6455, RFC 9110 7.8)."""
 
 import asyncio
-import math
 from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
+from robin.model.route import Route
 from robin.proxy.downstream import Downstream
+from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
 from robin.telemetry.metrics import Metrics
@@ -20,12 +21,12 @@ _FRAMES_BYTES: Final = 32768  # of a WebSocket a turn: they may be 16384 empty f
 _FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
 
 
-def check_switch(head: RequestHead, response: ResponseHead, metrics: Metrics) -> None:
+def check_switch(head: RequestHead, protocol: bytes | None, response: ResponseHead, metrics: Metrics) -> None:
     """A 101 must be asked for, name the protocol asked for, and prove that it understood the key. Raises Fault `upgrade_failed`."""
-    if head.upgrade is None or response.upgrade != head.upgrade or b"upgrade" not in response.outline.hop:
+    if protocol is None or response.upgrade != protocol or b"upgrade" not in response.outline.hop:
         metrics.upgrades["failed"] += 1
         raise Fault("upgrade_failed", "upgrade: the upstream switched to a protocol that was not asked for")
-    if head.upgrade == b"websocket":
+    if protocol == b"websocket":
         key = head.websocket_key
         if key is None or response.websocket_accept != accept_value(key):
             metrics.upgrades["failed"] += 1
@@ -72,11 +73,11 @@ class _Direction:
 class Tunnel:
     """Both directions: `up` from caller to origin, `down` back. `begin_drain` is the drain's call."""
 
-    __slots__ = ("_house", "_idle_s", "down", "up")
+    __slots__ = ("_engine", "_idle_s", "down", "up")
 
-    def __init__(self, downstream: Stream, upstream: Stream, engine: Engine, *, websocket: bool) -> None:
-        self._house = engine
-        self._idle_s = engine.deadlines.stream_idle_s or math.inf
+    def __init__(self, downstream: Stream, upstream: Stream, engine: Engine, *, idle_s: float, websocket: bool) -> None:
+        self._engine = engine
+        self._idle_s = idle_s
         mask = bytes.fromhex(engine.entropy.token_hex(4)) if websocket else None
         self.up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
         self.down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
@@ -91,14 +92,14 @@ class Tunnel:
     def _touch(self) -> None:
         """Some byte moved: the idle deadline of both ways begins again."""
         gone = self.up.close_sent and self.down.close_sent
-        deadline_at = self._house.now() + (min(_FAREWELL_S, self._idle_s) if gone else self._idle_s)
+        deadline_at = self._engine.now() + (min(_FAREWELL_S, self._idle_s) if gone else self._idle_s)
         self.up.source.deadline_at = self.down.source.deadline_at = deadline_at
 
     async def pump(self, way: _Direction, record: ExchangeRecord) -> None:
         """Move one way until either side ends."""
         source, sink = way.source, way.sink
         upwards = way is self.up
-        metrics = self._house.metrics
+        metrics = self._engine.metrics
         try:
             while True:
                 if source.received:
@@ -126,27 +127,34 @@ class Tunnel:
 
 
 async def tunnel(
-    downstream: Downstream, upstream: Upstream, response: ResponseHead, record: ExchangeRecord, engine: Engine, *, protocol: bytes
+    downstream: Downstream,
+    upstream: Upstream,
+    response: ResponseHead,
+    route: Route,
+    record: ExchangeRecord,
+    engine: Engine,
+    *,
+    protocol: bytes,
 ) -> None:
     """Answer 101 and pass bytes until either side ends; both are closed then."""
     record.status = 101
     record.ttfb_s = engine.clock() - record.started_at
     record.outcome = "injected"
     downstream.write(forward_switch(response))
-    both = Tunnel(downstream, upstream, engine, websocket=protocol == b"websocket")
+    both = Tunnel(downstream, upstream, engine, idle_s=route.deadlines.stream_idle_s, websocket=protocol == b"websocket")
     engine.metrics.upgrades["switched"] += 1
     engine.metrics.upgrades_active += 1
-    engine.tunnels.add(both)
+    engine.drain.add(both)
     upstream.peer = downstream
     upwards = engine.tasks.start(both.pump(both.up, record), "tunnel")
     try:
-        if engine.closing:
+        if engine.drain.state == CLOSING:
             both.begin_drain()
         await both.pump(both.down, record)
         if downstream.eof and not upstream.eof:  # what the caller said last still goes up
             await asyncio.wait([upwards], timeout=_LAST_WORDS_S)
     finally:
-        engine.tunnels.discard(both)
+        engine.drain.remove(both)
         engine.metrics.upgrades_active -= 1
         upwards.cancel()
         upstream.peer = None

@@ -6,6 +6,7 @@ from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequestHead
+from robin.model.route import Route
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
@@ -23,13 +24,30 @@ class Upload:
     `began`: some of it was taken from the caller, framing counted: what is left can not be read as a body once more.
     """
 
-    __slots__ = ("_decoder", "_downstream", "_go", "_hop", "_house", "_left", "_record", "_task", "_upstream", "began", "done", "fault")
+    __slots__ = (
+        "_decoder",
+        "_downstream",
+        "_engine",
+        "_go",
+        "_hop",
+        "_left",
+        "_record",
+        "_route",
+        "_task",
+        "_upstream",
+        "began",
+        "done",
+        "fault",
+    )
 
-    def __init__(self, downstream: Downstream, upstream: Upstream, head: RequestHead, record: ExchangeRecord, engine: Engine) -> None:
+    def __init__(
+        self, downstream: Downstream, upstream: Upstream, head: RequestHead, route: Route, record: ExchangeRecord, engine: Engine
+    ) -> None:
         self._downstream = downstream
         self._upstream = upstream
+        self._route = route
         self._record = record
-        self._house = engine
+        self._engine = engine
         self._decoder = ChunkedDecoder() if head.framing == Framing.CHUNKED else None
         self._hop = head.outline.hop
         self._left = head.length
@@ -42,7 +60,7 @@ class Upload:
     def start(self) -> None:
         """Send what is here; the rest goes on in a task of its own."""
         if self._go is not None or not self._advance():
-            self._task = self._house.tasks.start(self._run(), "upload")
+            self._task = self._engine.tasks.start(self._run(), "upload")
 
     def got_continue(self) -> None:
         """The upstream said 100: the body may go."""
@@ -75,16 +93,15 @@ class Upload:
             payload = b"".join(pieces)
             octets = chunk(payload) if payload else b""
             if self._decoder.done:
-                octets += last_chunk(forward_trailers(self._decoder.trailers, self._house.rewriting, self._hop))
+                octets += last_chunk(forward_trailers(self._decoder.trailers, self._route.header_rules, self._hop))
                 self.done = True
         self._record.bytes_in += len(payload)
-        self._house.metrics.body_bytes_in += len(payload)
+        self._engine.metrics.body_bytes_in += len(payload)
         if octets:
             self._upstream.write(octets)
         if self.done:
             downstream.resume_reading()
-            response_s = self._house.deadlines.response_s
-            self._upstream.deadline_at = self._house.now() + response_s if response_s else math.inf
+            self._upstream.deadline_at = self._engine.now() + self._route.deadlines.response_s
         return self.done
 
     async def _run(self) -> None:
@@ -110,8 +127,8 @@ class Upload:
             pass  # silence: send the body anyway
 
     async def _pump(self) -> None:
-        downstream, upstream, engine = self._downstream, self._upstream, self._house
-        idle_s = engine.deadlines.stream_idle_s or math.inf
+        downstream, upstream, engine = self._downstream, self._upstream, self._engine
+        idle_s = self._route.deadlines.stream_idle_s
         while not self._advance():
             if upstream.write_blocked:
                 downstream.pause_reading()

@@ -47,8 +47,8 @@ class Dialer:
         self._resolver = resolver or Resolver(loop)
 
     async def dial(self, permit: Permit, build: Callable[[], AnyStream]) -> AnyStream:
-        """A connected stream to `permit.origin`, made by `build()`. DNS, TCP and TLS share one deadline. Raises Fault."""
-        origin = permit.origin
+        """A connected stream to `permit.endpoint`, made by `build()`. DNS, TCP and TLS share one deadline. Raises Fault."""
+        origin = permit.endpoint.origin
         tls = self._tls if origin.tls else None
         phase = "dns_timeout"
         sock = None

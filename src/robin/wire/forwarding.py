@@ -1,12 +1,12 @@
 """From a judged head to the bytes that go on: strip first, inject after, framing made anew (RFC 9110 7.6)."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import Field, Framing, RequestHead, RequestOutline, RequiredField, ResponseHead
+from robin.model.route import HeaderRules
 from robin.model.verdict import Permit
 from robin.wire.fields import FOLD
 
@@ -28,31 +28,23 @@ _DOT: Final = rb"(?:\.|%(?:25)*2e)"
 _DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*(?:3b|00|3f|23)|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewriting:
-    """What is removed from every request besides `wire.fields`'s own list, and how this instance signs itself in Via. Names are folded."""
-
-    drops: frozenset[bytes]
-    via: bytes
-
-    @classmethod
-    def build(cls, *, strip: tuple[str, ...], required: RequiredField | None, pseudonym: str) -> "Rewriting":
-        """`strip` are field names; the field that is `required` is dropped too; `pseudonym` is this instance's `robin-<8 hex>`."""
-        drops = {name.encode("ascii").translate(FOLD) for name in strip}
-        if required is not None:
-            drops.add(required.name)
-        return cls(drops=frozenset(drops), via=b"1.1 " + pseudonym.encode("ascii"))
+def header_rules(*, strip: tuple[str, ...], required: RequiredField | None, pseudonym: str) -> HeaderRules:
+    """The rules of a reverse proxy. `strip` are field names; the `required` field is stripped too; `pseudonym` goes into Via."""
+    names = {name.encode("ascii").translate(FOLD) for name in strip}
+    if required is not None:
+        names.add(required.name)
+    return HeaderRules(strip=frozenset(names), via=b"1.1 " + pseudonym.encode("ascii"))
 
 
-def forward_request(head: RequestHead, permit: Permit, credential: Credential, rules: Rewriting) -> bytes:
+def forward_request(head: RequestHead, permit: Permit, credential: Credential) -> bytes:
     """The request head as the origin sees it. Raises Fault `bad_request` for a dot segment under a base path.
 
-    All but the credential is a pure function of head, permit and rules, and is kept on the head for when it repeats.
+    All but the credential is a pure function of head and permit, and is kept on the head for when it repeats.
     """
     kept = head.forwarded
-    if kept is None or kept[0] is not permit or kept[1] is not rules:
-        kept = head.forwarded = _rewrite(head, permit, rules)
-    return kept[2] + credential.field.reveal() + kept[3]
+    if kept is None or kept[0] is not permit:
+        kept = head.forwarded = _rewrite(head, permit)
+    return kept[1] + credential.field.reveal() + kept[2]
 
 
 class _Plan:
@@ -60,8 +52,8 @@ class _Plan:
 
     __slots__ = ("bare", "rules", "template", "via")
 
-    def __init__(self, outline: RequestOutline, rules: Rewriting, *, fewer_hops: bool) -> None:
-        drops = rules.drops | outline.hop
+    def __init__(self, outline: RequestOutline, rules: HeaderRules, *, fewer_hops: bool) -> None:
+        drops = rules.strip | outline.hop
         template = [b"%b %b%b HTTP/1.1\r\nHost: %b\r\n"]
         for field in outline.fields:
             line = _one_hop_less(field.line) if fewer_hops else field.line
@@ -79,20 +71,22 @@ def _slot(field: Field, line: bytes, *, goes: bool) -> bytes:
     return line.replace(b"%", b"%%") if goes else b""
 
 
-def _rewrite(head: RequestHead, permit: Permit, rules: Rewriting) -> tuple[Permit, Rewriting, bytes, bytes]:
+def _rewrite(head: RequestHead, permit: Permit) -> tuple[Permit, bytes, bytes]:
     """What stands before the credential, and what behind it."""
     outline = head.outline
-    plan = outline.plan
+    route, plan = permit.route, outline.plan
+    rules, base_path = route.header_rules, route.base_path
+    upgrade = head.upgrade if route.permits_upgrade(head.method, head.upgrade) else None
     if outline.max_forwards is not None:
         plan = _Plan(outline, rules, fewer_hops=head.method == "OPTIONS")  # RFC 9110 7.6.2
     elif plan is None or plan.rules is not rules:
         plan = outline.plan = _Plan(outline, rules, fewer_hops=False)
-    if permit.base_path and _DOT_SEGMENT.search(head.path):
+    if base_path and _DOT_SEGMENT.search(head.path):
         raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
-    before = plan.template % (head.method.encode("ascii"), permit.base_path, head.target, permit.origin.authority, *head.blanks)
+    before = plan.template % (head.method.encode("ascii"), base_path, head.target, permit.endpoint.origin.authority, *head.blanks)
     framing = head.framing
-    if framing == Framing.NONE and not outline.te_trailers and head.upgrade is None:
-        return permit, rules, before, plan.bare
+    if framing == Framing.NONE and not outline.te_trailers and upgrade is None:
+        return permit, before, plan.bare
     behind = [plan.via]
     if framing == Framing.LENGTH:
         behind.append(b"Content-Length: %d\r\n" % head.length)
@@ -102,10 +96,10 @@ def _rewrite(head: RequestHead, permit: Permit, rules: Rewriting) -> tuple[Permi
         behind.append(b"TE: trailers\r\n")
     if head.expects_continue:
         behind.append(b"Expect: 100-continue\r\n")
-    if head.upgrade is not None:
-        behind.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
+    if upgrade is not None:
+        behind.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
     behind.append(b"\r\n")
-    return permit, rules, before, b"".join(behind)
+    return permit, before, b"".join(behind)
 
 
 def _one_hop_less(line: bytes) -> bytes:
@@ -154,7 +148,7 @@ def forward_switch(response: ResponseHead) -> bytes:
     return head[:-2] + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.upgrade or b"")
 
 
-def forward_trailers(trailers: list[Field], rules: Rewriting, hop: frozenset[bytes]) -> list[Field]:
+def forward_trailers(trailers: list[Field], rules: HeaderRules, hop: frozenset[bytes]) -> list[Field]:
     """The trailer fields that may follow a last chunk: none that frames, routes, authenticates, sets a cookie or is in `hop`.
 
     `hop`: the folded names that Connection listed in the head.
@@ -163,7 +157,7 @@ def forward_trailers(trailers: list[Field], rules: Rewriting, hop: frozenset[byt
         field
         for field in trailers
         if field.goes_up
-        and field.folded not in rules.drops
+        and field.folded not in rules.strip
         and field.folded not in hop
         and field.folded not in _NEVER_IN_TRAILERS
         and not field.folded.startswith((b"content-", b"proxy-"))

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Final
 
 from robin.model.faults import FaultKind
+from robin.model.verdict import LocalResponse
 
 ALLOW: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -41,6 +42,10 @@ def render_problem(kind: FaultKind, *, detail: str, request_id: str, retry_after
     return b"".join(lines)
 
 
-def render_options(*, close: bool) -> bytes:
-    """Our own answer to `OPTIONS *` and to OPTIONS that may travel no further (RFC 9110 7.6.2)."""
-    return b"HTTP/1.1 204 No Content\r\nAllow: " + ALLOW + (b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n")
+def render_local_response(response: LocalResponse, *, close: bool, head_only: bool) -> bytes:
+    """The response of the proxy itself that a policy decided, such as the one to `OPTIONS *`."""
+    head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, HTTPStatus(response.status).phrase.encode("ascii"), response.fields)
+    if response.status != 204:
+        head += b"Content-Length: %d\r\n" % len(response.body)
+    head += b"Connection: close\r\n\r\n" if close else b"\r\n"
+    return head if head_only else head + response.body

@@ -1,6 +1,7 @@
 """Grant `forward`: the token as one Authorization line, built once per token."""
 
 import pytest
+from tests.permits import permit_to
 
 from robin.grants.kinds.forward import Forward
 from robin.model.credential import Credential
@@ -8,11 +9,10 @@ from robin.model.faults import Fault
 from robin.model.identity import IdentityStatus, IdentityToken
 from robin.model.origin import Origin
 from robin.model.secret import Secret
-from robin.model.verdict import Permit
 from robin.testing.tokens import make_token
 from robin.wire.jose import TokenRules, fingerprint, inspect_token
 
-PERMIT = Permit(origin=Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example"), base_path=b"", grant="forward")
+PERMIT = permit_to(Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example"))
 
 
 class HandHeld:

@@ -9,8 +9,8 @@ from robin.config.place import reaches
 from robin.config.settings import Settings
 from robin.model.faults import Fault
 from robin.model.origin import Origin
-from robin.model.verdict import Permit
-from robin.policy.guards import GRANT
+from robin.planes.sidecar.build import build_endpoint
+from robin.policy.guards import permit_probe
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
@@ -47,8 +47,8 @@ async def _dial(settings: Settings, tls: UpstreamTls | None, clock: Clock) -> li
         return any(reaches(reached, address) for address in (*settings.listen, *settings.admin))
 
     dialer = Dialer(loop, tls=tls, connect_s=settings.upstream_connect_timeout_s, own=own)
-    # The one Permit that no policy gave: there is no caller here, nothing is sent, and the operator asks for this dial.
-    permit = Permit(origin=origin, base_path=settings.upstream.base_path, grant=GRANT)
+    endpoint = build_endpoint(settings.upstream, settings.upstream_ca_file)
+    permit = permit_probe(endpoint)
     try:
         stream = await dialer.dial(permit, lambda: Stream(loop, Sweeper(loop)))
     except Fault as fault:

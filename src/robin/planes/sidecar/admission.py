@@ -30,11 +30,11 @@ _LINGER_BYTES: Final = 65536
 class Admission:
     """Takes each accepted socket: serves it, or answers a refusal without reading and closes."""
 
-    __slots__ = ("_admitted", "_allow_uids", "_house", "_open", "_refusals")
+    __slots__ = ("_admitted", "_allow_uids", "_engine", "_open", "_refusals")
 
     def __init__(self, engine: Engine, *, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> None:
         """`allow_uids`: who may use a Unix socket; None: any local peer."""
-        self._house = engine
+        self._engine = engine
         self._admitted = 0  # counted here: many are accepted in one turn of the loop, before the first of them is served
         self._allow_uids = None if allow_uids is None else frozenset(allow_uids)
         self._open = unsafe_listen
@@ -42,7 +42,7 @@ class Admission:
 
     def take(self, sock: socket.socket, bound: BoundSocket) -> None:
         """Own `sock` from now on."""
-        engine = self._house
+        engine = self._engine
         sock.setblocking(False)
         try:
             caller, denied = self._judge(sock, bound)
@@ -76,7 +76,7 @@ class Admission:
         return Caller(evidence=evidence, listener=bound.label), None if loopback or self._open else "not_loopback"
 
     def _refuse(self, sock: socket.socket, caller: Caller, fault: Fault) -> None:
-        engine = self._house
+        engine = self._engine
         record = ExchangeRecord(caller, engine.clock())
         record.outcome = fault.code
         record.status = fault.kind.status
@@ -98,12 +98,12 @@ class Admission:
         """
         try:
             async with asyncio.timeout(_LINGER_S):
-                await self._house.loop.sock_sendall(sock, answer)
+                await self._engine.loop.sock_sendall(sock, answer)
                 sock.shutdown(socket.SHUT_WR)
                 if unread:
                     await _until_gone(sock)
                 left = 0 if unread else _LINGER_BYTES
-                while left > 0 and (octets := await self._house.loop.sock_recv(sock, left)):
+                while left > 0 and (octets := await self._engine.loop.sock_recv(sock, left)):
                     left -= len(octets)
         except (OSError, TimeoutError):
             pass

@@ -2,6 +2,7 @@
 
 from tests.proxy.rig import Room
 
+from robin.proxy.drain import CLOSING
 from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, response
 from robin.testing.waiting import eventually
@@ -22,29 +23,29 @@ class Visitor:
         self.looked += 1
 
 
-async def test_an_empty_house_is_emptied_as_soon_as_it_retires(room: Room) -> None:
-    assert not room.engine.drained.is_set()
-    room.engine.begin_drain()
-    assert room.engine.closing
-    assert room.engine.drained.is_set()
+async def test_an_idle_engine_is_drained_at_once(room: Room) -> None:
+    assert not room.engine.drain.drained.is_set()
+    room.engine.drain.close()
+    assert room.engine.drain.state == CLOSING
+    assert room.engine.drain.drained.is_set()
 
 
-async def test_a_house_is_emptied_by_the_last_who_leaves_after_it_retired(room: Room) -> None:
+async def test_the_last_connection_that_ends_completes_the_drain(room: Room) -> None:
     engine, first, second = room.engine, Visitor(), Visitor()
-    engine.connections |= {first, second}
-    engine.unregister(first)
-    assert not engine.drained.is_set()
-    engine.begin_drain()
+    engine.drain.connections |= {first, second}
+    engine.drain.disconnected(first)
+    assert not engine.drain.drained.is_set()
+    engine.drain.close()
     assert (first.retired, second.retired) == (0, 1)
-    assert not engine.drained.is_set()
-    engine.unregister(second)
-    assert engine.drained.is_set()
+    assert not engine.drain.drained.is_set()
+    engine.drain.disconnected(second)
+    assert engine.drain.drained.is_set()
 
 
 async def test_a_tunnel_hears_of_the_drain_too(room: Room) -> None:
     tunnel = Visitor()
-    room.engine.tunnels.add(tunnel)
-    room.engine.begin_drain()
+    room.engine.drain.add(tunnel)
+    room.engine.drain.close()
     assert tunnel.retired == 1
 
 
@@ -60,13 +61,13 @@ async def test_an_idle_connection_ends_at_once_and_a_busy_one_with_its_answer(ro
     await busy.send(GET)
     origin = await upstream.connection(0)
     await eventually(lambda: origin.received.count(b"GET") == 2, what="the second request")
-    room.engine.begin_drain()
+    room.engine.drain.close()
     assert await idle.receive() == b""
     assert room.engine.metrics.in_flight == 1
-    assert not room.engine.drained.is_set()
+    assert not room.engine.drain.drained.is_set()
     await idle.hang_up()
     await busy.hang_up()
-    assert room.engine.drained.is_set()
+    assert room.engine.drain.drained.is_set()
     await room.settled()
 
 
@@ -74,7 +75,7 @@ async def test_idle_upstream_connections_end_with_the_drain(room: Room, upstream
     caller = room.call()
     await caller.ask(GET)
     assert room.engine.metrics.upstream_idle == 1
-    room.engine.begin_drain()
+    room.engine.drain.close()
     assert room.engine.metrics.upstream_idle == 0
     assert await (await upstream.connection(0)).wait_ended() in {"eof", "reset"}
     await caller.hang_up()
@@ -90,7 +91,7 @@ async def test_a_caller_that_left_while_it_was_held_back_is_noticed_by_the_sweep
     caller = room.call()
     await caller.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
     await upstream.connection(0)
-    (downstream,) = room.engine.connections
+    (downstream,) = room.engine.drain.connections
 
     async def full() -> bool:
         try:
@@ -101,7 +102,7 @@ async def test_a_caller_that_left_while_it_was_held_back_is_noticed_by_the_sweep
 
     await eventually(full, what="an upload that is held back")
     caller.sock.close()
-    room.engine.detect_client_disconnects(0.0)
+    room.engine.drain.detect_client_disconnects(0.0)
     await caller.served()
     assert room.outcomes() == {"client_closed": 1}
     for connection in upstream.connections:

@@ -1,0 +1,91 @@
+"""What applies to the exchanges of one policy rule, as data: header rules, upgrades, deadlines, body mode, grant; and where they lead.
+
+A Route is built at start or at reload and shared by every Permit of its rule. The engine reads it and never asks which plane built it.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from robin.model.origin import Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeaderRules:
+    """Which fields are forwarded, besides what `wire` decides for every proxy. All names are canonical: lower case, `_` as `-`.
+
+    `strip`: removed from requests. `allow`: the only request fields forwarded, None: all others. `strip_response` and `allow_response` are
+    the same for responses. `via`: how this proxy names itself in Via, `1.1 <pseudonym>` (RFC 9110 section 7.6.3). Compared by identity.
+    """
+
+    via: bytes
+    strip: frozenset[bytes] = frozenset()
+    allow: frozenset[bytes] | None = None
+    strip_response: frozenset[bytes] = frozenset()
+    allow_response: frozenset[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The request body is received whole, at most `limit_bytes`, and digested before the request is sent; it can be sent again."""
+
+    limit_bytes: int
+
+
+STREAMED: Final = None
+"""The request body is relayed as it arrives."""
+
+BodyMode = Held | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteDeadlines:
+    """Seconds; infinity means none. `response_s`: request sent to final response head; `stream_idle_s`: no byte of a body or tunnel."""
+
+    response_s: float = 900.0
+    stream_idle_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsProfile:
+    """How an upstream connection is secured: TLS 1.2 or newer, chain and name verified. `ca_file` replaces the system roots.
+
+    `certificate_file` and `key_file` name a client certificate (PEM), if the origin asks for one.
+    """
+
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a permitted request goes, and the key of its pooled connections: origin, TLS profile, policy generation."""
+
+    origin: Origin
+    tls: TlsProfile | None = None
+    generation: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.origin.authority)  # bytes cache their hash; equality still compares everything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Route:
+    """One rule's treatment of its exchanges.
+
+    `upgrades`: the (method, protocol) pairs that may switch protocols, the protocol in lower case. `base_path` stands before the caller's
+    target. `grant` names the credentials. `repeat_on_401`: a request that can be repeated is sent once more with a fresh credential.
+    """
+
+    name: str
+    header_rules: HeaderRules
+    upgrades: frozenset[tuple[str, bytes]] = frozenset()
+    deadlines: RouteDeadlines = RouteDeadlines()
+    body: BodyMode = STREAMED
+    base_path: bytes = b""
+    grant: str = ""
+    repeat_on_401: bool = False
+
+    def permits_upgrade(self, method: str, protocol: bytes | None) -> bool:
+        """Whether a request of `method` may switch to `protocol`."""
+        return protocol is not None and (method, protocol) in self.upgrades
