@@ -13,6 +13,7 @@ FAULT_TABLE: dict[str, tuple[int, str, str, bool]] = {
     "bad_request": (400, "http_request_error", "downstream", True),
     "request_timeout": (408, "http_request_error", "downstream", True),
     "target_too_long": (414, "http_request_error", "downstream", True),
+    "limit_body": (413, "http_request_error", "downstream", True),
     "expectation_failed": (417, "http_request_error", "downstream", True),
     "head_too_large": (431, "http_request_error", "downstream", True),
     "method_refused": (405, "http_request_error", "downstream", True),

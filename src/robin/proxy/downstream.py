@@ -1,4 +1,4 @@
-"""The caller's side of a connection: the next head, whole and within its limits, and a good ending."""
+"""The caller's side of a connection: the next request head, whole and within its limits, and an orderly end."""
 
 import asyncio
 import math
@@ -16,11 +16,11 @@ from robin.wire.http1 import find_bad_byte
 _LEADING_CRLF_MAX: Final = 4
 _LINE_SLACK_BYTES: Final = 64  # method and version around the target
 _LINGER_S: Final = 2.0
-_LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset overtook one early answer in sixty at curl
+_LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset overtook one early response in sixty at curl
 
 
 class Downstream(Stream):
-    """The caller's side. `idle` while no byte of a next request has come."""
+    """The caller's side. `idle` while no byte of a next request has arrived."""
 
     __slots__ = ("_forms", "caller", "engine", "idle")
 
@@ -32,14 +32,14 @@ class Downstream(Stream):
         self._forms = RequestForms()
 
     def begin_drain(self) -> None:
-        """Draining: an idle connection ends now, unless a request came that was not served yet: that is told so."""
+        """Close if idle. A request that has arrived but was not read yet is still answered, with `draining`."""
         if self.idle and not self.received and not self.has_unread():
             self.close()
 
     async def await_request(self) -> bool:
-        """Wait for the first byte of a next request; False when the connection ended or grew too old, which is no event to tell."""
+        """Wait for the first byte of a next request. Returns False on EOF or keep-alive timeout; neither is logged."""
         if self.received:
-            await asyncio.sleep(0)  # pipelined: others have their turn, and bytes that strayed behind the last answer may yet be noticed
+            await asyncio.sleep(0)  # pipelined: other connections have their turn, and bytes behind the last response are noticed
             return True
         if self.engine.drain.state == CLOSING and not self.has_unread():
             return False
@@ -58,16 +58,15 @@ class Downstream(Stream):
             self.idle = False
         return True
 
-    def take_head(self) -> bytes | None:
-        """A whole raw head, if it is here as it should be: the usual case, without a wait."""
+    def take_head(self) -> RequestHead | None:
+        """The next request head, if it is here and whole: the usual case, without a wait. Raises Fault."""
         end = self.received.find(b"\r\n\r\n")
         if end <= 0 or end > self.engine.limits.head_bytes - 4 or self.received[0] < 0x21:
             return None
-        self.deadline_at = math.inf
-        return self.take(end + 4)
+        return self._parse(end + 4)
 
-    async def receive_head(self) -> bytes:
-        """One raw head, up to and with its CRLF CRLF. Raises Fault, and StreamClosed when the caller leaves in the middle of it."""
+    async def receive_head(self) -> RequestHead:
+        """Wait for the next request head. Raises Fault, and StreamClosed when the caller disconnects within it."""
         limits = self.engine.limits
         began = False
         scanned = skipped = 0
@@ -78,8 +77,7 @@ class Downstream(Stream):
                 received = self.received
             end = received.find(b"\r\n\r\n", scanned)
             if 0 <= end <= limits.head_bytes - 4:
-                self.deadline_at = math.inf
-                return self.take(end + 4)
+                return self._parse(end + 4)
             line_bytes = limits.target_bytes + _LINE_SLACK_BYTES
             if end >= 0 or len(received) > limits.head_bytes or (len(received) > line_bytes and received.find(b"\r\n", 0, line_bytes) < 0):
                 raise _oversize(received, limits.target_bytes)
@@ -95,13 +93,14 @@ class Downstream(Stream):
             except TimeoutError:
                 raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
 
-    def read_head(self, raw: bytes) -> RequestHead:
-        """The head that `raw` says. Raises Fault."""
+    def _parse(self, size: int) -> RequestHead:
+        """Take a whole head of `size` bytes off the buffer and parse it. Raises Fault."""
+        self.deadline_at = math.inf
         limits = self.engine.limits
-        return self._forms.read(raw, target_bytes=limits.target_bytes, fields_max=limits.fields)
+        return self._forms.read(self.take(size), target_bytes=limits.target_bytes, fields_max=limits.fields)
 
     def _skip_leading(self, skipped: int) -> int:
-        """RFC 9112 2.2: empty lines before a request line; a few are skipped, a bare CR or LF is refused. How many were skipped so far."""
+        """Skip a few empty lines before a request line (RFC 9112 section 2.2). Returns the count so far. Raises Fault."""
         while self.received[:2] == b"\r\n":
             self.take(2)
             skipped += 1
@@ -110,7 +109,7 @@ class Downstream(Stream):
         return skipped
 
     async def flush_response(self) -> bool:
-        """Wait until the caller has taken what we answered ourselves; False when it does not, or has left: it is served no more."""
+        """Wait until the caller took our own response. Returns False if it does not, or disconnected: it is served no more."""
         while self.write_blocked and not self.eof:
             self.deadline_at = self.engine.now() + self.engine.deadlines.keepalive_s
             try:
@@ -121,13 +120,13 @@ class Downstream(Stream):
         return not self.write_blocked
 
     async def linger(self) -> None:
-        """Say that we are done, then read and forget a little, so that the answer is not lost in a reset (RFC 9112 9.6)."""
+        """Half-close, then read and discard a little, so that a reset does not destroy the response (RFC 9112 section 9.6)."""
         if not self.eof and not self.transport.is_closing():
             self.finish()
             await self.discard_body(_LINGER_BYTES)
 
     async def discard_body(self, octets: int) -> bool:
-        """Read and drop so many bytes; whether they all came in a little while."""
+        """Read and drop `octets` bytes. Returns True if all of them arrived within `_LINGER_S`."""
         self.deadline_at = self.engine.now() + _LINGER_S
         try:
             while octets and (self.received or await self.fill()):
@@ -139,7 +138,7 @@ class Downstream(Stream):
 
 
 def _oversize(received: bytes | bytearray, target_bytes: int) -> Fault:
-    """Which limit an oversized head broke: the target's first, so that one segment and single bytes are told the same."""
+    """Which limit an oversized head broke: the target's first, so that one segment and single bytes get the same response."""
     line = bytes(received).partition(b"\r\n")[0]
     target = line.split(b" ")[1] if b" " in line else b""
     if len(target) > target_bytes:

@@ -1,17 +1,19 @@
 """What all exchanges of one plane share: built once by the plane's builder, read on the request path, never changed by it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
 from robin.model.limits import Deadlines, Limits
 from robin.model.message import RequestHead
-from robin.model.verdict import Verdict
+from robin.model.verdict import Permit, Verdict
 from robin.proxy.drain import Drain
 from robin.proxy.pool import Pool
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
+from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.recorder import Recorder
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
@@ -27,10 +29,22 @@ class Policy(Protocol):
         ...
 
 
+Authenticate = Callable[[RequestHead, Caller], Awaitable[Caller]]
+"""From the caller of the connection and one request head to the caller of that request. Raises Fault."""
+
+Audit = Callable[[ExchangeRecord, Permit], Awaitable[None]]
+"""Write the record of a decision. Returns when it may be relied on; raises Fault, and then nothing is sent."""
+
+
 class Engine:
-    """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route."""
+    """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
+
+    `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
+    """
 
     __slots__ = (
+        "audit",
+        "authenticate",
         "clock",
         "credentials",
         "deadlines",
@@ -65,6 +79,8 @@ class Engine:
         entropy: Entropy,
         clock: Clock,
         drain: Drain,
+        authenticate: Authenticate | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.loop = loop
         self.now = loop.time  # for deadlines: cheap, and as coarse as a turn of the loop
@@ -81,4 +97,6 @@ class Engine:
         self.tasks = tasks
         self.entropy = entropy
         self.drain = drain
+        self.authenticate = authenticate
+        self.audit = audit
         drain.add(pool)

@@ -1,4 +1,4 @@
-"""The hall: the one place that knows the order of the walk of a request (docs/explanation/request-path.md)."""
+"""The request path: the one place that knows the order of the steps of an exchange (docs/explanation/request-path.md)."""
 
 import asyncio
 
@@ -10,30 +10,37 @@ from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.relay import CallerLeft, Relay, StaleConnection
+from robin.proxy.request import send_request
+from robin.proxy.request_body import hold_body
 from robin.proxy.rescue import rescue, respond_locally
+from robin.proxy.response import relay_response
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import forward_request
+from robin.wire.framing import FramingError
 
 
 async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
-    """Carry one request, its first byte is here, from its caller to its origin, and the answer back. Whether the connection goes on."""
+    """Serve one request whose first byte has arrived. Returns True if the connection can be reused."""
     clock = engine.clock
     record = ExchangeRecord(downstream.caller, clock())
     engine.metrics.in_flight += 1
     head = None
     try:
-        head = downstream.read_head(downstream.take_head() or await downstream.receive_head())
+        head = downstream.take_head() or await downstream.receive_head()  # parsed and framed, refused if ambiguous
         record.note_head(head)
         if engine.drain.state == CLOSING:
             raise Fault("draining", "draining: this Robin is shutting down")
-        verdict = engine.policy.decide(head, downstream.caller)
+        caller = downstream.caller
+        if engine.authenticate is not None:
+            caller = record.caller = await engine.authenticate(head, caller)
+        verdict = engine.policy.decide(head, caller)  # pure
         if isinstance(verdict, Denial):
             raise Fault(verdict.code, verdict.detail)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
-        return await _carry(downstream, engine, head, verdict, record)
+        return await _forward(downstream, engine, head, verdict, record)
     except Fault as fault:
         return await rescue(downstream, engine, head, record, fault)
     except (CallerLeft, StreamClosed):
@@ -42,7 +49,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
     except asyncio.CancelledError:
         record.outcome = "drain_cut"
         raise
-    except Exception as error:  # noqa: BLE001 - a bug of ours must not end the process; it is told with its stack
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not end the process; it is logged with its stack
         engine.events.error("exchange_failed", code="internal_error", stack=stack_of(error))
         return await rescue(downstream, engine, head, record, Fault("internal_error", "internal_error: see the log of this Robin"))
     finally:
@@ -51,45 +58,50 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         engine.recorder.finish(record)
 
 
-async def _carry(downstream: Downstream, engine: Engine, head: RequestHead, permit: Permit, record: ExchangeRecord) -> bool:
-    """Identity, rewrite, connect, relay; once more on a new connection if a reused one turned out dead before it said a byte (J3)."""
-    retrying = False
+async def _forward(downstream: Downstream, engine: Engine, head: RequestHead, permit: Permit, record: ExchangeRecord) -> bool:
+    """From the Permit to the end of the response: body, credential, outbound head, connection, send, repeat once, relay."""
+    route, credentials, pool = permit.route, engine.credentials, engine.pool
+    held = None if route.body is None else await hold_body(downstream, head, route, route.body.limit_bytes, record, engine)
+    repeating = False
     while True:
-        credential = engine.credentials.ready(permit)  # a look, no await
-        if credential is None:
-            credential = await _obtain(engine, permit, record)
+        credential = credentials.ready(permit) or await _obtain(engine, permit, record)
         outbound = forward_request(head, permit, credential)  # pure: strip first, inject after
-        upstream = None if retrying else engine.pool.take(permit)
+        upstream = None if repeating else pool.take(permit)
         waited = upstream is None
         if upstream is None:
-            upstream = await engine.pool.acquire(permit, fresh=retrying)  # the one door out
-        announced_idle_s = None
+            upstream = await pool.acquire(permit, fresh=repeating)  # the one way out
+        relay = Relay(downstream, upstream, head, route, held, record, engine)
+        idle_s = None
         try:
             if waited:  # the wait may have outlived the credential
-                credential = engine.credentials.ready(permit) or await _obtain(engine, permit, record)
+                credential = credentials.ready(permit) or await _obtain(engine, permit, record)
                 outbound = forward_request(head, permit, credential)
-            record.identity = credential.identity
-            record.reused = upstream.reused
-            if downstream.eof:
-                upstream.reusable = True  # nothing was said on it
-                raise CallerLeft
-            response, goes_on = await Relay(downstream, upstream, head, permit.route, record, engine).carry(outbound)
-            announced_idle_s = response.idle_s
+            record.note_attempt(credential, reused=upstream.reused)
+            if engine.audit is not None:
+                await engine.audit(record, permit)  # written before the first byte goes upstream
+            response = await send_request(relay, outbound)  # the final response head; the caller has seen nothing of it
+            idle_s = response.idle_s
             if response.status == 401:
-                engine.credentials.rejected(permit, credential)
-            return goes_on
+                credentials.rejected(permit, credential)
+            if repeating or response.status != 401 or not (route.repeat_on_401 and relay.repeatable):
+                return await relay_response(relay, response)
         except StaleConnection as stale:
-            if retrying or not record.reused or not stale.repeatable:
+            if repeating or not stale.repeatable:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered") from None
-            retrying = True
-            record.retries += 1
             engine.metrics.retries[stale.reason] += 1
+        except (StreamClosed, FramingError, TimeoutError) as error:
+            raise relay.classify_failure(error) from None
         finally:
-            engine.pool.release(upstream, announced_idle_s)
+            relay.detach()
+            if relay.body is not None:
+                await relay.body.stop()
+            pool.release(upstream, idle_s)
+        repeating = True
+        record.retries += 1
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:
-    """Wait for a credential: identity -> grant, single flight. Raises Fault."""
+    """Wait for a credential: identity, then grant, single flight. Raises Fault."""
     began = engine.clock()
     try:
         return await engine.credentials.obtain(permit)

@@ -1,7 +1,7 @@
-"""One exchange between two connected streams: the request up, the answer down, both at once, with back-pressure and no coalescing.
+"""One request on one upstream connection: what sending it and relaying its response share.
 
-Rules a reader must keep: what the upstream says is parsed whole before a byte of it goes down; at most one read of the loop is held a
-direction; an upstream connection is `reusable` only after a whole and clean answer with nothing behind it.
+Rules a reader must keep: a response head is parsed whole before a byte of it is relayed; at most one loop read is buffered per direction;
+an upstream connection is `reusable` only after a whole and clean response with nothing behind it.
 """
 
 import asyncio
@@ -9,30 +9,25 @@ import math
 from typing import Final, NoReturn
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, RequestHead, ResponseHead
+from robin.model.message import RequestHead
 from robin.model.route import Route
 from robin.proxy.downstream import Downstream
-from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
-from robin.proxy.tunnel import check_switch, tunnel
-from robin.proxy.upload import Upload
+from robin.proxy.request_body import HeldBody, StreamedBody
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import StreamClosed
-from robin.wire.forwarding import forward_response, forward_trailers
-from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
-from robin.wire.http1 import find_bad_byte
+from robin.wire.framing import FramingError
 
-_INTERIM_MAX: Final = 16
-_INTERIM_BYTES: Final = 65536
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
 class CallerLeft(Exception):
-    """The caller ended before the answer did."""
+    """The caller disconnected before the response ended."""
 
 
 class StaleConnection(Exception):
-    """The upstream ended before a byte of an answer. `repeatable`: the request may be sent once more on a new connection (J3)."""
+    """The upstream closed before a byte of a response. `repeatable`: the request may be sent once more on a new connection."""
 
     def __init__(self, reason: str, *, repeatable: bool) -> None:
         super().__init__(reason)
@@ -40,281 +35,89 @@ class StaleConnection(Exception):
         self.repeatable = repeatable
 
 
-_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-
-
 class Relay:
-    """One request on one upstream connection."""
+    """The parts of one attempt.
 
-    __slots__ = (
-        "_idle_s",
-        "_interim",
-        "_interim_bytes",
-        "_scanned",
-        "_upload",
-        "downstream",
-        "engine",
-        "head",
-        "record",
-        "route",
-        "upgrade",
-        "upstream",
-    )
+    `held`: the request body is held, so it can be sent again. `body`: the streamed body, where it is not sent with the head.
+    `upgrade`: the protocol that the route lets this request switch to. `interim`: how many interim responses came.
+    """
+
+    __slots__ = ("body", "downstream", "engine", "head", "held", "idle_s", "interim", "record", "route", "upgrade", "upstream")
 
     def __init__(
-        self, downstream: Downstream, upstream: Upstream, head: RequestHead, route: Route, record: ExchangeRecord, engine: Engine
+        self,
+        downstream: Downstream,
+        upstream: Upstream,
+        head: RequestHead,
+        route: Route,
+        held: HeldBody | None,
+        record: ExchangeRecord,
+        engine: Engine,
     ) -> None:
         self.downstream = downstream
         self.upstream = upstream
         self.head = head
         self.route = route
-        self.upgrade = None if head.upgrade is None or not route.permits_upgrade(head.method, head.upgrade) else head.upgrade
         self.record = record
         self.engine = engine
-        self._idle_s = route.deadlines.stream_idle_s
-        self._upload: Upload | None = None
-        self._scanned = self._interim = self._interim_bytes = 0
-
-    async def carry(self, outbound: bytes) -> tuple[ResponseHead, bool]:
-        """Send the request, bring the answer. The final response head, and whether the downstream connection goes on.
-
-        Raises Fault, CallerLeft, StaleConnection.
-        """
-        downstream, upstream, head = self.downstream, self.upstream, self.head
+        self.upgrade = None if head.upgrade is None or not route.permits_upgrade(head.method, head.upgrade) else head.upgrade
+        self.idle_s = route.deadlines.stream_idle_s
+        self.held = held
+        self.body: StreamedBody | None = None
+        self.interim = 0
         downstream.peer = upstream
-        try:
-            self._send(outbound)
-            while not upstream.received or (response := self._take_head()) is None:
-                if self._interim and downstream.write_blocked:
-                    await self._flush()
-                    continue
-                if upstream.eof or downstream.eof:
-                    self._classify_eof()
-                try:
-                    await upstream.wait_readable()
-                finally:
-                    upstream.wait_done()
-                if self._upload is not None or downstream.eof:
-                    self._check_caller()
-            if response.status == 101:
-                return await self._switch(response), False
-            if self.upgrade is not None:
-                self.engine.metrics.upgrades["refused"] += 1
-            early = self._upload is not None and await self._upload.stop()
-            goes_on = head.keep_alive and not early and self.engine.drain.state != CLOSING
-            if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
-                self._count(response.length)
-                self._write(
-                    forward_response(response, minor=head.minor, keep_alive=goes_on, chunked=False) + upstream.take(response.length)
-                )
-                if downstream.write_blocked:
-                    await self._flush()
-            else:
-                goes_on = await self._bring(response, goes_on=goes_on)
-            upstream.reusable = response.keep_alive and not early and not upstream.received
-            self.record.outcome = "injected"
-            return response, goes_on and not (self.upgrade and downstream.received)
-        except (StreamClosed, FramingError, TimeoutError) as error:
-            raise self._classify_failure(error) from None
-        finally:
-            downstream.peer = None
-            upstream.deadline_at = math.inf
-            if self._upload is not None:
-                await self._upload.stop()
 
-    async def _switch(self, response: ResponseHead) -> ResponseHead:
-        """Let both sides speak another protocol, until the end of either. Raises Fault."""
-        head, engine = self.head, self.engine
-        check_switch(head, self.upgrade, response, engine.metrics)
-        await tunnel(self.downstream, self.upstream, response, self.route, self.record, engine, protocol=self.upgrade or b"")
-        return response
+    def detach(self) -> None:
+        """The attempt is over: its two connections are no longer peers."""
+        self.downstream.peer = None
+        self.upstream.deadline_at = math.inf
 
-    def _send(self, outbound: bytes) -> None:
-        """Send head and body: at once where all of it is here, else what is here and the rest by an Upload. Raises Fault."""
-        head, upstream, downstream = self.head, self.upstream, self.downstream
-        length = head.length
-        whole = head.framing != Framing.CHUNKED and not head.expects_continue and len(downstream.received) >= length
-        if not whole:
-            upstream.write(outbound)
-            self._upload = Upload(downstream, upstream, head, self.route, self.record, self.engine)
-            try:
-                self._upload.start()
-            except FramingError as error:
-                raise Fault("bad_request", str(error)) from None
-            return
-        if length:
-            outbound += downstream.take(length)
-            self.record.bytes_in += length
-            self.engine.metrics.body_bytes_in += length
-        if downstream.paused:
-            downstream.resume_reading()
-        upstream.write(outbound)
-        now = self.engine.now
-        upstream.deadline_at = now() + self.route.deadlines.response_s
+    @property
+    def repeatable(self) -> bool:
+        """Whether the request can be sent again: it has no body, or a held one."""
+        return self.held is not None or (self.body is None and not self.record.bytes_in)
 
-    def _take_head(self) -> ResponseHead | None:
-        """The final response head (or a 101), once it is here; interim ones go down as they come. Raises Fault."""
-        upstream, engine = self.upstream, self.engine
-        limit = engine.limits.response_head_bytes
-        while True:
-            received = upstream.received
-            end = received.find(b"\r\n\r\n", self._scanned)
-            if end < 0:
-                if len(received) > limit or find_bad_byte(received, self._scanned):
-                    raise Fault("upstream_protocol", "bad_response: the response head is too large or holds a bare CR, LF or control")
-                self._scanned = max(0, len(received) - 3)
-                return None
-            if end + 4 > limit:
-                raise Fault("upstream_protocol", "bad_response: the response head is too large")
-            raw = upstream.take(end + 4)
-            response = upstream.forms.read(raw, method=self.head.method, fields_max=engine.limits.response_fields)
-            if response.status >= 200 or response.status == 101:
-                self.record.upstream_status = response.status
-                return response
-            self._scanned = 0
-            self._pass_interim(response, len(raw))
-            if self.downstream.write_blocked:
-                return None
-
-    def _pass_interim(self, response: ResponseHead, octets: int) -> None:
-        """A 1xx goes down to a 1.1 caller; a 100 lets the body go. Raises Fault."""
-        self._interim += 1
-        self._interim_bytes += octets
-        if self._interim > _INTERIM_MAX or self._interim_bytes > _INTERIM_BYTES:
-            raise Fault("upstream_protocol", "bad_response: too many interim responses")
-        if response.status == 100 and self._upload is not None:
-            self._upload.got_continue()
-        if self.head.minor == 1:
-            self.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
-
-    def _check_caller(self) -> None:
-        """Raise what keeps the caller from being answered, if something does."""
-        if self._upload is not None and self._upload.fault is not None:
-            raise self._upload.fault
+    def check_caller(self) -> None:
+        """Raise Fault if the request body failed, CallerLeft if the caller disconnected."""
+        if self.body is not None and self.body.fault is not None:
+            raise self.body.fault
         if self.downstream.eof:
             raise CallerLeft
 
-    def _classify_eof(self) -> NoReturn:
-        """Raise what ended the wait for an answer. After an interim response it is no stale connection."""
-        self._check_caller()
-        if self.upstream.received or self._interim:
-            raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
-        begun = self.record.bytes_in or (self._upload is not None and self._upload.began)  # a chunk line without data counts
-        repeatable = self.head.method in _REPEATABLE and not begun
-        raise StaleConnection("reset" if self.upstream.was_reset else "eof", repeatable=repeatable)
+    async def flush_downstream(self) -> None:
+        """Wait until the caller took what was written. Raises CallerLeft, StreamClosed."""
+        downstream = self.downstream
+        if not downstream.write_blocked:
+            return  # the deadline may be that of a body that is still arriving
+        while downstream.write_blocked:
+            if downstream.eof:
+                raise CallerLeft
+            downstream.deadline_at = self.engine.now() + self.idle_s
+            try:
+                await downstream.flush()
+            except TimeoutError:
+                downstream.reset()  # it takes no more, as if it had disconnected; a part must not look like the whole
+                raise CallerLeft from None
+        uploading = self.body is not None and not self.body.reader.done
+        downstream.deadline_at = self.engine.now() + self.idle_s if uploading else math.inf
 
-    async def _bring(self, response: ResponseHead, *, goes_on: bool) -> bool:
-        """Bring the final answer down. Whether the downstream connection can go on after it."""
-        framing, minor = response.framing, self.head.minor
-        unframed = framing >= Framing.CHUNKED
-        chunked = unframed and minor == 1
-        goes_on = goes_on and chunked is unframed
-        first = forward_response(response, minor=minor, keep_alive=goes_on, chunked=chunked)
-        if framing == Framing.NONE:
-            self._write(first)
-        elif framing == Framing.LENGTH:
-            await self._bring_length(response.length, first)
-        elif framing == Framing.CHUNKED:
-            await self._bring_chunked(first, response.outline.hop, chunked=chunked)
-        else:
-            await self._bring_rest(first, chunked=chunked)
-        if self.downstream.write_blocked:
-            await self._flush()
-        return goes_on
+    async def next_piece(self, *, partial: bool = False, may_end: bool = False) -> None:
+        """Let the caller take what was written, then wait for more from the upstream. Raises CallerLeft, StreamClosed, TimeoutError.
 
-    async def _bring_length(self, left: int, first: bytes) -> None:
-        """A body of known length; its head goes down with the first bytes of it that are here."""
-        upstream = self.upstream
-        while True:
-            if left and upstream.received:
-                size = min(left, len(upstream.received))
-                left -= size
-                self._count(size)
-                first = first + upstream.take(size) if first else upstream.take(size)
-            if first:
-                self._write(first)
-                first = b""
-            if not left:
-                return
-            await self._next_piece()
-
-    async def _bring_chunked(self, first: bytes, hop: frozenset[bytes], *, chunked: bool) -> None:
-        """A chunked body: taken apart and, for an HTTP/1.1 caller, chunked anew."""
-        upstream = self.upstream
-        decoder = ChunkedDecoder()
-        while True:
-            if upstream.received:
-                first += self._decode(decoder, chunked=chunked)
-            if decoder.done and chunked:
-                first += last_chunk(forward_trailers(decoder.trailers, self.route.header_rules, hop))
-            if first:
-                self._write(first)
-                first = b""
-            if decoder.done:
-                return
-            await self._next_piece(partial=bool(upstream.received) and not decoder.eager)
-
-    async def _bring_rest(self, first: bytes, *, chunked: bool) -> None:
-        """A body that ends with its connection: chunked for an HTTP/1.1 caller."""
-        upstream = self.upstream
-        while True:
-            if upstream.received:
-                first += self._take_rest(chunked=chunked)
-            if first:
-                self._write(first)
-                first = b""
-            if upstream.eof:
-                if upstream.was_reset:
-                    raise StreamClosed
-                if chunked:
-                    self._write(last_chunk([]))
-                return
-            await self._next_piece(may_end=True)
-
-    # These two return what is to be written and keep nothing: a waiting frame would hold the piece once more.
-
-    def _decode(self, decoder: ChunkedDecoder, *, chunked: bool) -> bytes:
-        pieces, used = decoder.decode(self.upstream.received)
-        if used:
-            self.upstream.take(used)
-        payload = b"".join(pieces)
-        self._count(len(payload))
-        return chunk(payload) if chunked and payload else payload
-
-    def _take_rest(self, *, chunked: bool) -> bytes:
-        piece = self.upstream.take(len(self.upstream.received))
-        self._count(len(piece))
-        return chunk(piece) if chunked else piece
-
-    def _write(self, octets: bytes) -> None:
-        """Write to the caller; with the first bytes of the answer, the caller has seen a head."""
-        if self.record.status is None:
-            self.record.status = self.record.upstream_status
-            clock = self.engine.clock
-            self.record.ttfb_s = clock() - self.record.started_at
-        self.downstream.write(octets)
-
-    def _count(self, octets: int) -> None:
-        self.record.bytes_out += octets
-        self.engine.metrics.body_bytes_out += octets
-
-    async def _next_piece(self, *, partial: bool = False, may_end: bool = False) -> None:
-        """Let the caller take what was written, then wait for more from the upstream.
-
-        `partial`: what is in `received` already was looked at and is not enough. `may_end`: the end is part of the answer.
+        `partial`: what is in `received` was looked at already and is not enough. `may_end`: EOF is the end of the response.
         """
         downstream, upstream = self.downstream, self.upstream
         if downstream.write_blocked:
             upstream.pause_reading()
-            await self._flush()
+            await self.flush_downstream()
         if upstream.received and not partial:
-            await asyncio.sleep(0)  # a flood of small chunks: others have their turn
+            await asyncio.sleep(0)  # a flood of small chunks: other connections have their turn
             if downstream.eof:
                 raise CallerLeft
             return
         more = not upstream.eof
         if more:
-            upstream.deadline_at = self.engine.now() + self._idle_s
+            upstream.deadline_at = self.engine.now() + self.idle_s
             try:
                 await upstream.wait_readable()
             finally:
@@ -325,25 +128,17 @@ class Relay:
         if not more and not may_end:
             raise StreamClosed
 
-    async def _flush(self) -> None:
-        """Wait until the caller took what was written. Raises CallerLeft, StreamClosed."""
-        downstream = self.downstream
-        if not downstream.write_blocked:
-            return  # the deadline may be that of a body that still comes up
-        while downstream.write_blocked:
-            if downstream.eof:
-                raise CallerLeft
-            downstream.deadline_at = self.engine.now() + self._idle_s
-            try:
-                await downstream.flush()
-            except TimeoutError:
-                downstream.reset()  # it takes no more, as if it had left; a part must not look like the whole
-                raise CallerLeft from None
-        uploading = self._upload is not None and not self._upload.done
-        downstream.deadline_at = self.engine.now() + self._idle_s if uploading else math.inf
+    def classify_eof(self, *, begun: bool) -> NoReturn:
+        """Raise what ended the wait for a response. `begun`: bytes of a head or an interim response arrived."""
+        self.check_caller()
+        if begun or self.interim:
+            raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
+        streamed = self.held is None and (self.record.bytes_in or (self.body is not None and self.body.reader.began))
+        repeatable = self.upstream.reused and self.head.method in _REPEATABLE and not streamed
+        raise StaleConnection("reset" if self.upstream.was_reset else "eof", repeatable=repeatable)
 
-    def _classify_failure(self, error: Exception) -> Exception:
-        """The exchange broke after its start: who left decides what it is called."""
+    def classify_failure(self, error: Exception) -> Exception:
+        """What broke the exchange: CallerLeft or a Fault."""
         if self.downstream.eof:
             return CallerLeft()
         if isinstance(error, TimeoutError) and self.record.upstream_status is None:

@@ -1,4 +1,4 @@
-"""The one translator of failures: a Fault becomes status, Proxy-Status and problem body, or a reset where a head went out already."""
+"""Responses of the proxy itself: a Fault becomes a refusal, or a reset where the caller has seen a head already."""
 
 from typing import Final
 
@@ -11,46 +11,46 @@ from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
 from robin.wire.proxy_status import render_local_response, render_problem
 
-_FORGET_BYTES: Final = 256 * 1024
+_DISCARD_BYTES: Final = 256 * 1024  # of an unread body, so that the connection can be reused
 
 
 async def rescue(downstream: Downstream, engine: Engine, head: RequestHead | None, record: ExchangeRecord, fault: Fault) -> bool:
-    """Answer for a failed exchange. Whether the connection goes on."""
+    """Respond to a failed exchange. Returns True if the connection can be reused."""
     record.outcome = fault.code
-    if record.status is not None:  # the caller saw a head: only a reset can tell it that the rest will not come
+    if record.status is not None:  # the caller has seen a head: only a reset shows that the rest will not come
         record.outcome = "upstream_aborted"
         downstream.reset()
         return False
     kind = fault.kind
     unread = None if head is None or kind.closes else _unread_body(head, record)
-    goes_on = unread is not None and head is not None and head.keep_alive and engine.drain.state != CLOSING
+    reusable = unread is not None and head is not None and head.keep_alive and engine.drain.state != CLOSING
     record.request_id = engine.recorder.request_id()
     record.status = kind.status
     record.ttfb_s = engine.clock() - record.started_at
-    answer = render_problem(
+    refusal = render_problem(
         kind,
         detail=fault.detail,
         request_id=record.request_id,
         retry_after_s=fault.retry_after_s,
-        close=not goes_on,
+        close=not reusable,
         head_only=head is not None and head.method == "HEAD",
     )
-    downstream.write(answer)
-    return await _part(downstream, unread if goes_on else None)
+    downstream.write(refusal)
+    return await _finish(downstream, unread if reusable else None)
 
 
 def _unread_body(head: RequestHead, record: ExchangeRecord) -> int | None:
-    """How many bytes of the body to forget so that the connection can go on; None: it is not worth that, or can not be told."""
-    if head.framing == Framing.CHUNKED or head.expects_continue or head.upgrade is not None:  # tunnel bytes may follow: no request
+    """How many bytes of the body to discard before the next request; None: too many, or their end is not known."""
+    if head.framing == Framing.CHUNKED or head.expects_continue or head.upgrade is not None:  # tunnel bytes may follow, no request
         return None
     left = head.length - record.bytes_in
-    return left if left <= _FORGET_BYTES else None
+    return left if left <= _DISCARD_BYTES else None
 
 
-async def _part(downstream: Downstream, unread: int | None) -> bool:
-    """After an answer of our own: forget the body and go on, or close. Whether the connection goes on.
+async def _finish(downstream: Downstream, unread: int | None) -> bool:
+    """After a response of our own: discard the body, or let the connection close. Returns True if the connection can be reused.
 
-    The next request is looked at once this answer is taken: who pipelines and never reads must not make us hold answers without end.
+    The next request is read once this response is taken, so a caller that pipelines and never reads cannot make us buffer responses.
     """
     if unread is None or (unread and not await downstream.discard_body(unread)):
         return False
@@ -64,4 +64,4 @@ async def respond_locally(downstream: Downstream, head: RequestHead, record: Exc
     record.outcome = "injected"
     record.ttfb_s = downstream.engine.clock() - record.started_at
     downstream.write(render_local_response(response, close=unread is None, head_only=head.method == "HEAD"))
-    return await _part(downstream, unread)
+    return await _finish(downstream, unread)

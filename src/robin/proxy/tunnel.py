@@ -1,4 +1,4 @@
-"""A permitted upgrade after its 101: bytes both ways until either side ends; a WebSocket is told when we drain (RFC 6455, RFC 9110 7.8)."""
+"""A permitted upgrade after its 101: bytes both ways until either side ends; a drain closes WebSockets (RFC 6455, RFC 9110 7.8)."""
 
 import asyncio
 from typing import Final
@@ -16,9 +16,9 @@ from robin.transport.stream import Stream, StreamClosed
 from robin.wire.forwarding import forward_switch
 from robin.wire.websocket import FrameTracker, accept_value, close_frame
 
-_LAST_WORDS_S: Final = 1.0  # how long what a caller said before it left may take to go up
-_FRAMES_BYTES: Final = 32768  # of a WebSocket a turn: they may be 16384 empty frames, and each is looked at
-_FAREWELL_S: Final = 5.0  # after both Close frames: how long the peers may take to end
+_LAST_BYTES_S: Final = 1.0  # how long the last bytes of a caller that disconnected may take to reach the origin
+_FRAMES_BYTES: Final = 32768  # of a WebSocket per turn: they may be 16384 empty frames, and each is parsed
+_CLOSE_GRACE_S: Final = 5.0  # how long the peers may take to end after both Close frames
 
 
 def check_switch(head: RequestHead, protocol: bytes | None, response: ResponseHead, metrics: Metrics) -> None:
@@ -34,7 +34,7 @@ def check_switch(head: RequestHead, protocol: bytes | None, response: ResponseHe
 
 
 class _Direction:
-    """One way of the tunnel. `close_sent`: our Close frame went out, nothing may follow it."""
+    """One direction of the tunnel. `close_sent`: our Close frame was written, nothing may follow it."""
 
     __slots__ = ("close_sent", "going_away", "mask", "sink", "source", "tracker")
 
@@ -47,7 +47,7 @@ class _Direction:
         self.close_sent = False
 
     def pass_on(self, octets: bytes) -> None:
-        """Write on what came, and our Close frame at the first frame boundary once we are going away."""
+        """Write what arrived, and our Close frame at the first frame boundary once we are going away."""
         if self.close_sent:
             return
         if self.tracker is None:
@@ -62,7 +62,7 @@ class _Direction:
         self.send_close()
 
     def send_close(self) -> None:
-        """Put in a Close frame if this is a boundary; else at the next one."""
+        """Insert a Close frame if this is a frame boundary; else at the next one."""
         self.going_away = True
         if self.tracker is not None and self.tracker.at_boundary and not self.close_sent:
             self.close_sent = True
@@ -71,7 +71,7 @@ class _Direction:
 
 
 class Tunnel:
-    """Both directions: `up` from caller to origin, `down` back. `begin_drain` is the drain's call."""
+    """Both directions: `up` from caller to origin, `down` back."""
 
     __slots__ = ("_engine", "_idle_s", "down", "up")
 
@@ -81,22 +81,22 @@ class Tunnel:
         mask = bytes.fromhex(engine.entropy.token_hex(4)) if websocket else None
         self.up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
         self.down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
-        self._touch()  # the deadline of the answer ends here: a tunnel may be silent from its first moment on
+        self._touch()  # the response deadline ends here: a tunnel may be silent from its first moment on
 
     def begin_drain(self) -> None:
-        """Tell a WebSocket that we go away, on both sides; other protocols go on until the drain's end."""
+        """Send Close on both sides of a WebSocket; other protocols continue until the drain ends."""
         for way in (self.up, self.down):
             way.send_close()
         self._touch()
 
     def _touch(self) -> None:
-        """Some byte moved: the idle deadline of both ways begins again."""
+        """A byte moved: restart the idle deadline of both directions."""
         gone = self.up.close_sent and self.down.close_sent
-        deadline_at = self._engine.now() + (min(_FAREWELL_S, self._idle_s) if gone else self._idle_s)
+        deadline_at = self._engine.now() + (min(_CLOSE_GRACE_S, self._idle_s) if gone else self._idle_s)
         self.up.source.deadline_at = self.down.source.deadline_at = deadline_at
 
     async def pump(self, way: _Direction, record: ExchangeRecord) -> None:
-        """Move one way until either side ends."""
+        """Relay one direction until either side ends."""
         source, sink = way.source, way.sink
         upwards = way is self.up
         metrics = self._engine.metrics
@@ -119,7 +119,7 @@ class Tunnel:
                     while sink.write_blocked and not sink.eof:
                         await sink.flush()
                     if source.received:
-                        await asyncio.sleep(0)  # a flood of small frames: others have their turn
+                        await asyncio.sleep(0)  # a flood of small frames: other connections have their turn
                 elif sink.eof or not await source.fill():
                     return
         except (StreamClosed, TimeoutError):
@@ -136,7 +136,7 @@ async def tunnel(
     *,
     protocol: bytes,
 ) -> None:
-    """Answer 101 and pass bytes until either side ends; both are closed then."""
+    """Relay the 101, then bytes until either side ends; both are closed then."""
     record.status = 101
     record.ttfb_s = engine.clock() - record.started_at
     record.outcome = "injected"
@@ -151,8 +151,8 @@ async def tunnel(
         if engine.drain.state == CLOSING:
             both.begin_drain()
         await both.pump(both.down, record)
-        if downstream.eof and not upstream.eof:  # what the caller said last still goes up
-            await asyncio.wait([upwards], timeout=_LAST_WORDS_S)
+        if downstream.eof and not upstream.eof:  # the caller's last bytes still go to the origin
+            await asyncio.wait([upwards], timeout=_LAST_BYTES_S)
     finally:
         engine.drain.remove(both)
         engine.metrics.upgrades_active -= 1

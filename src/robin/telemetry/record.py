@@ -5,6 +5,7 @@ nothing here holds token bytes, a query string or a field value.
 """
 
 from robin.model.caller import Caller
+from robin.model.credential import Credential
 from robin.model.identity import IdentityToken
 from robin.model.message import RequestHead
 
@@ -61,3 +62,8 @@ class ExchangeRecord:
         self.path = head.path
         self.protocol = "HTTP/1.1" if head.minor else "HTTP/1.0"
         self.traceparent = head.traceparent
+
+    def note_attempt(self, credential: Credential, *, reused: bool) -> None:
+        """The request is about to be sent with `credential`, on a connection that was `reused` or not."""
+        self.identity = credential.identity
+        self.reused = reused

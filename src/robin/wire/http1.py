@@ -15,6 +15,8 @@ from robin.model.message import Framing, Layout, RequestHead, RequestOutline, Re
 from robin.wire.fields import FOLD, host_is_valid, read_keep_alive, read_length
 from robin.wire.outline import bad, bad_length, blanks_of, outline_request, outline_response
 
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 METHODS: Final = {
     name.encode(): name
     for name in (

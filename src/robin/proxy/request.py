@@ -1,0 +1,116 @@
+"""Send one request, and receive the head of its final response; interim responses go to the caller as they come (RFC 9110 section 15.2)."""
+
+from typing import Final
+
+from robin.model.faults import Fault
+from robin.model.message import Framing, ResponseHead
+from robin.proxy.relay import CallerLeft, Relay
+from robin.proxy.request_body import StreamedBody
+from robin.wire.forwarding import forward_response
+from robin.wire.framing import FramingError
+from robin.wire.http1 import find_bad_byte
+
+_INTERIM_MAX: Final = 16
+_INTERIM_BYTES: Final = 65536
+
+
+async def send_request(relay: Relay, outbound: bytes) -> ResponseHead:
+    """Send `outbound`, a request head as bytes, and its body. Returns the head of the final response, or of a 101.
+
+    The caller has seen nothing of that response yet. Raises Fault, CallerLeft, StaleConnection, StreamClosed, TimeoutError.
+    """
+    downstream, upstream = relay.downstream, relay.upstream
+    if downstream.eof:
+        upstream.reusable = True  # nothing was sent on it
+        raise CallerLeft
+    _send(relay, outbound)
+    reader = _ResponseReader(relay)
+    while not upstream.received or (response := reader.read()) is None:
+        if relay.interim and downstream.write_blocked:
+            await relay.flush_downstream()
+            continue
+        if upstream.eof or downstream.eof:
+            relay.classify_eof(begun=len(upstream.received) > 0)
+        try:
+            await upstream.wait_readable()
+        finally:
+            upstream.wait_done()
+        if relay.body is not None or downstream.eof:
+            relay.check_caller()
+    return response
+
+
+def _send(relay: Relay, outbound: bytes) -> None:
+    """Send head and body: in one write where all of it is here, else what is here, and the rest by a StreamedBody. Raises Fault."""
+    head, upstream, downstream, held = relay.head, relay.upstream, relay.downstream, relay.held
+    length = head.length
+    if held is not None:
+        outbound += held.octets
+    elif head.framing == Framing.CHUNKED or head.expects_continue or len(downstream.received) < length:
+        upstream.write(outbound)
+        relay.body = StreamedBody(downstream, upstream, head, relay.route, relay.record, relay.engine)
+        try:
+            relay.body.start()
+        except FramingError as error:
+            raise Fault("bad_request", str(error)) from None
+        return
+    elif length:
+        outbound += downstream.take(length)
+        relay.record.bytes_in += length
+        relay.engine.metrics.body_bytes_in += length
+    if downstream.paused:
+        downstream.resume_reading()
+    upstream.write(outbound)
+    now = relay.engine.now
+    upstream.deadline_at = now() + relay.route.deadlines.response_s
+
+
+class _ResponseReader:
+    """Reads response heads off one upstream connection, within their limits."""
+
+    __slots__ = ("_interim_bytes", "_relay", "_scanned")
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._scanned = 0
+        self._interim_bytes = 0
+
+    def read(self) -> ResponseHead | None:
+        """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
+        relay = self._relay
+        upstream, limits = relay.upstream, relay.engine.limits
+        while True:
+            received = upstream.received
+            end = received.find(b"\r\n\r\n", self._scanned)
+            if end < 0:
+                if len(received) > limits.response_head_bytes or find_bad_byte(received, self._scanned):
+                    raise _broken("the response head is too large or holds a bare CR, LF or control")
+                self._scanned = max(0, len(received) - 3)
+                return None
+            if end + 4 > limits.response_head_bytes:
+                raise _broken("the response head is too large")
+            raw = upstream.take(end + 4)
+            response = upstream.forms.read(raw, method=relay.head.method, fields_max=limits.response_fields)
+            if response.status >= 200 or response.status == 101:
+                relay.record.upstream_status = response.status
+                return response
+            self._scanned = 0
+            self._forward_interim(response, len(raw))
+            if relay.downstream.write_blocked:
+                return None
+
+    def _forward_interim(self, response: ResponseHead, octets: int) -> None:
+        """Relay a 1xx to an HTTP/1.1 caller; a 100 lets the request body go. Raises Fault."""
+        relay = self._relay
+        relay.interim += 1
+        self._interim_bytes += octets
+        if relay.interim > _INTERIM_MAX or self._interim_bytes > _INTERIM_BYTES:
+            raise _broken("too many interim responses")
+        if response.status == 100 and relay.body is not None:
+            relay.body.got_continue()
+        if relay.head.minor == 1:
+            relay.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
+
+
+def _broken(text: str) -> Fault:
+    return Fault("upstream_protocol", f"bad_response: {text}")

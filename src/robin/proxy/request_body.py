@@ -1,0 +1,216 @@
+"""The request body: streamed to the origin with at most one read buffered, or held whole and digested before anything is sent.
+
+Rules a reader must keep: framing is always made anew; a streamed body stops at an early response; no byte of a held body goes upstream
+before all of it is here, and a held body can be sent again.
+"""
+
+import asyncio
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from robin.model.faults import Fault
+from robin.model.message import Framing, RequestHead
+from robin.model.route import Route
+from robin.proxy.downstream import Downstream
+from robin.proxy.engine import Engine
+from robin.proxy.pool import Upstream
+from robin.telemetry.record import ExchangeRecord
+from robin.transport.stream import StreamClosed
+from robin.wire.forwarding import forward_trailers
+from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
+from robin.wire.http1 import CONTINUE
+
+_CONTINUE_S: Final = 1.0  # how long a body waits for a 100 of the origin (RFC 9110 section 10.1.1)
+
+
+class BodyReader:
+    """Takes one request body off its connection, without its framing.
+
+    `began`: some of it was taken, framing counted, so what is left cannot be read as a body once more. `done`: all of it was taken.
+    """
+
+    __slots__ = ("_downstream", "_left", "began", "decoder", "done")
+
+    def __init__(self, downstream: Downstream, head: RequestHead) -> None:
+        self._downstream = downstream
+        self._left = head.length
+        self.decoder = ChunkedDecoder() if head.framing == Framing.CHUNKED else None
+        self.began = False
+        self.done = self.decoder is None and not head.length
+
+    def take(self) -> bytes:
+        """The payload bytes that have arrived. Raises FramingError."""
+        downstream, decoder = self._downstream, self.decoder
+        if not downstream.received:
+            return b""
+        self.began = True
+        if decoder is None:
+            payload = downstream.take(min(self._left, len(downstream.received)))
+            self._left -= len(payload)
+            self.done = not self._left
+            return payload
+        pieces, used = decoder.decode(downstream.received)
+        if used:
+            downstream.take(used)
+        self.done = decoder.done
+        return b"".join(pieces)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` stopped for the sake of other connections and can go on without waiting for bytes."""
+        return self.decoder is not None and self.decoder.eager
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBody:
+    """A whole request body. `sha256` is its digest, 32 bytes."""
+
+    octets: bytes
+    sha256: bytes
+
+
+async def hold_body(
+    downstream: Downstream, head: RequestHead, route: Route, limit_bytes: int, record: ExchangeRecord, engine: Engine
+) -> HeldBody:
+    """Receive the whole body, at most `limit_bytes`. Trailers are dropped (RFC 9110 section 6.5.1).
+
+    Raises Fault: limit_body, bad_request, request_timeout; and StreamClosed when the caller disconnects.
+    """
+    if head.length > limit_bytes:
+        raise _too_large()
+    if head.expects_continue:
+        downstream.write(CONTINUE)
+    reader, digest, pieces = BodyReader(downstream, head), hashlib.sha256(), []
+    try:
+        while not reader.done:
+            payload = reader.take()
+            record.bytes_in += len(payload)
+            engine.metrics.body_bytes_in += len(payload)
+            if record.bytes_in > limit_bytes:
+                raise _too_large()
+            digest.update(payload)
+            pieces.append(payload)
+            if reader.has_more:
+                await asyncio.sleep(0)
+            elif not reader.done:
+                downstream.deadline_at = engine.now() + route.deadlines.stream_idle_s
+                if not await downstream.fill():
+                    raise StreamClosed
+    except FramingError as error:
+        raise Fault("bad_request", str(error)) from None
+    except TimeoutError:
+        raise _stalled() from None
+    finally:
+        downstream.deadline_at = math.inf
+    return HeldBody(octets=b"".join(pieces), sha256=digest.digest())
+
+
+def _too_large() -> Fault:
+    return Fault("limit_body", "limit_body: the request body is larger than this route allows")
+
+
+def _stalled() -> Fault:
+    return Fault("request_timeout", "body: no byte of the request body within ROBIN_STREAM_IDLE_TIMEOUT")
+
+
+class StreamedBody:
+    """One request body on its way to one upstream connection. `fault`: why it could not be sent; the upstream is aborted then."""
+
+    __slots__ = ("_continue", "_downstream", "_engine", "_hop", "_record", "_route", "_task", "_upstream", "fault", "reader")
+
+    def __init__(
+        self, downstream: Downstream, upstream: Upstream, head: RequestHead, route: Route, record: ExchangeRecord, engine: Engine
+    ) -> None:
+        self._downstream = downstream
+        self._upstream = upstream
+        self._route = route
+        self._record = record
+        self._engine = engine
+        self._hop = head.outline.hop
+        self._continue: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
+        self._task: asyncio.Task[None] | None = None
+        self.reader = BodyReader(downstream, head)
+        self.fault: Fault | None = None
+
+    def start(self) -> None:
+        """Send what has arrived; a task sends the rest. Raises FramingError."""
+        if self._continue is not None or not self._advance():
+            self._task = self._engine.tasks.start(self._run(), "request body")
+
+    def got_continue(self) -> None:
+        """The origin sent 100: the body may go."""
+        if self._continue is not None:
+            self._continue.set()
+
+    async def stop(self) -> bool:
+        """End the task. Returns True if the body was not complete."""
+        early = not self.reader.done
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        return early
+
+    def _advance(self) -> bool:
+        """Forward what has arrived. Returns True if the body is complete. Raises FramingError."""
+        downstream, reader = self._downstream, self.reader
+        if not downstream.received:
+            return reader.done
+        payload = octets = reader.take()
+        if reader.decoder is not None:
+            octets = chunk(payload) if payload else b""
+            if reader.done:
+                octets += last_chunk(forward_trailers(reader.decoder.trailers, self._route.header_rules, self._hop))
+        self._record.bytes_in += len(payload)
+        self._engine.metrics.body_bytes_in += len(payload)
+        if octets:
+            self._upstream.write(octets)
+        if reader.done:
+            downstream.resume_reading()
+            self._upstream.deadline_at = self._engine.now() + self._route.deadlines.response_s
+        return reader.done
+
+    async def _run(self) -> None:
+        try:
+            if self._continue is not None:
+                await self._await_continue(self._continue)
+            await self._pump()
+        except FramingError as error:
+            self._fail(Fault("bad_request", str(error)))
+        except TimeoutError:
+            self._fail(_stalled())
+        except StreamClosed:
+            self._upstream.abort()  # the caller or the origin disconnected: the exchange finds out which
+        finally:
+            self._downstream.deadline_at = math.inf
+
+    async def _await_continue(self, arrived: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(_CONTINUE_S):
+                await arrived.wait()
+        except TimeoutError:
+            pass  # no response within the second: send the body anyway
+
+    async def _pump(self) -> None:
+        downstream, upstream, engine = self._downstream, self._upstream, self._engine
+        idle_s = self._route.deadlines.stream_idle_s
+        while not self._advance():
+            if upstream.write_blocked:
+                downstream.pause_reading()
+            while upstream.write_blocked:
+                downstream.deadline_at = upstream.deadline_at = engine.now() + idle_s
+                await upstream.flush()
+                upstream.deadline_at = math.inf
+            if self.reader.has_more:
+                await asyncio.sleep(0)  # a flood of small chunks: other connections have their turn
+                continue
+            downstream.deadline_at = engine.now() + idle_s
+            if not await downstream.fill():
+                raise StreamClosed
+        while upstream.write_blocked:
+            await upstream.flush()
+
+    def _fail(self, fault: Fault) -> None:
+        self.fault = fault
+        self._upstream.abort()
