@@ -19,7 +19,7 @@ MakeRecord = Callable[..., ExchangeRecord]
 def make_record(**what: object) -> ExchangeRecord:
     """The record of an ordinary GET through a TCP listener, with `what` set differently."""
     record = ExchangeRecord(what.pop("caller", Caller(evidence=Evidence.LOOPBACK, listener="127.0.0.1:4000")), 1000.0)  # type: ignore[arg-type]
-    ordinary = {"outcome": "injected", "method": "GET", "path": b"/v1/x", "protocol": "HTTP/1.1", "status": 200, "upstream_status": 200}
+    ordinary = {"outcome": "forwarded", "method": "GET", "path": b"/v1/x", "protocol": "HTTP/1.1", "status": 200, "upstream_status": 200}
     for name, value in {**ordinary, "ttfb_s": 0.001, "duration_s": 0.002, "reused": True, **what}.items():
         setattr(record, name, value)
     return record

@@ -22,8 +22,8 @@ from robin.wire import http1
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "log-fields.md"
 FIELDS = (
-    "ts event request_id trace_id outcome method path protocol status upstream_status bytes_in bytes_out ttfb_s duration_s identity_wait_s "
-    "retries reused listener peer_uid peer_pid identity"
+    "ts event request_id trace_id outcome credential method path protocol status upstream_status bytes_in bytes_out ttfb_s duration_s "
+    "identity_wait_s retries reused listener peer_uid peer_pid identity"
 ).split()
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -77,6 +77,7 @@ def test_the_line_has_every_field_of_the_specification_in_its_order(written: Wri
             reused=False,
             traceparent=TRACE,
             identity=make_token(),
+            credential="forward",
         )
     )
     line = json.loads(written.read())
@@ -86,7 +87,8 @@ def test_the_line_has_every_field_of_the_specification_in_its_order(written: Wri
         "event": "exchange",
         "request_id": "0123456789abcdef0000000000000001",
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-        "outcome": "injected",
+        "outcome": "forwarded",
+        "credential": "forward",
         "method": "POST",
         "path": "/v1/chat",
         "protocol": "HTTP/1.1",
@@ -111,7 +113,7 @@ def test_what_is_not_known_is_null(written: WrittenLines):
     make_recorder(written.writer).finish(make_record(outcome="peer_denied", **nothing))
     line = json.loads(written.read())
     assert list(line) == FIELDS
-    absent = {*nothing, "trace_id", "peer_uid", "peer_pid", "identity"}
+    absent = {*nothing, "trace_id", "credential", "peer_uid", "peer_pid", "identity"}
     assert {name for name, value in line.items() if value is None} == absent
 
 
@@ -157,7 +159,7 @@ def test_long_claims_are_cut(written: WrittenLines):
 
 
 def test_quotes_line_ends_and_terminal_codes_stay_inside_the_line(written: WrittenLines):
-    hostile = b'/"},"outcome":"injected"\r\n\x1b[2J\x00\x7f\x9b\xff\\'
+    hostile = b'/"},"outcome":"forwarded"\r\n\x1b[2J\x00\x7f\x9b\xff\\'
     make_recorder(written.writer).finish(make_record(path=hostile, outcome="bad_request"))
     text = written.read()
     assert re.fullmatch(r"[\x20-\x7e]*\n", text)
@@ -171,6 +173,7 @@ anything = st.text(max_size=40)
     path=st.none() | st.binary(max_size=60),
     method=st.none() | anything,
     protocol=st.none() | anything,
+    credential=st.none() | anything,
     listener=anything,
     subject=st.none() | st.text(st.characters(), max_size=40),
     audiences=st.lists(anything, max_size=3),
@@ -180,7 +183,7 @@ anything = st.text(max_size=40)
     style=st.sampled_from(["json", "console"]),
 )
 def test_whatever_came_in_the_record_is_one_line_of_printable_ascii(
-    path, method, protocol, listener, subject, audiences, traceparent, seconds, count, style
+    path, method, protocol, credential, listener, subject, audiences, traceparent, seconds, count, style
 ):
     writer = KeptLines()
     make_recorder(writer, style=style).finish(
@@ -189,6 +192,7 @@ def test_whatever_came_in_the_record_is_one_line_of_printable_ascii(
             path=path,
             method=method,
             protocol=protocol,
+            credential=credential,
             identity=make_token(subject=subject, audiences=tuple(audiences)),
             traceparent=traceparent,
             ttfb_s=seconds,
@@ -202,7 +206,8 @@ def test_whatever_came_in_the_record_is_one_line_of_printable_ascii(
         read = json.loads(line, parse_constant=pytest.fail)
         assert list(read) == FIELDS
         assert read["path"] == (None if path is None else path.partition(b"?")[0].decode("latin-1"))
-        assert (read["method"], read["protocol"], read["listener"], read["bytes_in"]) == (method, protocol, listener, count)
+        assert (read["method"], read["protocol"], read["credential"]) == (method, protocol, credential)
+        assert (read["listener"], read["bytes_in"]) == (listener, count)
         assert (read["identity"]["sub"], read["identity"]["aud"]) == (subject, audiences)
         assert read["duration_s"] == pytest.approx(seconds, abs=1e-6)
 
@@ -214,10 +219,10 @@ def test_an_exchange_is_counted_by_outcome_method_and_class():
     recorder.finish(make_record())
     recorder.finish(make_record(outcome="upstream_closed", status=502, upstream_status=None, ttfb_s=None, duration_s=2.0))
     recorder.finish(make_record(outcome="client_closed", method="PROPFIND", status=None, upstream_status=401))
-    assert metrics.requests == {("injected", "GET", 2): 2, ("upstream_closed", "GET", 5): 1, ("client_closed", "other", 0): 1}
+    assert metrics.requests == {("forwarded", "GET", 2): 2, ("upstream_closed", "GET", 5): 1, ("client_closed", "other", 0): 1}
     assert metrics.upstream_responses == {200: 2, 401: 1}
     assert {outcome: sum(histogram.counts) for outcome, histogram in metrics.request_duration.items()} == {
-        "injected": 2,
+        "forwarded": 2,
         "upstream_closed": 1,
         "client_closed": 1,
     }
@@ -227,12 +232,12 @@ def test_an_exchange_is_counted_by_outcome_method_and_class():
 
 @pytest.mark.parametrize(
     ("mode", "written_outcomes"),
-    [("all", ["injected", "injected", "loop", "injected"]), ("errors", ["loop", "injected"]), ("off", [])],
+    [("all", ["forwarded", "forwarded", "loop", "forwarded"]), ("errors", ["loop", "forwarded"]), ("off", [])],
 )
 def test_the_access_log_writes_what_it_is_told_to_and_counting_goes_on(mode: str, written_outcomes: list[str]):
     writer, metrics = KeptLines(), Metrics(version="1", unsafe={})
     recorder = make_recorder(writer, mode=mode, metrics=metrics)
-    for outcome, status in (("injected", 200), ("injected", 302), ("loop", 502), ("injected", 404)):
+    for outcome, status in (("forwarded", 200), ("forwarded", 302), ("loop", 502), ("forwarded", 404)):
         recorder.finish(make_record(outcome=outcome, status=status))
     assert [json.loads(line)["outcome"] for line in writer.lines] == written_outcomes
     assert sum(metrics.requests.values()) == 4
@@ -282,7 +287,7 @@ def test_the_method_label_is_one_that_can_occur(recorded: tuple[Metrics, MakeRec
     for method in sorted(served):
         recorder.finish(make(method=method))
     recorder.finish(make(outcome="method_refused", method=None, path=None, status=405))
-    assert {method for outcome, method, _ in metrics.requests if outcome == "injected"} == METHOD_LABELS | {"other"}
+    assert {method for outcome, method, _ in metrics.requests if outcome == "forwarded"} == METHOD_LABELS | {"other"}
     assert metrics.requests["method_refused", "other", 4] == 1
 
 

@@ -72,6 +72,7 @@ async def _carry(downstream: Downstream, house: House, head: RequestHead, permit
             if downstream.ended:
                 upstream.reusable = True  # nothing was said on it
                 raise CallerLeft
+            record.credential = credential.grant
             response, goes_on = await Relay(downstream, upstream, head, record, house).carry(outbound)
             announced_idle_s = response.idle_s
             if response.status == 401:

@@ -93,7 +93,7 @@ class Relay:
             else:
                 goes_on = await self._bring(response, goes_on=goes_on)
             upstream.reusable = response.keep_alive and not early and not upstream.received
-            self.record.outcome = "injected"
+            self.record.outcome = "forwarded"
             return response, goes_on and not (head.upgrade and downstream.received)
         except (Ended, FramingError, TimeoutError) as error:
             raise self._cut(error) from None

@@ -59,7 +59,7 @@ async def answer_options(downstream: Downstream, head: RequestHead, record: Exch
     """Our own 204 to `OPTIONS *` and to OPTIONS that may travel no further."""
     unread = _unread_body(head, record) if head.keep_alive else None
     record.status = 204
-    record.outcome = "injected"
+    record.outcome = "local_response"
     record.ttfb_s = downstream.house.clock() - record.started_at
     downstream.write(render_options(close=unread is None))
     return await _part(downstream, unread)

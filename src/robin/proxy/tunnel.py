@@ -131,7 +131,7 @@ async def tunnel(
     """Answer 101 and pass bytes until either side ends; both are closed then."""
     record.status = 101
     record.ttfb_s = house.clock() - record.started_at
-    record.outcome = "injected"
+    record.outcome = "forwarded"
     downstream.write(forward_switch(response))
     both = Tunnel(downstream, upstream, house, websocket=protocol == b"websocket")
     house.metrics.upgrades["switched"] += 1

@@ -16,6 +16,7 @@ class ExchangeRecord:
         "bytes_in",
         "bytes_out",
         "caller",
+        "credential",
         "duration_s",
         "ended_at",
         "identity",
@@ -53,6 +54,7 @@ class ExchangeRecord:
         self.retries = 0
         self.reused: bool | None = None
         self.identity: IdentityToken | None = None
+        self.credential: str | None = None  # the note of the credential in the request that went to the upstream
         self.traceparent: bytes | None = None
 
     def note_head(self, head: RequestHead) -> None:

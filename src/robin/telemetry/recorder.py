@@ -24,6 +24,9 @@ from robin.telemetry.writer import LineWriter
 METHOD_LABELS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The `method` label; any other is `other`, and so is none: a head that was refused, CONNECT and TRACE among them, has no method."""
 
+ROUTINE: Final = frozenset({"forwarded", "local_response"})
+"""Outcomes of exchanges that ended as they should: `errors` leaves them out, and console lines do not name them."""
+
 PATH_MAX: Final = 2048
 CLAIM_MAX: Final = 2048
 AUDIENCES_MAX: Final = 16
@@ -122,7 +125,7 @@ class Recorder:
         each, errors = self._mode == "all", self._mode == "errors"
         for record in ended:
             shape = self._count_one(record)
-            if each or (errors and (record.outcome != "injected" or (record.status or 0) >= 400)):
+            if each or (errors and (record.outcome not in ROUTINE or (record.status or 0) >= 400)):
                 lines.append(line(record, shape))
         self._writer.put(lines)
 
@@ -136,8 +139,9 @@ class Recorder:
         return iter(())
 
     def _count_one(self, record: ExchangeRecord) -> "_Shape":
-        status, upstream_status, listener = record.status, record.upstream_status, record.caller.listener
-        key = (record.outcome, record.method, record.protocol, status, upstream_status, record.retries, record.reused, listener)
+        status, upstream_status = record.status, record.upstream_status
+        attempt = (record.retries, record.reused, record.caller.listener)
+        key = (record.outcome, record.credential, record.method, record.protocol, status, upstream_status, *attempt)
         shape = self._shapes.get(key)
         if shape is None:
             if len(self._shapes) >= _SHAPES_MAX:
@@ -195,7 +199,7 @@ class Recorder:
             f"-> {record.status or '-'}",
             f"{record.duration_s * 1000:.1f} ms",
         ]
-        if record.outcome != "injected":
+        if record.outcome not in ROUTINE:
             parts.append(record.outcome)
         if record.retries:
             parts.append(f"retries={record.retries}")
@@ -213,6 +217,7 @@ class _Shape:
         self,
         metrics: Metrics,
         outcome: str,
+        credential: str | None,
         method: str | None,
         protocol: str | None,
         status: int | None,
@@ -223,7 +228,10 @@ class _Shape:
     ) -> None:
         self.series = (outcome, method if method in METHOD_LABELS else "other", status // 100 if status else 0)
         self.durations = metrics.request_duration.setdefault(outcome, Histogram(EXCHANGE_S))
-        self.outcome = f'"outcome":"{outcome}","method":{"null" if method is None else quote(method)},'
+        self.outcome = (
+            f'"outcome":"{outcome}","credential":{"null" if credential is None else quote(credential)},'
+            f'"method":{"null" if method is None else quote(method)},'
+        )
         self.answer = (
             f'"protocol":{"null" if protocol is None else quote(protocol)},"status":{"null" if status is None else status},'
             f'"upstream_status":{"null" if upstream_status is None else upstream_status},'
