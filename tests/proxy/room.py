@@ -16,6 +16,7 @@ from robin.model.limits import Deadlines, Limits
 from robin.model.origin import Origin, UpstreamUrl
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
+from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
 from robin.policy.guards import SidecarPolicy
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
@@ -277,7 +278,9 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
             deadlines=deadlines,
             upgrades=frozenset({b"websocket"}),
             metrics=metrics,
-            recorder=Recorder(metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"),
+            recorder=Recorder(
+                metrics, writer, columns=SIDECAR_COLUMNS, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"
+            ),
             events=EventLog(writer, level="debug", style="json", wall=clock.wall, monotonic=clock.monotonic),
             sweeper=sweeper,
             tasks=tasks,

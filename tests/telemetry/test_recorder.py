@@ -2,21 +2,22 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.telemetry.conftest import MakeRecord, WrittenLines, make_record
+from tests.telemetry.conftest import KeptLines, MakeRecord, WrittenLines, make_record, make_recorder
 
 from robin.model.caller import Caller, Evidence
 from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
+from robin.telemetry.columns import Column, Columns
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
-from robin.telemetry.recorder import METHOD_LABELS, Recorder, trace_id
-from robin.telemetry.writer import LineWriter
+from robin.telemetry.recorder import METHOD_LABELS, Recorder
+from robin.telemetry.trace_context import trace_id
 from robin.testing.manual_clock import ManualClock
 from robin.wire import http1
 
@@ -26,28 +27,6 @@ FIELDS = (
     "identity_wait_s retries reused listener peer_uid peer_pid identity"
 ).split()
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-class KeptLines(LineWriter):
-    """A writer whose lines stay in a list."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def put(self, lines: Sequence[str]) -> None:
-        self.lines += lines
-
-
-def make_recorder(writer: LineWriter, *, mode: str = "all", style: str = "json", metrics: Metrics | None = None) -> Recorder:
-    return Recorder(
-        metrics or Metrics(version="1", unsafe={}),
-        writer,
-        mode=mode,  # type: ignore[arg-type]
-        style=style,  # type: ignore[arg-type]
-        wall=ManualClock().wall,
-        prefix="0123456789abcdef",
-        identity_source="file",
-    )
 
 
 def make_token(**what: object) -> IdentityToken:
@@ -319,17 +298,7 @@ class Moments:
 
 def unhurried(later: Moments) -> tuple[Recorder, KeptLines, Metrics]:
     writer, metrics = KeptLines(), Metrics(version="1", unsafe={})
-    recorder = Recorder(
-        metrics,
-        writer,
-        mode="all",
-        style="json",
-        wall=ManualClock().wall,
-        prefix="0" * 16,
-        identity_source="file",
-        later=later.put,
-    )
-    return recorder, writer, metrics
+    return make_recorder(writer, metrics=metrics, later=later.put), writer, metrics
 
 
 def test_exchanges_are_counted_and_written_together_a_moment_later_with_one_timer_for_all():
@@ -365,22 +334,33 @@ def test_a_scrape_finds_every_exchange_that_ended():
 
 def test_the_time_of_a_line_is_that_of_the_end_of_its_exchange_not_of_its_writing():
     later, writer, clock = Moments(), KeptLines(), ManualClock()
-    metrics = Metrics(version="1", unsafe={})
-    recorder = Recorder(
-        metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file", later=later.put
-    )
-    recorder.finish(make_record())
-    ended = json.loads(line_at(make_record(), clock))["ts"]
+    make_recorder(writer, wall=clock.wall, later=later.put).finish(make_record())
     clock.advance(5.0)
     later.pass_by()
-    assert json.loads(writer.lines[0])["ts"] == ended
+    assert json.loads(writer.lines[0])["ts"] == "2026-05-28T20:26:40.000Z"
 
 
-def line_at(record: ExchangeRecord, clock: ManualClock) -> str:
-    """The line of `record`, written at once."""
-    writer = KeptLines()
-    recorder = Recorder(
-        Metrics(version="1", unsafe={}), writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"
+def test_another_plane_has_its_own_columns():
+    def render(parts: tuple[str, ...], record: ExchangeRecord, timestamp: str, identity: str) -> str:
+        first, second, end = parts
+        return f'{first}"{timestamp}"{second}{record.bytes_in}{end}'
+
+    columns = Columns(
+        columns=(
+            Column(name="ts"),
+            Column(name="plane", constant="gateway"),
+            Column(name="port", attribute="caller.listener"),
+            Column(name="in"),
+            Column(name="method", attribute="method"),
+            Column(name="retries", attribute="retries"),
+        ),
+        render=render,
     )
-    recorder.finish(record)
-    return writer.lines[0]
+    writer = KeptLines()
+    recorder = make_recorder(writer, columns=columns)
+    for method in ("GET", 'P"%s{}', None):
+        recorder.finish(make_record(method=method, bytes_in=7))
+    assert writer.lines == [
+        f'{{"ts":"2026-05-28T20:26:40.000Z","plane":"gateway","port":"127.0.0.1:4000","in":7,"method":{method},"retries":0}}\n'
+        for method in ('"GET"', r'"P\"%s{}"', "null")
+    ]
