@@ -62,8 +62,8 @@ class Ledger:
 class Peers:
     """A caller and an origin on raw sockets, in the same loop as the sidecar."""
 
-    def __init__(self, caller: socket.socket, origin: socket.socket, settle: Callable[[], None]) -> None:
-        self.settle = settle
+    def __init__(self, caller: socket.socket, origin: socket.socket, flush: Callable[[], None]) -> None:
+        self.flush = flush
         self.caller = caller
         self.origin = origin
         self.upstream: socket.socket | None = None
@@ -108,7 +108,7 @@ async def peers(tmp_path: Path) -> AsyncIterator[Peers]:
         host, _, port = sidecar.listening[0].rpartition(":")
         with socket.create_connection((host, int(port))) as caller:
             caller.setblocking(False)
-            both = Peers(caller, origin, sidecar._recorder.settle)
+            both = Peers(caller, origin, sidecar._recorder.flush)
 
             async def settled() -> bool:  # a token file is cached once it is more than a second old
                 await both.exchange()
@@ -127,11 +127,11 @@ async def test_a_warm_exchange_stays_within_its_budget(tmp_path: Path) -> None:
     async with peers(tmp_path) as both:
         for _ in range(5):
             await both.exchange()
-        both.settle()
+        both.flush()
         with Ledger() as ledger:
             for _ in range(ROUNDS):
                 await both.exchange()
-            both.settle()
+            both.flush()
     calls = ledger.per_round(ROUNDS)
     assert calls <= EXCHANGE_BUDGET, ledger.dearest(ROUNDS)
     counted = {code.co_qualname: count for code, count in ledger.calls.items()}
@@ -144,7 +144,7 @@ async def test_a_relayed_chunk_stays_within_its_budget(tmp_path: Path) -> None:
         await both.exchange()
         await both.exchange(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (ROUNDS * 1000 + 2))
         assert both.upstream is not None
-        both.settle()
+        both.flush()
         with Ledger() as ledger:
             for _ in range(ROUNDS):
                 await both.loop.sock_sendall(both.upstream, b"x" * 1000)

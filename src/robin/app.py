@@ -20,6 +20,7 @@ from robin.grants.catalog import GRANTS
 from robin.identity.catalog import build_identity
 from robin.identity.surroundings import Surroundings
 from robin.model.address import Address
+from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
 from robin.planes.sidecar.activation import check_activation
 from robin.planes.sidecar.admission import Admission
 from robin.planes.sidecar.build import build_endpoint, build_policy, build_route
@@ -44,7 +45,7 @@ from robin.transport.tasks import TaskOwner
 from robin.transport.tls import RootsError, UpstreamTls
 
 _CA_POLL_S = 1.0
-_SETTLE_S = 0.02  # how long an exchange that ended may wait to be counted and written, with others
+_FLUSH_S = 0.02  # how long an exchange that ended may wait to be counted and written, with others
 _DESCRIPTORS = 1 << 18
 
 
@@ -106,12 +107,13 @@ class Sidecar:
         self._recorder = Recorder(
             self._metrics,
             self._writer,
+            columns=SIDECAR_COLUMNS,
             mode=settings.access_log,
             style=settings.log_format,
             wall=clock.wall,
             prefix=entropy.token_hex(8),
             identity_source=settings.token_source,
-            later=lambda settle: loop.call_later(_SETTLE_S, settle),
+            later=lambda flush: loop.call_later(_FLUSH_S, flush),
         )
         # the recorder first: being asked, it counts what it has noted
         self._exposition = Exposition((self._recorder, self._metrics, self.identity_metrics, self._writer), plane="sidecar")
@@ -370,7 +372,7 @@ class Sidecar:
         if self._ending.code is not None:
             return self._ending.code
         in_flight = self._metrics.in_flight
-        self._recorder.settle()  # so that `drained` comes after the lines of what was served
+        self._recorder.flush()  # so that `drained` comes after the lines of what was served
         self._events.info("drained", cut=0 if emptied else in_flight)
         return EXIT_DRAINED if emptied or not in_flight else EXIT_CUT
 
@@ -388,5 +390,5 @@ class Sidecar:
         for bound in self._admin_sockets:
             bound.close()
         self._notifier.close()
-        self._recorder.settle()
+        self._recorder.flush()
         self._writer.close()

@@ -257,4 +257,4 @@ async def test_d5_the_sets_of_codes_in_code_spec_docs_and_tests_are_equal() -> N
     for code, (status, error, source, _) in FAULT_TABLE.items():
         kind = FAULTS[code]
         assert (kind.status, kind.error, str(kind.source)) == (status, error, source), code
-    assert {*FAULTS, "injected", "client_closed", "upstream_aborted", "drain_cut"} == OUTCOMES
+    assert {*FAULTS, "forwarded", "local_response", "client_closed", "upstream_aborted", "drain_cut"} == OUTCOMES

@@ -104,7 +104,7 @@ def _write_then_read(address: tuple[str, int], head: bytes) -> tuple[int, bytes]
     return sent, b""
 
 
-async def test_d4_answers_of_the_upstream_pass_byte_for_byte_and_are_recorded_as_injected(tmp_path: Path) -> None:
+async def test_d4_answers_of_the_upstream_pass_byte_for_byte_and_are_recorded_as_forwarded_with_the_credential(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         for status in (401, 403, 404, 429, 500, 502, 503, 504):
             body = b'{"type":"urn:robin:fault:fake"}'
@@ -120,7 +120,7 @@ async def test_d4_answers_of_the_upstream_pass_byte_for_byte_and_are_recorded_as
                 await caller.leave()
         await rig.robin.event("exchange", after=7)
         records = [entry for entry in rig.robin.events if entry.get("event") == "exchange"]
-        assert {entry["outcome"] for entry in records} == {"injected"}
+        assert {(entry["outcome"], entry["credential"]) for entry in records} == {("forwarded", "forward")}
         assert [entry["upstream_status"] for entry in records] == [401, 403, 404, 429, 500, 502, 503, 504]
         assert [entry["status"] for entry in records] == [401, 403, 404, 429, 500, 502, 503, 504]
 

@@ -36,7 +36,7 @@ NUMBERS: dict[str, float | str] = {
     "bytes of a trailer section": constant("wire", "_TRAILER_BYTES"),
     "bytes of chunk lines beyond 64 for each chunk": constant("wire", "_OVERHEAD_BYTES"),
     "bytes held for one direction while the other side takes none": constant("transport", "_HELD_BYTES"),
-    "bytes of a refused request's body that are dropped so that the connection goes on": constant("proxy", "_FORGET_BYTES"),
+    "bytes of a refused request's body that are dropped so that the connection goes on": constant("proxy", "_DISCARD_BYTES"),
     "bytes that are read and dropped before a close, so that no reset overtakes the answer": constant("proxy", "_LINGER_BYTES"),
     "seconds for either": constant("proxy", "_LINGER_S"),
     "seconds between addresses of one name": constant("transport", "_STAGGER_S"),

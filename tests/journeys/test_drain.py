@@ -80,7 +80,7 @@ async def test_k3_until_min_all_is_served_then_new_ones_are_refused_and_what_run
         await streaming.leave()
         assert await rig.robin.returned() == 0
         assert (await rig.robin.event("drained"))["cut"] == 0
-        assert [record["outcome"] for record in exchanges(rig)] == ["injected"] * 4
+        assert [record["outcome"] for record in exchanges(rig)] == ["forwarded"] * 4
         assert rig.robin.events[-1]["event"] == "drained", "what was served is told before the end"
 
 

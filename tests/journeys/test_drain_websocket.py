@@ -86,7 +86,7 @@ async def test_g7_both_sides_get_close_1001_masked_only_towards_the_upstream(tmp
         await both.caller.close()
         assert await both.rig.robin.returned() == 0
         (record,) = exchanges(both.rig)
-        assert (record["outcome"], record["status"]) == ("injected", 101)
+        assert (record["outcome"], record["status"]) == ("forwarded", 101)
 
 
 async def test_g7_the_close_waits_for_the_end_of_a_begun_frame(tmp_path: Path):

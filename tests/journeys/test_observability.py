@@ -26,8 +26,8 @@ from robin.testing.recording_upstream import RecordingUpstream
 from robin.testing.waiting import eventually
 
 FIELDS = (
-    "ts event request_id trace_id outcome method path protocol status upstream_status bytes_in bytes_out ttfb_s duration_s identity_wait_s "
-    "retries reused listener peer_uid peer_pid identity"
+    "ts event request_id trace_id outcome credential method path protocol status upstream_status bytes_in bytes_out ttfb_s duration_s "
+    "identity_wait_s retries reused listener peer_uid peer_pid identity"
 ).split()
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -83,13 +83,14 @@ async def test_p1_exactly_one_record_per_exchange_at_its_end_with_all_fields(tmp
     for record in records:
         assert list(record) == FIELDS
         assert record["outcome"] in OUTCOMES
+    assert [record["credential"] for record in records] == ["forward", "forward", None, None, "forward", "forward"]
     told = [(record["outcome"], record["method"], record["path"], record["status"], record["upstream_status"]) for record in records]
     assert told == [
-        ("injected", "GET", "/plain", 200, 200),
-        ("injected", "POST", "/body", 200, 200),
+        ("forwarded", "GET", "/plain", 200, 200),
+        ("forwarded", "POST", "/body", 200, 200),
         ("method_unknown", None, None, 501, None),
         ("host_not_allowed", "GET", "/elsewhere", 421, None),
-        ("injected", "GET", "/stream", 200, 200),
+        ("forwarded", "GET", "/stream", 200, 200),
         ("client_closed", "GET", "/left", 200, 200),
     ]
     assert [(record["bytes_in"], record["bytes_out"]) for record in records][:2] == [(0, 4), (5, 4)]

@@ -100,7 +100,7 @@ async def test_l2_a_listed_uid_is_served_and_told_in_the_record(tmp_path: Path, 
         pid, got = await call(path, os.getuid())
         assert got.startswith("HTTP/1.1 200 ")
         told = await record(rig)
-        assert (told["outcome"], told["peer_uid"], told["peer_pid"]) == ("injected", os.getuid(), pid)
+        assert (told["outcome"], told["peer_uid"], told["peer_pid"]) == ("forwarded", os.getuid(), pid)
         assert told["listener"] == f"unix:{path}"
 
 

@@ -66,7 +66,7 @@ async def test_keepalive_timeout_closes_without_a_word_or_a_record(tmp_path: Pat
         with Stopwatch():
             assert await kept.closed() == "eof"
         assert kept.rest == b""
-        assert await outcomes(rig, 1) == ["injected"]
+        assert await outcomes(rig, 1) == ["forwarded"]
 
 
 async def test_connect_timeout_counts_the_tls_handshake_too(tmp_path: Path):
@@ -238,7 +238,7 @@ async def test_none_of_them_cuts_an_answer_or_an_upload_that_moves(tmp_path: Pat
         assert (answer.status, answer.whole) == (200, True)
         answer = await down.answer()
         assert (answer.status, answer.body, answer.whole) == (200, b"data: x\n" * pieces, True)
-        assert await outcomes(rig, 2) == ["injected", "injected"]
+        assert await outcomes(rig, 2) == ["forwarded", "forwarded"]
 
 
 async def test_identity_wait_is_the_longest_a_request_waits(tmp_path: Path):

@@ -62,7 +62,7 @@ async def test_j3_a_reused_connection_that_ends_without_a_byte_is_replaced_once(
         assert rig.seen[2][0] is rig.upstream.connections[1], "on a new connection"
         assert await metric(rig.robin, "robin_upstream_retries_total") == 1
         await eventually(lambda: len(exchanges(rig)) == 2, what="the records")
-        assert [(record["outcome"], record["retries"]) for record in exchanges(rig)] == [("injected", 0), ("injected", 1)]
+        assert [(record["outcome"], record["retries"]) for record in exchanges(rig)] == [("forwarded", 0), ("forwarded", 1)]
 
 
 async def test_j3_the_second_try_carries_the_token_of_its_own_moment(tmp_path: Path):

@@ -20,24 +20,24 @@ from robin.testing.waiting import eventually
 
 
 async def outcome_of(folder: Path, context: ssl.SSLContext, ca_file: Path, host: str = "127.0.0.1") -> tuple[str, str]:
-    """The code, and its reason word, of one request to an upstream that shows `context`; served is ("injected", "")."""
+    """The code, and its reason word, of one request to an upstream that shows `context`; served is ("forwarded", "")."""
     async with RecordingUpstream(tls=context) as upstream:
         settings = {"ROBIN_UPSTREAM_CA_FILE": str(ca_file)}
         async with serving(folder, upstream=upstream, url=upstream.url_as(host), settings=settings) as rig:
             answer = await rig.ask(GET)
             await eventually(lambda: exchanges(rig), what="its record")
             code = exchanges(rig)[0]["outcome"]
-            if code != "injected":
+            if code != "forwarded":
                 check_problem(answer, code)
                 assert rig.bytes_seen == 0
                 assert await metric(rig.robin, "robin_upstream_connect_duration_seconds_count", result=code) == 1
-            return code, "" if code == "injected" else json.loads(answer.body)["detail"].partition(":")[0]
+            return code, "" if code == "forwarded" else json.loads(answer.body)["detail"].partition(":")[0]
 
 
 async def test_j1_a_good_certificate_is_served_by_name_and_by_address(tmp_path: Path, certificates: CertificateAuthority):
     context = certificates.issue("localhost", "127.0.0.1").server_context()
     for host in ("localhost", "127.0.0.1"):
-        assert await outcome_of(tmp_path, context, certificates.ca_file, host) == ("injected", "")
+        assert await outcome_of(tmp_path, context, certificates.ca_file, host) == ("forwarded", "")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ async def test_j1_tls_1_1_is_502_with_the_reason(tmp_path: Path, certificates: C
 
 async def test_j1_tls_1_2_is_served(tmp_path: Path, certificates: CertificateAuthority):
     context = certificates.issue("127.0.0.1").server_context(maximum=ssl.TLSVersion.TLSv1_2)
-    assert await outcome_of(tmp_path, context, certificates.ca_file) == ("injected", "")
+    assert await outcome_of(tmp_path, context, certificates.ca_file) == ("forwarded", "")
 
 
 async def test_j1_an_upstream_that_speaks_no_tls_is_502(tmp_path: Path, certificates: CertificateAuthority):
@@ -242,4 +242,4 @@ async def test_e3_a_close_delimited_answer_over_tls_is_whole_only_with_close_not
             writer.close()
             assert seen.endswith(b"0\r\n\r\n") is notified
             await eventually(lambda: exchanges(rig), what="its record")
-            assert exchanges(rig)[0]["outcome"] == ("injected" if notified else "upstream_aborted")
+            assert exchanges(rig)[0]["outcome"] == ("forwarded" if notified else "upstream_aborted")

@@ -47,7 +47,7 @@ def test_a_configuration_that_is_wrong_promises_no_retry() -> None:
 
 
 def test_the_outcomes_are_the_codes_and_four_more() -> None:
-    assert OUTCOMES - FAULTS.keys() == {"injected", "client_closed", "upstream_aborted", "drain_cut"}
+    assert OUTCOMES - FAULTS.keys() == {"forwarded", "local_response", "client_closed", "upstream_aborted", "drain_cut"}
 
 
 def test_a_fault_says_its_code_and_takes_the_tables_hint_unless_it_knows_better() -> None:

@@ -19,6 +19,7 @@ from robin.model.origin import Origin
 from robin.model.route import Endpoint, RouteDeadlines
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
+from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
 from robin.policy.guards import SidecarPolicy
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
@@ -279,7 +280,9 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
             limits=limits,
             deadlines=deadlines,
             metrics=metrics,
-            recorder=Recorder(metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"),
+            recorder=Recorder(
+                metrics, writer, columns=SIDECAR_COLUMNS, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"
+            ),
             events=EventLog(writer, level="debug", style="json", wall=clock.wall, monotonic=clock.monotonic),
             sweeper=sweeper,
             tasks=tasks,

@@ -155,7 +155,7 @@ async def test_an_exchange_cut_at_any_turn_leaves_nothing(
         assert room.outcomes().keys() == {"host_not_allowed", "bad_request"}
     else:
         assert room.outcomes()["drain_cut"] >= 3
-        assert room.outcomes().keys() <= {"drain_cut", "injected"}
+        assert room.outcomes().keys() <= {"drain_cut", "forwarded"}
     assert len(await room.records()) == room.recorded
     await eventually(
         lambda: sum(1 for one in upstream.connections if one.ended is None) == room.bucket.count, what="cut connections to end"
@@ -230,7 +230,7 @@ async def test_a_wait_for_a_credential_cut_at_any_turn_leaves_nothing(room: Room
         assert room.recorded == before + 1
         caller.sock.close()
     assert room.outcomes()["drain_cut"] >= 3
-    assert room.outcomes()["injected"] >= 1
+    assert room.outcomes()["forwarded"] >= 1
 
 
 async def test_an_upload_that_is_held_back_is_cut_clean(room: Room, upstream: RecordingUpstream) -> None:

@@ -22,7 +22,7 @@ async def test_requests_of_one_connection_are_answered_in_order_on_one_upstream_
     assert len(upstream.connections) == 1
     await caller.hang_up()
     await room.settled()
-    assert room.outcomes() == {"injected": 20}
+    assert room.outcomes() == {"forwarded": 20}
 
 
 async def test_after_a_close_nothing_more_is_read_as_a_request(room: Room, upstream: RecordingUpstream) -> None:

@@ -27,7 +27,7 @@ async def test_a_good_request_is_answered_injected_and_recorded(room: Room, upst
     assert (request.values(b"Authorization"), request.body) == ([b"Bearer t0ken"], b"abc")
     await caller.hang_up()
     (record,) = await room.records()
-    assert (record["outcome"], record["status"], record["upstream_status"], record["path"]) == ("injected", 200, 200, "/x")
+    assert (record["outcome"], record["status"], record["upstream_status"], record["path"]) == ("forwarded", 200, 200, "/x")
     assert (record["bytes_in"], record["bytes_out"], record["reused"], record["retries"]) == (3, 5, False, 0)
     assert record["identity"]["sub"] == "alice"
 
@@ -99,7 +99,7 @@ async def test_a_401_is_relayed_told_to_the_grant_and_not_repeated(room: Room, u
     await caller.hang_up()
     assert room.tokens.rejections == 1
     assert len(upstream.requests) == 1
-    assert room.outcomes() == {"injected": 1}
+    assert room.outcomes() == {"forwarded": 1}
 
 
 async def test_past_the_drains_minimum_a_head_is_answered_with_draining(room: Room, upstream: RecordingUpstream) -> None:
@@ -133,10 +133,10 @@ def dying(served: list[bytes]) -> "object":
 @pytest.mark.parametrize(
     ("octets", "expected", "outcome"),
     [
-        (GET, 200, {"injected": 2}),
-        (b"DELETE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, {"injected": 2}),
-        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi", 502, {"injected": 1, "upstream_closed": 1}),
-        (b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi", 502, {"injected": 1, "upstream_closed": 1}),
+        (GET, 200, {"forwarded": 2}),
+        (b"DELETE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, {"forwarded": 2}),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi", 502, {"forwarded": 1, "upstream_closed": 1}),
+        (b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi", 502, {"forwarded": 1, "upstream_closed": 1}),
     ],
 )
 async def test_only_what_can_be_repeated_is_sent_again_on_a_new_connection_when_a_kept_one_was_dead(
@@ -176,7 +176,7 @@ async def test_a_caller_that_left_while_the_upstream_was_dialled_or_asked_is_cli
         await caller.hang_up()
         await room.settled()
     assert room.recorded == 30
-    assert room.outcomes().keys() <= {"client_closed", "injected"}
+    assert room.outcomes().keys() <= {"client_closed", "forwarded"}
     assert room.outcomes()["client_closed"] >= 3
 
 
@@ -198,5 +198,5 @@ async def test_a_bug_of_ours_is_500_told_with_its_stack_and_spoils_no_other_exch
     (event,) = await eventually(room.events, what="the event")
     assert (event["event"], event["level"], event["code"]) == ("exchange_failed", "error", "internal_error")
     assert "decide" in str(event["stack"])
-    assert room.outcomes() == {"internal_error": 1, "injected": 1}
+    assert room.outcomes() == {"internal_error": 1, "forwarded": 1}
     await room.settled()

@@ -113,7 +113,7 @@ async def test_an_early_answer_is_relayed_and_both_connections_end(room: Room, u
     assert seen.endswith(b"\r\n\r\nenough")
     assert b"\r\nConnection: close\r\n" in seen
     await caller.hang_up()
-    assert (room.outcomes(), room.bucket.count) == ({"injected": 1}, 0)
+    assert (room.outcomes(), room.bucket.count) == ({"forwarded": 1}, 0)
     await room.settled()
 
 

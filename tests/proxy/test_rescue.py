@@ -118,7 +118,7 @@ async def test_our_own_options_answer_is_no_error_and_contacts_nobody(room: Room
         seen = await caller.ask(line + b"Host: localhost\r\n\r\n")
         assert seen.startswith(b"HTTP/1.1 204 No Content\r\nAllow: ")
     assert upstream.connections == []
-    assert room.outcomes() == {"injected": 2}
+    assert room.outcomes() == {"local_response": 2}
     await caller.hang_up()
 
 

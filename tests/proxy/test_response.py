@@ -61,7 +61,7 @@ async def test_each_framing_reaches_each_caller_whole(
     assert (unchunked(body) if b"chunked" in head else body) == b"abcdef"
     await caller.hang_up()
     assert room.engine.metrics.body_bytes_out == 6
-    assert room.outcomes() == {"injected": 1}
+    assert room.outcomes() == {"forwarded": 1}
     await room.settled()
 
 

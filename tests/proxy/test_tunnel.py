@@ -108,7 +108,7 @@ async def test_the_end_of_the_origin_ends_the_caller(room: Room, upstream: Recor
     assert await caller.receive() == b""
     await caller.hang_up()
     await room.settled()
-    assert room.outcomes() == {"injected": 1}
+    assert room.outcomes() == {"forwarded": 1}
 
 
 async def test_a_drain_says_1001_to_both_sides_masked_only_upwards(room: Room, upstream: RecordingUpstream) -> None:

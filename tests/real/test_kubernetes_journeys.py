@@ -111,7 +111,7 @@ async def test_a_projected_token_is_injected_and_the_upstream_finds_it_good(
         (seen,) = way.upstream.judgements
         assert (seen.verdict.reason, seen.verdict.claims["aud"], seen.verdict.claims["iss"]) == ("", [AUDIENCE], kube.issuer)
         record = (await way.robin.recorded(2))[1]
-        assert (record["outcome"], record["identity"]["source"], record["identity"]["sub"]) == ("injected", "file", subject)
+        assert (record["outcome"], record["identity"]["source"], record["identity"]["sub"]) == ("forwarded", "file", subject)
         assert len(way.robin.noted("token_file_open")) == 1, "the kubelet writes 0644 where a pod sets neither fsGroup nor runAsUser"
 
 
@@ -220,7 +220,7 @@ async def test_a_deleted_account_is_refused_by_the_upstream_and_a_new_one_is_ser
         assert answer.fields["www-authenticate"] == 'Bearer error="invalid_token"'
         assert "proxy-status" not in answer.fields, "the answer is the upstream's"
         record = (await way.robin.recorded(len(way.upstream.judgements)))[-1]
-        assert (record["outcome"], record["upstream_status"]) == ("injected", 401)
+        assert (record["outcome"], record["upstream_status"]) == ("forwarded", 401)
         assert (await way.robin.admin_page("/readyz")).status == 200, (
             "the token is whole; that it is not welcome, only the upstream can know"
         )
@@ -280,7 +280,7 @@ async def test_kubectl_speaks_to_the_real_api_server_through_the_sidecar_as_its_
                     kube.request, "POST", f"/api/v1/namespaces/{namespace}/configmaps", {"metadata": {"name": "annexe"}}
                 )
                 assert await watch.line() == "configmap/annexe", "an event came through a running response"
-            assert {one["outcome"] for one in robin.records} <= {"injected", "client_closed"}
+            assert {one["outcome"] for one in robin.records} <= {"forwarded", "client_closed"}
 
 
 def allow(kube: Cluster, namespace: str, account: str) -> None:

@@ -54,7 +54,7 @@ class Journey:
         slow = [
             one
             for one in self.robin.records
-            if one["outcome"] == "injected"
+            if one["outcome"] == "forwarded"
             and one["identity_wait_s"] > self.slack_s
             and not but_after < datetime.fromisoformat(one["ts"]).timestamp() < until
         ]
@@ -144,7 +144,7 @@ async def test_a_sidecar_that_was_there_before_the_agent_serves_a_token_that_the
             assert (seen.target, seen.verdict.reason) == ("/first?x=1", "")
             assert seen.verdict.claims["aud"] == [AUDIENCE]
             record = (await way.robin.recorded(2))[1]
-            assert (record["outcome"], record["identity"]["source"]) == ("injected", "jwtsvid")
+            assert (record["outcome"], record["identity"]["source"]) == ("forwarded", "jwtsvid")
             assert record["identity"]["sub"] == "spiffe://robin.test/app"
 
 
@@ -331,7 +331,7 @@ async def test_a_token_for_the_wrong_audience_is_the_upstreams_401_and_does_not_
         assert answers[0].fields["www-authenticate"] == 'Bearer error="invalid_token"'
         assert not any("proxy-status" in answer.fields for answer in answers), "the answer is the upstream's"
         records = await way.robin.recorded(50)
-        assert {(one["outcome"], one["upstream_status"]) for one in records} == {("injected", 401)}
+        assert {(one["outcome"], one["upstream_status"]) for one in records} == {("forwarded", 401)}
         assert len(way.upstream.judgements) == 50, "no request is repeated"
         calls = await eventually(lambda: spiffe.calls(way.robin.pid)[1:], what="the one forced fetch")
         assert [call.code for call in calls] == ["OK"]

@@ -201,11 +201,11 @@ def _judge_record(verdict: Verdict, row: Row, records: Records, plan: Sequence[P
     wrong = ""
     if row.result is Result.RIGHT:
         told = (outcome, status, octets)
-        wanted = ("injected", row.status, octets if kind.name == "websocket" else row.octets)
+        wanted = ("forwarded", row.status, octets if kind.name == "websocket" else row.octets)
         wrong = f"{told} instead of {wanted}" if told != wanted else ""
     elif row.result is Result.REFUSED:
         wrong = "" if (outcome, status) == (row.code, row.status) else f"{outcome} {status}"
-    elif row.result is Result.CUT and outcome != ("injected" if kind.name == "websocket" else "upstream_aborted"):
+    elif row.result is Result.CUT and outcome != ("forwarded" if kind.name == "websocket" else "upstream_aborted"):
         wrong = f"{outcome} {status}"
     if wrong:
         verdict.breaks("a record says what the caller saw", f"{_name(row, plan)}: the record says {wrong}")

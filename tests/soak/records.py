@@ -10,7 +10,7 @@ from robin.model.faults import OUTCOMES
 _OUTCOMES = tuple(sorted(OUTCOMES))
 _GROW = 65536
 _KEPT_EACH = 40
-_ROUTINE = frozenset({"injected", "client_closed"})
+_ROUTINE = frozenset({"forwarded", "local_response", "client_closed"})
 
 
 class Records:

@@ -67,7 +67,7 @@ class Story:
         self.rows.append(row)
         self.deliveries += [(number, row.kind, Seen.BEGAN)] * began
         self.deliveries += [(number, row.kind, Seen.WHOLE)] * (began * kind.whole if whole is None else whole)
-        for outcome in (code or "injected",) if outcomes is None else outcomes:
+        for outcome in (code or "forwarded",) if outcomes is None else outcomes:
             self.record(f"/{name}/{number}/9", outcome, answered, recorded_octets)
 
     def record(self, path: str | None, outcome: str, status: int, octets: int = 3) -> None:
@@ -187,7 +187,7 @@ def _no_record(story: Story) -> None:
 
 
 def _two_records(story: Story) -> None:
-    story.tell("get", outcomes=("injected", "injected"))
+    story.tell("get", outcomes=("forwarded", "forwarded"))
 
 
 def _a_record_of_nobody(story: Story) -> None:
@@ -195,7 +195,7 @@ def _a_record_of_nobody(story: Story) -> None:
 
 
 def _a_record_too_many(story: Story) -> None:
-    story.record("/get/9999/1", "injected", 200)
+    story.record("/get/9999/1", "forwarded", 200)
 
 
 def _a_record_that_lies(story: Story) -> None:

@@ -1,12 +1,13 @@
 """A recorder that writes into a file, and records to finish: for every test of the telemetry floor."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from robin.model.caller import Caller, Evidence
+from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.recorder import Recorder
@@ -19,7 +20,7 @@ MakeRecord = Callable[..., ExchangeRecord]
 def make_record(**what: object) -> ExchangeRecord:
     """The record of an ordinary GET through a TCP listener, with `what` set differently."""
     record = ExchangeRecord(what.pop("caller", Caller(evidence=Evidence.LOOPBACK, listener="127.0.0.1:4000")), 1000.0)  # type: ignore[arg-type]
-    ordinary = {"outcome": "injected", "method": "GET", "path": b"/v1/x", "protocol": "HTTP/1.1", "status": 200, "upstream_status": 200}
+    ordinary = {"outcome": "forwarded", "method": "GET", "path": b"/v1/x", "protocol": "HTTP/1.1", "status": 200, "upstream_status": 200}
     for name, value in {**ordinary, "ttfb_s": 0.001, "duration_s": 0.002, "reused": True, **what}.items():
         setattr(record, name, value)
     return record
@@ -45,6 +46,24 @@ class WrittenLines:
         os.close(self._fd)
 
 
+class KeptLines(LineWriter):
+    """A writer whose lines stay in a list."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def put(self, lines: Sequence[str]) -> None:
+        self.lines += lines
+
+
+def make_recorder(writer: LineWriter, **what: object) -> Recorder:
+    """A recorder of the sidecar that writes JSON lines to `writer`, with `what` set differently."""
+    ordinary = {"columns": SIDECAR_COLUMNS, "mode": "all", "style": "json", "wall": ManualClock().wall}
+    more = {"prefix": "0123456789abcdef", "identity_source": "file"}
+    metrics = what.pop("metrics", None) or Metrics(version="1", unsafe={})
+    return Recorder(metrics, writer, **{**ordinary, **more, **what})  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[WrittenLines]:
     """Lines written to a file."""
@@ -57,6 +76,4 @@ def written(tmp_path: Path) -> Iterator[WrittenLines]:
 def recorded(written: WrittenLines) -> tuple[Metrics, MakeRecord, Recorder]:
     """Metrics, a maker of records, and a recorder that writes no access line."""
     metrics = Metrics(version="1", unsafe={})
-    clock = ManualClock()
-    recorder = Recorder(metrics, written.writer, mode="off", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file")
-    return metrics, make_record, recorder
+    return metrics, make_record, make_recorder(written.writer, mode="off", metrics=metrics)

@@ -19,7 +19,7 @@ from robin.telemetry.writer import LineWriter
 def busy_sources() -> tuple[Metrics, LineWriter, IdentityMetrics]:
     """Counters of a sidecar on which everything has happened at least once."""
     metrics = Metrics(version='1.0"\\\n', unsafe={"listen": True, "any_host": False})
-    metrics.requests["injected", "GET", 2] = 3
+    metrics.requests["forwarded", "GET", 2] = 3
     metrics.requests["client_closed", "other", 0] = 1
     metrics.time_to_first_byte.observe(0.004)
     metrics.connected("ok", 0.002)
@@ -61,7 +61,7 @@ def test_values_are_what_was_counted():
     plane = ("plane", "sidecar")
     requests = families["robin_requests_total"].samples
     assert requests == {
-        ("robin_requests_total", frozenset({("outcome", "injected"), ("method", "GET"), ("code_class", "2xx"), plane})): 3.0,
+        ("robin_requests_total", frozenset({("outcome", "forwarded"), ("method", "GET"), ("code_class", "2xx"), plane})): 3.0,
         ("robin_requests_total", frozenset({("outcome", "client_closed"), ("method", "other"), ("code_class", "none"), plane})): 1.0,
     }
     refused = frozenset({("result", "connect_refused"), plane})

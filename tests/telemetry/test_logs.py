@@ -3,13 +3,13 @@
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.telemetry.conftest import WrittenLines
+from tests.telemetry.conftest import KeptLines, WrittenLines
 
 from robin.model.secret import Secret
 from robin.telemetry.logs import EventLog, stack_of
@@ -147,16 +147,6 @@ def test_console_lines_are_for_people(written):
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 trees = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner), max_leaves=20)
-
-
-class KeptLines(LineWriter):
-    """A writer whose lines stay in a list."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def put(self, lines: Sequence[str]) -> None:
-        self.lines += lines
 
 
 @given(value=trees, style=st.sampled_from(["json", "console"]))

@@ -2,52 +2,31 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.telemetry.conftest import MakeRecord, WrittenLines, make_record
+from tests.telemetry.conftest import KeptLines, MakeRecord, WrittenLines, make_record, make_recorder
 
 from robin.model.caller import Caller, Evidence
 from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
+from robin.telemetry.columns import Column, Columns
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
-from robin.telemetry.recorder import METHOD_LABELS, Recorder, trace_id
-from robin.telemetry.writer import LineWriter
+from robin.telemetry.recorder import METHOD_LABELS, Recorder
+from robin.telemetry.trace_context import trace_id
 from robin.testing.manual_clock import ManualClock
 from robin.wire import http1
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "log-fields.md"
 FIELDS = (
-    "ts event request_id trace_id outcome method path protocol status upstream_status bytes_in bytes_out ttfb_s duration_s identity_wait_s "
-    "retries reused listener peer_uid peer_pid identity"
+    "ts event request_id trace_id outcome credential method path protocol status upstream_status bytes_in bytes_out ttfb_s duration_s "
+    "identity_wait_s retries reused listener peer_uid peer_pid identity"
 ).split()
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-class KeptLines(LineWriter):
-    """A writer whose lines stay in a list."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def put(self, lines: Sequence[str]) -> None:
-        self.lines += lines
-
-
-def make_recorder(writer: LineWriter, *, mode: str = "all", style: str = "json", metrics: Metrics | None = None) -> Recorder:
-    return Recorder(
-        metrics or Metrics(version="1", unsafe={}),
-        writer,
-        mode=mode,  # type: ignore[arg-type]
-        style=style,  # type: ignore[arg-type]
-        wall=ManualClock().wall,
-        prefix="0123456789abcdef",
-        identity_source="file",
-    )
 
 
 def make_token(**what: object) -> IdentityToken:
@@ -77,6 +56,7 @@ def test_the_line_has_every_field_of_the_specification_in_its_order(written: Wri
             reused=False,
             traceparent=TRACE,
             identity=make_token(),
+            credential="forward",
         )
     )
     line = json.loads(written.read())
@@ -86,7 +66,8 @@ def test_the_line_has_every_field_of_the_specification_in_its_order(written: Wri
         "event": "exchange",
         "request_id": "0123456789abcdef0000000000000001",
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-        "outcome": "injected",
+        "outcome": "forwarded",
+        "credential": "forward",
         "method": "POST",
         "path": "/v1/chat",
         "protocol": "HTTP/1.1",
@@ -111,7 +92,7 @@ def test_what_is_not_known_is_null(written: WrittenLines):
     make_recorder(written.writer).finish(make_record(outcome="peer_denied", **nothing))
     line = json.loads(written.read())
     assert list(line) == FIELDS
-    absent = {*nothing, "trace_id", "peer_uid", "peer_pid", "identity"}
+    absent = {*nothing, "trace_id", "credential", "peer_uid", "peer_pid", "identity"}
     assert {name for name, value in line.items() if value is None} == absent
 
 
@@ -157,7 +138,7 @@ def test_long_claims_are_cut(written: WrittenLines):
 
 
 def test_quotes_line_ends_and_terminal_codes_stay_inside_the_line(written: WrittenLines):
-    hostile = b'/"},"outcome":"injected"\r\n\x1b[2J\x00\x7f\x9b\xff\\'
+    hostile = b'/"},"outcome":"forwarded"\r\n\x1b[2J\x00\x7f\x9b\xff\\'
     make_recorder(written.writer).finish(make_record(path=hostile, outcome="bad_request"))
     text = written.read()
     assert re.fullmatch(r"[\x20-\x7e]*\n", text)
@@ -171,6 +152,7 @@ anything = st.text(max_size=40)
     path=st.none() | st.binary(max_size=60),
     method=st.none() | anything,
     protocol=st.none() | anything,
+    credential=st.none() | anything,
     listener=anything,
     subject=st.none() | st.text(st.characters(), max_size=40),
     audiences=st.lists(anything, max_size=3),
@@ -180,7 +162,7 @@ anything = st.text(max_size=40)
     style=st.sampled_from(["json", "console"]),
 )
 def test_whatever_came_in_the_record_is_one_line_of_printable_ascii(
-    path, method, protocol, listener, subject, audiences, traceparent, seconds, count, style
+    path, method, protocol, credential, listener, subject, audiences, traceparent, seconds, count, style
 ):
     writer = KeptLines()
     make_recorder(writer, style=style).finish(
@@ -189,6 +171,7 @@ def test_whatever_came_in_the_record_is_one_line_of_printable_ascii(
             path=path,
             method=method,
             protocol=protocol,
+            credential=credential,
             identity=make_token(subject=subject, audiences=tuple(audiences)),
             traceparent=traceparent,
             ttfb_s=seconds,
@@ -202,7 +185,8 @@ def test_whatever_came_in_the_record_is_one_line_of_printable_ascii(
         read = json.loads(line, parse_constant=pytest.fail)
         assert list(read) == FIELDS
         assert read["path"] == (None if path is None else path.partition(b"?")[0].decode("latin-1"))
-        assert (read["method"], read["protocol"], read["listener"], read["bytes_in"]) == (method, protocol, listener, count)
+        assert (read["method"], read["protocol"], read["credential"]) == (method, protocol, credential)
+        assert (read["listener"], read["bytes_in"]) == (listener, count)
         assert (read["identity"]["sub"], read["identity"]["aud"]) == (subject, audiences)
         assert read["duration_s"] == pytest.approx(seconds, abs=1e-6)
 
@@ -214,10 +198,10 @@ def test_an_exchange_is_counted_by_outcome_method_and_class():
     recorder.finish(make_record())
     recorder.finish(make_record(outcome="upstream_closed", status=502, upstream_status=None, ttfb_s=None, duration_s=2.0))
     recorder.finish(make_record(outcome="client_closed", method="PROPFIND", status=None, upstream_status=401))
-    assert metrics.requests == {("injected", "GET", 2): 2, ("upstream_closed", "GET", 5): 1, ("client_closed", "other", 0): 1}
+    assert metrics.requests == {("forwarded", "GET", 2): 2, ("upstream_closed", "GET", 5): 1, ("client_closed", "other", 0): 1}
     assert metrics.upstream_responses == {200: 2, 401: 1}
     assert {outcome: sum(histogram.counts) for outcome, histogram in metrics.request_duration.items()} == {
-        "injected": 2,
+        "forwarded": 2,
         "upstream_closed": 1,
         "client_closed": 1,
     }
@@ -227,12 +211,12 @@ def test_an_exchange_is_counted_by_outcome_method_and_class():
 
 @pytest.mark.parametrize(
     ("mode", "written_outcomes"),
-    [("all", ["injected", "injected", "loop", "injected"]), ("errors", ["loop", "injected"]), ("off", [])],
+    [("all", ["forwarded", "forwarded", "loop", "forwarded"]), ("errors", ["loop", "forwarded"]), ("off", [])],
 )
 def test_the_access_log_writes_what_it_is_told_to_and_counting_goes_on(mode: str, written_outcomes: list[str]):
     writer, metrics = KeptLines(), Metrics(version="1", unsafe={})
     recorder = make_recorder(writer, mode=mode, metrics=metrics)
-    for outcome, status in (("injected", 200), ("injected", 302), ("loop", 502), ("injected", 404)):
+    for outcome, status in (("forwarded", 200), ("forwarded", 302), ("loop", 502), ("forwarded", 404)):
         recorder.finish(make_record(outcome=outcome, status=status))
     assert [json.loads(line)["outcome"] for line in writer.lines] == written_outcomes
     assert sum(metrics.requests.values()) == 4
@@ -282,7 +266,7 @@ def test_the_method_label_is_one_that_can_occur(recorded: tuple[Metrics, MakeRec
     for method in sorted(served):
         recorder.finish(make(method=method))
     recorder.finish(make(outcome="method_refused", method=None, path=None, status=405))
-    assert {method for outcome, method, _ in metrics.requests if outcome == "injected"} == METHOD_LABELS | {"other"}
+    assert {method for outcome, method, _ in metrics.requests if outcome == "forwarded"} == METHOD_LABELS | {"other"}
     assert metrics.requests["method_refused", "other", 4] == 1
 
 
@@ -314,17 +298,7 @@ class Moments:
 
 def unhurried(later: Moments) -> tuple[Recorder, KeptLines, Metrics]:
     writer, metrics = KeptLines(), Metrics(version="1", unsafe={})
-    recorder = Recorder(
-        metrics,
-        writer,
-        mode="all",
-        style="json",
-        wall=ManualClock().wall,
-        prefix="0" * 16,
-        identity_source="file",
-        later=later.put,
-    )
-    return recorder, writer, metrics
+    return make_recorder(writer, metrics=metrics, later=later.put), writer, metrics
 
 
 def test_exchanges_are_counted_and_written_together_a_moment_later_with_one_timer_for_all():
@@ -360,22 +334,33 @@ def test_a_scrape_finds_every_exchange_that_ended():
 
 def test_the_time_of_a_line_is_that_of_the_end_of_its_exchange_not_of_its_writing():
     later, writer, clock = Moments(), KeptLines(), ManualClock()
-    metrics = Metrics(version="1", unsafe={})
-    recorder = Recorder(
-        metrics, writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file", later=later.put
-    )
-    recorder.finish(make_record())
-    ended = json.loads(line_at(make_record(), clock))["ts"]
+    make_recorder(writer, wall=clock.wall, later=later.put).finish(make_record())
     clock.advance(5.0)
     later.pass_by()
-    assert json.loads(writer.lines[0])["ts"] == ended
+    assert json.loads(writer.lines[0])["ts"] == "2026-05-28T20:26:40.000Z"
 
 
-def line_at(record: ExchangeRecord, clock: ManualClock) -> str:
-    """The line of `record`, written at once."""
-    writer = KeptLines()
-    recorder = Recorder(
-        Metrics(version="1", unsafe={}), writer, mode="all", style="json", wall=clock.wall, prefix="0" * 16, identity_source="file"
+def test_another_plane_has_its_own_columns():
+    def render(parts: tuple[str, ...], record: ExchangeRecord, timestamp: str, identity: str) -> str:
+        first, second, end = parts
+        return f'{first}"{timestamp}"{second}{record.bytes_in}{end}'
+
+    columns = Columns(
+        columns=(
+            Column(name="ts"),
+            Column(name="plane", constant="gateway"),
+            Column(name="port", attribute="caller.listener"),
+            Column(name="in"),
+            Column(name="method", attribute="method"),
+            Column(name="retries", attribute="retries"),
+        ),
+        render=render,
     )
-    recorder.finish(record)
-    return writer.lines[0]
+    writer = KeptLines()
+    recorder = make_recorder(writer, columns=columns)
+    for method in ("GET", 'P"%s{}', None):
+        recorder.finish(make_record(method=method, bytes_in=7))
+    assert writer.lines == [
+        f'{{"ts":"2026-05-28T20:26:40.000Z","plane":"gateway","port":"127.0.0.1:4000","in":7,"method":{method},"retries":0}}\n'
+        for method in ('"GET"', r'"P\"%s{}"', "null")
+    ]

@@ -82,7 +82,7 @@ def _table() -> dict[str, FaultKind]:
 FAULTS = _table()
 
 # `outcome` of an exchange: a closed set, public in records and metrics; docs/reference/outcomes.md tells them.
-OUTCOMES = frozenset({"injected", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
+OUTCOMES = frozenset({"forwarded", "local_response", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
 
 
 class Fault(Exception):

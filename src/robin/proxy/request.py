@@ -22,6 +22,7 @@ async def send_request(relay: Relay, outbound: bytes) -> ResponseHead:
     downstream, upstream = relay.downstream, relay.upstream
     if downstream.eof:
         upstream.reusable = True  # nothing was sent on it
+        relay.record.credential = None
         raise CallerLeft
     _send(relay, outbound)
     reader = _ResponseReader(relay)

@@ -61,7 +61,7 @@ async def respond_locally(downstream: Downstream, head: RequestHead, record: Exc
     """Write the proxy's own response. Returns True if the connection can be reused."""
     unread = _unread_body(head, record) if head.keep_alive else None
     record.status = response.status
-    record.outcome = "injected"
+    record.outcome = "local_response"
     record.ttfb_s = downstream.engine.clock() - record.started_at
     downstream.write(render_local_response(response, close=unread is None, head_only=head.method == "HEAD"))
     return await _finish(downstream, unread)

@@ -32,7 +32,7 @@ async def relay_response(relay: Relay, response: ResponseHead) -> bool:
     else:
         reusable = await _relay_body(relay, response, reusable=reusable)
     upstream.reusable = response.keep_alive and not early and not upstream.received
-    relay.record.outcome = "injected"
+    relay.record.outcome = "forwarded"
     return reusable and not (relay.upgrade and downstream.received)
 
 

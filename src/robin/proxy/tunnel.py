@@ -139,7 +139,7 @@ async def tunnel(
     """Relay the 101, then bytes until either side ends; both are closed then."""
     record.status = 101
     record.ttfb_s = engine.clock() - record.started_at
-    record.outcome = "injected"
+    record.outcome = "forwarded"
     downstream.write(forward_switch(response))
     both = Tunnel(downstream, upstream, engine, idle_s=route.deadlines.stream_idle_s, websocket=protocol == b"websocket")
     engine.metrics.upgrades["switched"] += 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Literal
 
-from robin.telemetry.stamp import Stamp
+from robin.telemetry.timestamp import TimestampFormatter
 from robin.telemetry.writer import LineWriter
 
 REPEAT_S: Final = 60.0
@@ -37,7 +37,7 @@ class _Repeats:
 class EventLog:
     """Writes events at or above `level`."""
 
-    __slots__ = ("_least", "_monotonic", "_repeats", "_stamp", "_style", "_wall", "_writer")
+    __slots__ = ("_least", "_monotonic", "_repeats", "_style", "_timestamps", "_wall", "_writer")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class EventLog:
         self._style = style
         self._wall = wall
         self._monotonic = monotonic
-        self._stamp = Stamp()
+        self._timestamps = TimestampFormatter()
         self._repeats: dict[tuple[str, str], _Repeats] = {}
 
     def debug(self, event: str, *, code: str | None = None, **fields: object) -> None:
@@ -78,7 +78,7 @@ class EventLog:
         suppressed = 0 if code is None else self._suppressed(event, code)
         if suppressed is None:
             return
-        line: dict[str, object] = {"ts": self._stamp.text(self._wall()), "level": level, "event": event}
+        line: dict[str, object] = {"ts": self._timestamps.text(self._wall()), "level": level, "event": event}
         if code is not None:
             line["code"] = code
         for name, value in fields.items():

@@ -1,6 +1,6 @@
 """The engine's counters: plain ints on one slotted object, bumped in place by the loop's thread, read when somebody scrapes.
 
-Rules: no locks, no label lookups beyond one dict get, no series that a caller can invent. `Recorder.settle` bumps what the end of an
+Rules: no locks, no label lookups beyond one dict get, no series that a caller can invent. `Recorder.flush` bumps what the end of an
 exchange tells (the attributes marked so); the engine bumps the rest as it goes. Tables are `defaultdict(int)`: `retries["eof"] += 1`.
 """
 
@@ -44,7 +44,7 @@ class Metrics:
     def __init__(self, *, version: str, unsafe: Mapping[str, bool]) -> None:
         self.version = version
         self.unsafe = dict(unsafe)
-        # bumped by Recorder.settle
+        # bumped by Recorder.flush
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)  # (outcome, method, hundreds of the status or 0)
         self.request_duration: dict[str, Histogram] = {}  # by outcome
         self.time_to_first_byte = Histogram(EXCHANGE_S)

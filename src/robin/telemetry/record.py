@@ -17,6 +17,7 @@ class ExchangeRecord:
         "bytes_in",
         "bytes_out",
         "caller",
+        "credential",
         "duration_s",
         "ended_at",
         "identity",
@@ -54,6 +55,7 @@ class ExchangeRecord:
         self.retries = 0
         self.reused: bool | None = None
         self.identity: IdentityToken | None = None
+        self.credential: str | None = None  # the note of the credential in the request that went to the upstream
         self.traceparent: bytes | None = None
 
     def note_head(self, head: RequestHead) -> None:
@@ -66,4 +68,5 @@ class ExchangeRecord:
     def note_attempt(self, credential: Credential, *, reused: bool) -> None:
         """The request is about to be sent with `credential`, on a connection that was `reused` or not."""
         self.identity = credential.identity
+        self.credential = credential.grant
         self.reused = reused

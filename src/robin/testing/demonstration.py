@@ -213,7 +213,7 @@ class Demonstration:
         if not isinstance(entry, dict):
             self._hear(Said(level="error" if stream == "stderr" else "info", text=text))
         elif entry.get("event") == "exchange":
-            if entry.get("outcome") != "injected":
+            if entry.get("outcome") not in {"forwarded", "local_response"}:
                 self._hear(
                     Answered(
                         method=entry.get("method"), path=entry.get("path"), status=entry.get("status"), outcome=str(entry.get("outcome"))

@@ -186,4 +186,4 @@ async def test_nginx_serves_its_files_and_ranges_to_curl(tmp_path: Path) -> None
             etag = next(line.partition(": ")[2] for line in head.split("\r\n") if line.startswith("ETag"))
             assert await ask("-w", "%{http_code}", "-H", f"If-None-Match: {etag}") == b"304"
             assert (await ask("-r", f"{len(LARGE)}-", "-w", "%{http_code}")).endswith(b"416")
-            assert {record["outcome"] for record in await robin.recorded(5)} == {"injected"}
+            assert {record["outcome"] for record in await robin.recorded(5)} == {"forwarded"}

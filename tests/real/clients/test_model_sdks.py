@@ -74,7 +74,7 @@ async def test_a_long_session_of_the_openai_sdk_gets_every_rotation_at_once(stan
         assert ended.told["long"] == [answer_to(f"long {number}") for number in range(60)]
         assert answered == [token for token in dict.fromkeys(answered) for _ in range(3)]
         assert len(set(answered)) == 20
-        assert await stand.outcomes(60) == ["injected"] * 60
+        assert await stand.outcomes(60) == ["forwarded"] * 60
 
 
 async def check(stand: Stand, models: ModelServer) -> None:
@@ -83,5 +83,5 @@ async def check(stand: Stand, models: ModelServer) -> None:
     assert order == sorted(order, key=stand.server.tokens.index), "an old token came after a new one"
     outcomes = await stand.outcomes(len(stand.server.seen))
     assert outcomes.count("client_closed") == 1, "the one that was left"
-    assert outcomes.count("injected") == len(outcomes) - 1
+    assert outcomes.count("forwarded") == len(outcomes) - 1
     assert models.hang_ups == 1

@@ -56,7 +56,7 @@ async def test_pip_installs_what_uv_published(stand_of: Stands) -> None:
         await run([pyclients.find(), "-m", "pip", "install", "-q", *choices, "robinroot"], home=stand.home)
         check(stand, "by-pip")
         assert len(stand.server.tokens) == 2
-        assert set(await stand.outcomes(len(stand.server.seen))) == {"injected"}
+        assert set(await stand.outcomes(len(stand.server.seen))) == {"forwarded"}
 
 
 async def test_uv_installs_what_uv_published(stand_of: Stands) -> None:

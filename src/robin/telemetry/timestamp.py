@@ -1,9 +1,9 @@
-"""Timestamps of log lines: RFC 3339 in UTC with milliseconds; the last second and the last text are kept, since lines come in bursts."""
+"""Timestamps of log lines: RFC 3339 in UTC with milliseconds. The last second and the last text are kept, since lines come in bursts."""
 
 import time
 
 
-class Stamp:
+class TimestampFormatter:
     """Formats wall-clock seconds."""
 
     __slots__ = ("_millisecond", "_second", "_second_text", "_text")
