@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from tests.conformance.parts import without_identity
 from tests.corpus.judge import SENTINEL, check_problem
-from tests.corpus.rig import PONG, Answer, Rig, running, unsigned_token
+from tests.corpus.rig import PONG, SOON_S, Answer, Rig, running, unsigned_token
 
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
@@ -87,7 +87,7 @@ async def test_d3_a_caller_that_writes_a_gigabyte_first_still_gets_its_503(tmp_p
         sent, raw = await asyncio.to_thread(_write_then_read, rig.address, b"POST /up HTTP/1.1\r\nHost: localhost\r\n" + framing)
         assert raw.startswith(b"HTTP/1.1 503 "), (sent, raw[:200])
         assert sent < 64 << 20, "Robin read on and on"
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < SOON_S
         assert rig.upstream.connections == []
 
 

@@ -27,7 +27,7 @@ from tests.conformance.parts import (
 )
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.process_stats import open_sockets
-from tests.corpus.rig import PONG, Caller, Rig, running
+from tests.corpus.rig import PONG, SOON_S, Caller, Rig, running
 
 from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.message import ReceivedRequest
@@ -107,7 +107,7 @@ async def test_g3_a_wrong_101_is_502_and_the_upstream_connection_is_dropped(tunn
     await tunnels.flush()
     with scripted(tunnels, script):
         check_problem(await tunnels.ask(ASK), "upgrade_failed")
-        assert await asyncio.wait_for(ended.get(), 2.0) in {"eof", "reset"}
+        assert await asyncio.wait_for(ended.get(), SOON_S) in {"eof", "reset"}
 
 
 async def test_g4_bytes_right_behind_both_heads_arrive(tunnels: Rig) -> None:
@@ -233,7 +233,7 @@ async def test_g6_the_end_of_the_caller_ends_the_upstream_within_a_second(
     with scripted(tunnels, script):
         caller, _ = await open_tunnel(tunnels, ask)
         await end(caller)
-        assert await asyncio.wait_for(ended.get(), 1.5) in {"eof", "reset"}
+        assert await asyncio.wait_for(ended.get(), SOON_S) in {"eof", "reset"}
         caller.peer.transport.abort()
 
 
@@ -251,7 +251,7 @@ async def test_g6_the_end_of_the_upstream_ends_the_caller_within_a_second(tunnel
         caller, _ = await open_tunnel(tunnels)
         assert await caller.peer.read_exactly(6) == b"\x81\x04last"
         read.set()
-        await caller.closed(deadline_s=1.5)
+        await caller.closed(deadline_s=SOON_S)
         assert caller.rest == b""
         await caller.leave()
 
@@ -338,13 +338,13 @@ async def test_g7_a_drain_says_1001_to_both_sides_at_a_frame_boundary(tmp_path: 
             assert await caller.peer.read_exactly(4) == b"\x82\x0aha"
             rig.robin.send_signal(signal.SIGTERM)
             await rig.robin.event("draining")
-            first = await asyncio.wait_for(up.get(), 3.0)
+            first = await asyncio.wait_for(up.get(), SOON_S)
             assert close_payload(first, masked=True).startswith(GOING_AWAY)
             upstream = rig.upstream.connections[-1]
             await upstream.send(b"lf-a-frame"[:8])
             rest = await caller.peer.read_exactly(8)
             assert rest == b"lf-a-frame"[:8]
-            caller_close = await asyncio.wait_for(caller.peer.read_some(), 3.0)
+            caller_close = await asyncio.wait_for(caller.peer.read_some(), SOON_S)
             assert close_payload(caller_close, masked=False).startswith(GOING_AWAY)
             caller.send(b"\x88\x82\x00\x00\x00\x00\x03\xe9")
             await upstream.close()
@@ -369,7 +369,7 @@ async def test_g7_no_close_frame_is_put_into_another_protocol_and_the_cut_at_max
             began = time.monotonic()
             rig.robin.send_signal(signal.SIGTERM)
             await caller.closed()
-            assert 0.8 <= time.monotonic() - began <= 2.5
+            assert 0.8 <= time.monotonic() - began <= SOON_S
             assert caller.rest == b"", "a byte of ours in a tunnel that is not ours"
             assert await rig.robin.returned() == 4
             assert (await record_of(rig, "/raw"))["outcome"] == "drain_cut"

@@ -75,7 +75,7 @@ async def check(stage: Stage, what: str, command: str, shown: str) -> None:
 
     if not matches(shown, said) and WRITTEN_BEHIND.search(command):
         with contextlib.suppress(TimeoutError):
-            await eventually(holds, timeout_s=8.0, every_s=0.2, what=command)
+            await eventually(holds, timeout_s=20.0, every_s=0.2, what=command)
     assert matches(shown, said), f"{what}\nsaid:\n{said}\nshown:\n{shown}"
 
 
