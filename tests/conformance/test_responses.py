@@ -5,12 +5,11 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from tests.conformance.parts import echo, half_close, leave, open_tunnel, record_of, reset, scripted
+from tests.conformance.parts import half_close, leave, record_of, reset, scripted
 from tests.corpus.judge import SENTINEL
 from tests.corpus.process_stats import resident_bytes, resident_bytes_at_rest
 from tests.corpus.rig import SOON_S, Caller, Rig, running, unsigned_token
@@ -324,16 +323,6 @@ async def test_e8_what_an_idle_upstream_connection_says_is_discarded_with_it(rig
     await caller.leave()
 
 
-async def test_j2_a_closed_idle_connection_is_never_reused(rig: Rig) -> None:
-    await rig.flush()
-    for method in (b"GET", b"POST"):
-        assert (await rig.ask(GET)).body == b"pong"
-        upstream = rig.seen[-1][0]
-        await upstream.close()
-        assert (await rig.ask(method + b" /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")).body == b"pong"
-        assert rig.seen[-1][0] is not upstream
-
-
 async def test_e10_a_heartbeat_keeps_a_stream_alive_and_silence_ends_it(tmp_path: Path) -> None:
     async with running(tmp_path, settings={"ROBIN_STREAM_IDLE_TIMEOUT": "1s"}) as rig:
         silent = asyncio.Event()
@@ -359,65 +348,6 @@ async def test_e10_a_heartbeat_keeps_a_stream_alive_and_silence_ends_it(tmp_path
         assert not answer.whole
         assert 0.8 <= took_s <= SOON_S
         assert (await record_of(rig, "/x"))["outcome"] == "upstream_aborted"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    """Robin that gives a silent stream one second."""
-    async with running(tmp_path_factory.mktemp("impatient"), settings={"ROBIN_STREAM_IDLE_TIMEOUT": "1s"}) as rig:
-        yield rig
-
-
-async def test_e10_an_upload_that_falls_silent_is_ended_on_both_sides(impatient: Rig) -> None:
-    ended: asyncio.Queue[str] = asyncio.Queue()
-
-    async def script(connection: ScriptedConnection) -> None:
-        await connection.read_until(b"\r\n\r\n")
-        ended.put_nowait(await connection.wait_ended())
-
-    await impatient.flush()
-    with scripted(impatient, script):
-        began = time.monotonic()
-        caller = await _unfinished_upload(impatient, 1000, 10)
-        assert await asyncio.wait_for(ended.get(), SOON_S) in {"eof", "reset"}
-        await caller.closed()
-        assert 0.8 <= time.monotonic() - began <= SOON_S
-        assert not caller.rest.startswith(b"HTTP/1.1 200")
-        await caller.leave()
-
-
-async def test_e10_a_caller_that_takes_nothing_for_so_long_is_ended_on_both_sides(impatient: Rig) -> None:
-    ended: asyncio.Queue[str] = asyncio.Queue()
-
-    async def script(connection: ScriptedConnection) -> None:
-        await connection.read_request()
-        with contextlib.suppress(PeerLeft):
-            await connection.send(STREAM + UNENDING[0])
-            while True:
-                await connection.send(b"x" * 65536)
-        ended.put_nowait(connection.ended or "")
-
-    await impatient.flush()
-    with scripted(impatient, script):
-        caller = await impatient.caller()
-        caller.peer.transport.pause_reading()
-        caller.send(GET)
-        assert await asyncio.wait_for(ended.get(), 15.0) in {"eof", "reset"}
-        caller.peer.transport.abort()
-
-
-async def test_e10_a_silent_tunnel_is_ended_and_one_with_a_ping_is_not(impatient: Rig) -> None:
-    await impatient.flush()
-    with scripted(impatient, echo):
-        caller, _ = await open_tunnel(impatient)
-        began = time.monotonic()
-        for _ in range(6):
-            await asyncio.sleep(0.3)  # the heartbeat itself is what is tested
-            caller.send(b"\x89\x00")
-            assert await caller.peer.read_exactly(2) == b"\x89\x00"
-        assert time.monotonic() - began > 1.5
-        await caller.closed()
-        await caller.leave()
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
