@@ -7,8 +7,8 @@ BIN := .venv/bin
 up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar
 	@$(BIN)/robin up $(ARGS)
 
-test: .venv/.dev  ## set up and pass the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/.dev  ## set up and pass the tests, in parallel; ARGS="-n 0 tests/wire" runs some of them in one process
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 setup: .venv/.run  ## leave the program at .venv/bin/robin
 

@@ -17,6 +17,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason='slow: CI runs it, and so does `make test ARGS="-m slow"`'))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Give `-n auto` one worker more than there are cores: many tests wait for a process or for a time to pass."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     """One CA for the whole run; issue a leaf for each name that a test needs."""

@@ -6,7 +6,7 @@ import pytest
 from tests.conformance.parts import half_close, leave, reset
 from tests.corpus.judge import SENTINEL, check_problem
 from tests.corpus.process_stats import processor_s, resident_bytes, resident_bytes_at_rest
-from tests.corpus.rig import PONG, Rig
+from tests.corpus.rig import PONG, SOON_S, Rig
 
 from robin.testing.connection import ScriptedConnection
 from robin.testing.message import ReceivedRequest
@@ -41,7 +41,7 @@ async def test_b7_a_caller_that_ends_early_aborts_the_request_at_the_upstream(ri
     upstream = await rig.upstream.connection(connections_before)
     await eventually(lambda: upstream.received_count > 20, what="the head at the upstream")
     await end(caller)  # type: ignore[operator]
-    await eventually(lambda: upstream.ended, timeout_s=1.5, what="the upstream connection to end")
+    await eventually(lambda: upstream.ended, timeout_s=SOON_S, what="the upstream connection to end")
     assert len(rig.seen) == whole_before, "a cut request arrived as a whole one"
     caller.peer.transport.abort()
     record = await eventually(

@@ -4,23 +4,30 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.corpus.cases import Answered, Cut, Either, Refused, RequestCase
+from tests.corpus.cases import Answered, Cut, Either, Refused
 from tests.corpus.judge import judge
-from tests.corpus.load import REQUESTS
+from tests.corpus.load import REQUESTS, by_item
 from tests.corpus.rig import Rig
+from tests.rows import every_row
 
 from robin.testing.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+BY_ITEM = by_item(REQUESTS)
+
+
 def exchanges(rig: Rig) -> list[dict[str, Any]]:
     return [entry for entry in rig.robin.events if entry.get("event") == "exchange"]
 
 
-@pytest.mark.parametrize("case", REQUESTS, ids=lambda case: f"{case.item}-{case.id}")
-async def test_each_hostile_request_gets_its_verdict(rig: Rig, based: Rig, case: RequestCase) -> None:
-    await judge(based if case.base else rig, case)
+@pytest.mark.parametrize("item", BY_ITEM)
+async def test_each_hostile_request_gets_its_verdict(rig: Rig, based: Rig, item: str) -> None:
+    with every_row() as row:
+        for case in BY_ITEM[item]:
+            with row(case.id):
+                await judge(based if case.base else rig, case)
 
 
 async def test_each_exchange_of_the_corpus_leaves_one_record_with_its_outcome(rig: Rig) -> None:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from tests.conformance.parts import without_identity
 from tests.corpus.judge import SENTINEL, check_problem
-from tests.corpus.rig import PONG, Answer, Rig, running, unsigned_token
+from tests.corpus.rig import SOON_S, Rig, running, unsigned_token
 
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
@@ -87,7 +87,7 @@ async def test_d3_a_caller_that_writes_a_gigabyte_first_still_gets_its_503(tmp_p
         sent, raw = await asyncio.to_thread(_write_then_read, rig.address, b"POST /up HTTP/1.1\r\nHost: localhost\r\n" + framing)
         assert raw.startswith(b"HTTP/1.1 503 "), (sent, raw[:200])
         assert sent < 64 << 20, "Robin read on and on"
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < SOON_S
         assert rig.upstream.connections == []
 
 
@@ -138,43 +138,7 @@ async def test_d7_a_rotation_between_two_requests_of_one_connection_changes_the_
         await caller.leave()
 
 
-async def test_d7_a_retry_on_a_new_connection_takes_the_token_afresh(tmp_path: Path) -> None:
-    async with running(tmp_path) as rig:
-        assert (await rig.ask(GET)).status == 200
-        first, second = rig.token, unsigned_token(jti="second")
-
-        async def rotate_and_drop(connection: ScriptedConnection, request: ReceivedRequest) -> None:
-            if connection.index == 0:
-                rig.token_file.write_bytes(second)
-                await connection.close()
-            else:
-                await connection.send(PONG)
-
-        with rig.replying(rotate_and_drop):
-            assert (await rig.ask(GET)).status == 200
-        sent = [request.values(b"authorization") for _, request in rig.seen]
-        assert sent == [[b"Bearer " + first], [b"Bearer " + first], [b"Bearer " + second]]
-        record = await eventually(lambda: [entry for entry in rig.robin.events if entry.get("retries")], what="a record with a retry")
-        assert record[0]["retries"] == 1
-
-
-async def test_d8_a_thousand_401s_are_relayed_and_no_request_is_repeated(tmp_path: Path) -> None:
-    async with running(tmp_path) as rig:
-
-        async def refuse(connection: ScriptedConnection, request: ReceivedRequest) -> None:
-            await connection.send(response(401, b"no", reason="Unauthorized"))
-
-        with rig.replying(refuse):
-            caller = await rig.caller()
-            for number in range(1000):
-                caller.send(b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number)
-                found: Answer = await caller.answer()
-                assert (found.status, found.body) == (401, b"no")
-            await caller.leave()
-        assert [request.target for _, request in rig.seen] == [b"/%d" % number for number in range(1000)]
-
-
-async def test_d8_a_thousand_401s_cause_one_forced_fetch_at_most(tmp_path: Path) -> None:
+async def test_d8_a_thousand_401s_are_relayed_once_each_and_cause_one_forced_fetch_at_most(tmp_path: Path) -> None:
     authority = IdentityAuthority(issuer="https://issuer.test", trust_domain="robin.test")
     svid = JwtSvid(spiffe_id="spiffe://robin.test/ns/demo/sa/agent", svid=Secret(authority.jwt_svid(audience="broker", lifetime_s=3600)))
     agent = WorkloadApi(answer_with((svid,)))
@@ -191,7 +155,8 @@ async def test_d8_a_thousand_401s_cause_one_forced_fetch_at_most(tmp_path: Path)
                 caller = await rig.caller()
                 for _ in range(1000):
                     caller.send(GET)
-                    assert (await caller.answer()).status == 401
+                    found = await caller.answer()
+                    assert (found.status, found.body) == (401, b"no")
                 await caller.leave()
             assert len(rig.seen) == 1000
             assert 1 <= len(agent.requests) <= 2

@@ -6,13 +6,16 @@ import pytest
 from tests.corpus.cases import RequestCase, ResponseCase
 from tests.corpus.judge import judge
 from tests.corpus.judge_responses import judge_response
-from tests.corpus.load import REQUESTS, RESPONSES
+from tests.corpus.load import REQUESTS, RESPONSES, by_item
 from tests.corpus.rig import Rig
+from tests.rows import every_row
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL = 3000
 MEDIUM = 300_000
+REQUESTS_BY_ITEM = by_item(case for case in REQUESTS if len(case.raw) <= MEDIUM)
+RESPONSES_BY_ITEM = by_item(case for case in RESPONSES if 0 < len(case.raw) <= MEDIUM)
 
 
 def single_bytes(raw: bytes) -> list[bytes]:
@@ -36,26 +39,27 @@ def at_line_ends(raw: bytes) -> list[bytes]:
     return [piece for piece in glued if piece]
 
 
-@pytest.mark.parametrize("case", [case for case in REQUESTS if len(case.raw) <= SMALL], ids=lambda case: case.id)
-async def test_a_request_byte_by_byte_gets_the_verdict_of_one_segment(rig: Rig, based: Rig, case: RequestCase) -> None:
-    robin = based if case.base else rig
-    assert await judge(robin, case, single_bytes(case.raw)) == await judge(robin, case)
+def cuts_of(case: RequestCase | ResponseCase) -> list[list[bytes]]:
+    """The ways in which the bytes of a case are cut; into single bytes only where they are few."""
+    single = [single_bytes(case.raw)] if len(case.raw) <= SMALL else []
+    return [*single, random_pieces(case.raw, case.id), at_line_ends(case.raw)]
 
 
-@pytest.mark.parametrize("case", [case for case in REQUESTS if len(case.raw) <= MEDIUM], ids=lambda case: case.id)
-async def test_a_request_in_random_pieces_gets_the_verdict_of_one_segment(rig: Rig, based: Rig, case: RequestCase) -> None:
-    robin = based if case.base else rig
-    whole = await judge(robin, case)
-    assert await judge(robin, case, random_pieces(case.raw, case.id)) == whole
-    assert await judge(robin, case, at_line_ends(case.raw)) == whole
+@pytest.mark.parametrize("item", REQUESTS_BY_ITEM)
+async def test_a_cut_request_gets_the_verdict_of_one_segment(rig: Rig, based: Rig, item: str) -> None:
+    with every_row() as row:
+        for case in REQUESTS_BY_ITEM[item]:
+            robin = based if case.base else rig
+            with row(case.id):
+                whole = await judge(robin, case)
+                for pieces in cuts_of(case):
+                    assert await judge(robin, case, pieces) == whole
 
 
-@pytest.mark.parametrize("case", [case for case in RESPONSES if 0 < len(case.raw) <= SMALL], ids=lambda case: case.id)
-async def test_a_response_byte_by_byte_gets_its_verdict(rig: Rig, case: ResponseCase) -> None:
-    await judge_response(rig, case, single_bytes(case.raw))
-
-
-@pytest.mark.parametrize("case", [case for case in RESPONSES if 0 < len(case.raw) <= MEDIUM], ids=lambda case: case.id)
-async def test_a_response_in_random_pieces_gets_its_verdict(rig: Rig, case: ResponseCase) -> None:
-    await judge_response(rig, case, random_pieces(case.raw, case.id))
-    await judge_response(rig, case, at_line_ends(case.raw))
+@pytest.mark.parametrize("item", RESPONSES_BY_ITEM)
+async def test_a_cut_response_gets_its_verdict(rig: Rig, item: str) -> None:
+    with every_row() as row:
+        for case in RESPONSES_BY_ITEM[item]:
+            with row(case.id):
+                for pieces in cuts_of(case):
+                    await judge_response(rig, case, pieces)

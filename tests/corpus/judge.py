@@ -5,7 +5,7 @@ import json
 import re
 
 from tests.corpus.cases import ALLOW, FAULT_TABLE, Answered, Cut, Either, Forwarded, Refused, RequestCase, Verdict
-from tests.corpus.rig import Answer, Caller, NoAnswer, Rig
+from tests.corpus.rig import SOON_S, Answer, Caller, NoAnswer, Rig
 from tests.differential.readers import read_with_h11, read_with_stdlib
 
 from robin.testing.message import ReceivedRequest
@@ -158,7 +158,7 @@ async def _judge_upstream(
     assert not rig.garbage, rig.garbage
     begun = any(isinstance(verdict, Cut | Either) or (isinstance(verdict, Refused) and verdict.begun) for verdict in case.verdicts)
     if begun:
-        await eventually(lambda: not _unfinished(rig, connections_before), timeout_s=1.5, what="U's broken request to be aborted")
+        await eventually(lambda: not _unfinished(rig, connections_before), timeout_s=SOON_S, what="U's broken request to be aborted")
     assert (await rig.ask(SENTINEL)).status == 200
     arrived = [request for _, request in rig.seen[seen_before:]]
     expected = [verdict for verdict in case.verdicts if isinstance(verdict, Forwarded)]

@@ -27,7 +27,7 @@ async def resident_bytes_at_rest(pid: int) -> int:
         seen.append(resident_bytes(pid))
         return len(seen) > looks and len(set(seen[-looks - 1 :])) == 1
 
-    await eventually(stands, timeout_s=20.0, every_s=GRAIN_S, what="resident memory to stand still")
+    await eventually(stands, timeout_s=60.0, every_s=GRAIN_S, what="resident memory to stand still")
     return seen[-1]
 
 

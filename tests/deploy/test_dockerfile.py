@@ -46,12 +46,6 @@ def test_dependencies_come_from_the_lock_file_by_hash_and_nothing_else_does(buil
     assert not [one for stage in (build,) for one in stage.of("ADD")]
 
 
-def test_the_lock_comes_before_the_sources_so_that_a_change_of_ours_installs_little(build: Stage):
-    order = [one.rest for one in build.instructions if one.word in ("COPY", "RUN")]
-    (dependencies,) = [rest for rest in order if "--require-hashes" in rest]
-    assert order.index(dependencies) < order.index("src src")
-
-
 def test_everything_copied_is_there_and_let_through_by_the_ignore_file(build: Stage):
     let_through = {line[1:] for line in (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
     for one in build.of("COPY"):
@@ -89,12 +83,6 @@ def test_the_entry_point_is_robin_and_the_default_command_its_sidecar(final: Sta
 
 def test_no_secret_and_no_setting_is_baked_in(build: Stage, final: Stage):
     assert "ROBIN_" not in "".join(one.rest for stage in (build, final) for one in stage.instructions)
-
-
-def test_the_reader_of_dockerfiles_refuses_what_is_none():
-    for text in ("FORM x\n", "RUN\n", "COPY a b\nFROM x\n", "from x\n"):
-        with pytest.raises(ValueError, match="line 1"):
-            stages(text)
 
 
 def python_3_11() -> str:

@@ -62,28 +62,6 @@ def test_the_unit_is_little_exposed(units: Path):
     assert float(level) <= EXPOSURE_MAX, told.stdout
 
 
-def test_the_unit_says_what_the_spec_names():
-    service = read_unit("robin.service")["Service"]
-    for key, value in {
-        "Type": "notify-reload",
-        "EnvironmentFile": "/etc/robin/robin.env",
-        "WatchdogSec": "30s",
-        "Restart": "on-failure",
-        "RestartPreventExitStatus": "2",
-        "TimeoutStopSec": "40s",
-        "DynamicUser": "yes",
-        "NoNewPrivileges": "yes",
-        "ProtectSystem": "strict",
-        "PrivateTmp": "yes",
-        "UMask": "0077",
-        "CapabilityBoundingSet": "",
-        "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
-        "RuntimeDirectory": "robin",
-    }.items():
-        assert service[key] == [value], key
-    assert service["SystemCallFilter"][0] == "@system-service"
-
-
 def test_the_unit_gives_a_late_identity_and_a_drain_their_time():
     """READY comes with the first identity, which may be late; a stop waits longer than the longest drain by default."""
     service = read_unit("robin.service")["Service"]

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 COMMAND_LIMIT_S = 40.0
-END_LIMIT_S = 10.0
+END_LIMIT_S = 30.0
 _MARK = "-- ended with"
 _DONE = re.compile(r"^\[\d+\][+-]? +Done .*\n", re.MULTILINE)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import re
 import shutil
 from pathlib import Path
@@ -75,51 +74,20 @@ async def check(stage: Stage, what: str, command: str, shown: str) -> None:
 
     if not matches(shown, said) and WRITTEN_BEHIND.search(command):
         with contextlib.suppress(TimeoutError):
-            await eventually(holds, timeout_s=8.0, every_s=0.2, what=command)
+            await eventually(holds, timeout_s=20.0, every_s=0.2, what=command)
     assert matches(shown, said), f"{what}\nsaid:\n{said}\nshown:\n{shown}"
-
-
-async def test_a_page_that_starts_a_job_while_one_runs_is_found_out() -> None:
-    async with Shell() as shell:
-        assert await shell.run("sleep 60 &") == ""
-        with pytest.raises(AssertionError, match="has not ended the one before"):
-            await shell.run("sleep 61 &")
-        await shell.run("kill %1; wait")
-        assert await shell.run("sleep 62 &") == ""
-
-
-async def test_a_command_that_comes_before_robin_listens_is_found_out() -> None:
-    async with Shell() as shell, Stage(shell, "settings", "file") as stage:
-        assert await stage.run("robin --config robin.env > robin.log &") == ""
-        with pytest.raises(AssertionError, match="too early"):
-            await check(stage, "too early", "curl -s -o hello http://127.0.0.1:4000/hello", "")
-        await check(stage, "in time", "robin wait --admin 127.0.0.1:4001", "")
-        await check(stage, "in time", "curl -s -o hello http://127.0.0.1:4000/hello", "")
-
-
-async def test_nothing_that_a_page_started_outlives_its_shell() -> None:
-    async with Shell() as shell:
-        pid = await shell.run("sleep 60 &\necho $!")
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)
 
 
 def test_stages_are_made_of_known_words() -> None:
     assert {word for block in blocks() for word in block.words} <= WORDS.keys()
 
 
-@pytest.mark.parametrize("block", [block for block in blocks_of("console") if block.stage is None], ids=lambda block: block.name)
-def test_a_block_of_commands_that_is_not_run_is_of_programs_that_cannot_be(block: Block) -> None:
-    if str(block.page.relative_to(ROOT)) not in ELSEWHERE:
-        for command, _ in commands(block):
-            assert OF_OTHERS & set(command.split()), f"{block.name}: {command}: give it a stage"
+def test_a_block_of_commands_that_is_not_run_is_of_programs_that_cannot_be() -> None:
+    for block in blocks_of("console"):
+        if block.stage is None and str(block.page.relative_to(ROOT)) not in ELSEWHERE:
+            for command, _ in commands(block):
+                assert OF_OTHERS & set(command.split()), f"{block.name}: {command}: give it a stage"
 
 
 def test_pages_with_commands_elsewhere_still_have_some() -> None:
     assert {str(block.page.relative_to(ROOT)) for block in blocks_of("console")} >= ELSEWHERE.keys()
-
-
-def test_dots_stand_for_anything_and_nothing_else_does() -> None:
-    assert matches('{"a": ..., "b": 1}\n', '{"a":[1,2],"b":1}')
-    assert not matches('{"a": ..., "b": 1}\n', '{"a":[1,2],"b":2}')
-    assert not matches("ok\n", "ok no")

@@ -4,10 +4,12 @@ import json
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
-from tests.docs.pages import DOCS, ROOT, Block, anchors, blocks, blocks_of, links, pages, prose
+from tests.docs.pages import DOCS, ROOT, anchors, blocks, blocks_of, links, pages, prose
+from tests.rows import every_row
 
 from robin import __version__
 from robin.cli.main import COMMANDS, parser_of
@@ -24,31 +26,33 @@ _SUFFIXES = ("", "_bucket", "_count", "_sum")
 SERIES = {f"{metric.name}{suffix}": metric for metric in METRICS for suffix in (_SUFFIXES if metric.kind == "histogram" else ("",))}
 
 
-def named(page: object) -> str:
-    """Test ids: the page below the root."""
-    return str(page.relative_to(ROOT)) if hasattr(page, "relative_to") else str(page)
+def named(page: Path) -> str:
+    """The page below the root."""
+    return str(page.relative_to(ROOT))
 
 
 # finding
 
 
-@pytest.mark.parametrize("page", pages(), ids=named)
-def test_links_lead_somewhere(page):
-    for link in links(page):
-        if link.startswith(("https://", "mailto:")):
-            continue
-        target, _, anchor = link.partition("#")
-        found = (page.parent / target).resolve() if target else page
-        assert found.is_relative_to(ROOT), link
-        assert found.exists(), link
-        if anchor:
-            assert anchor in anchors(found), f"{link}: no such heading"
+def test_links_lead_somewhere():
+    with every_row() as row:
+        for page in pages():
+            with row(named(page)):
+                for link in links(page):
+                    if link.startswith(("https://", "mailto:")):
+                        continue
+                    target, _, anchor = link.partition("#")
+                    found = (page.parent / target).resolve() if target else page
+                    assert found.is_relative_to(ROOT), link
+                    assert found.exists(), link
+                    if anchor:
+                        assert anchor in anchors(found), f"{link}: no such heading"
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if page.is_relative_to(DOCS) and page != DOCS / "README.md"], ids=named)
-def test_each_page_is_on_the_map(page):
+def test_each_page_is_on_the_map():
     listed = {(DOCS / link.partition("#")[0]).resolve() for link in links(DOCS / "README.md")}
-    assert page in listed
+    there = {page for page in pages() if page.is_relative_to(DOCS)}
+    assert there - listed == {DOCS / "README.md"}
 
 
 def test_each_page_has_one_title():
@@ -63,25 +67,31 @@ def test_the_changelog_tells_of_this_version():
 # names
 
 
-@pytest.mark.parametrize("page", pages(), ids=named)
-def test_each_setting_that_a_page_names_exists(page):
-    found = set(re.findall(r"\bROBIN_[A-Z0-9_]*[A-Z0-9]\b(?![\[*_])", page.read_text())) - NO_SETTINGS
-    assert found <= SETTINGS.keys()
+def test_each_setting_that_a_page_names_exists():
+    with every_row() as row:
+        for page in pages():
+            with row(named(page)):
+                found = set(re.findall(r"\bROBIN_[A-Z0-9_]*[A-Z0-9]\b(?![\[*_])", page.read_text())) - NO_SETTINGS
+                assert found <= SETTINGS.keys()
 
 
-@pytest.mark.parametrize("page", pages(), ids=named)
-def test_each_metric_that_a_page_names_exists(page):
-    text = re.sub(r"robin_[a-z]+\.env|`robin_`", "", page.read_text())
-    assert set(re.findall(r"\brobin_[a-z_]+[a-z]\b(?!/)", text)) <= SERIES.keys()
+def test_each_metric_that_a_page_names_exists():
+    with every_row() as row:
+        for page in pages():
+            with row(named(page)):
+                text = re.sub(r"robin_[a-z]+\.env|`robin_`", "", page.read_text())
+                assert set(re.findall(r"\brobin_[a-z_]+[a-z]\b(?!/)", text)) <= SERIES.keys()
 
 
-@pytest.mark.parametrize("page", pages(), ids=named)
-def test_each_code_that_a_page_names_exists(page):
-    text = page.read_text()
-    codes = re.findall(r"urn:robin:fault:([a-z_]+)", text) + re.findall(r'details="([a-z_]+)"', text)
-    codes += re.findall(r"(?:^|\s|\()[45]\d\d `([a-z_]+)`", text) + re.findall(r'"(?:fault)":\s?"([a-z_]+)"', text)
-    assert set(codes) <= FAULTS.keys()
-    assert set(re.findall(r'"outcome":"([a-z_]+)"', text)) <= OUTCOMES
+def test_each_code_that_a_page_names_exists():
+    with every_row() as row:
+        for page in pages():
+            with row(named(page)):
+                text = page.read_text()
+                codes = re.findall(r"urn:robin:fault:([a-z_]+)", text) + re.findall(r'details="([a-z_]+)"', text)
+                codes += re.findall(r"(?:^|\s|\()[45]\d\d `([a-z_]+)`", text) + re.findall(r'"(?:fault)":\s?"([a-z_]+)"', text)
+                assert set(codes) <= FAULTS.keys()
+                assert set(re.findall(r'"outcome":"([a-z_]+)"', text)) <= OUTCOMES
 
 
 def test_the_how_to_about_503_has_each_code_that_is_503():
@@ -92,36 +102,46 @@ def test_the_how_to_about_503_has_each_code_that_is_503():
 # blocks
 
 
-@pytest.mark.parametrize("block", blocks_of("ini"), ids=lambda block: block.name)
-def test_settings_that_a_page_shows_are_taken(block: Block):
-    if re.search(r"^\[\w+\]$", block.text, re.MULTILINE):
-        return  # a systemd unit
-    lines = [line for line in block.text.splitlines() if line and not line.startswith("#")]
-    given = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-    missing = {key: value for key, value in REQUIRED.items() if key not in given}
-    outcome = load({}, {**missing, **given})
-    assert not isinstance(outcome, tuple), outcome
+def test_settings_that_a_page_shows_are_taken():
+    with every_row() as row:
+        for block in blocks_of("ini"):
+            with row(block.name):
+                if re.search(r"^\[\w+\]$", block.text, re.MULTILINE):
+                    continue  # a systemd unit
+                lines = [line for line in block.text.splitlines() if line and not line.startswith("#")]
+                given = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+                missing = {key: value for key, value in REQUIRED.items() if key not in given}
+                outcome = load({}, {**missing, **given})
+                assert not isinstance(outcome, tuple), outcome
 
 
-@pytest.mark.parametrize("block", blocks_of("yaml", "yml"), ids=lambda block: block.name)
-def test_yaml_can_be_read(block: Block):
-    assert all(document is not None for document in yaml.safe_load_all(block.text))
+def test_yaml_can_be_read():
+    with every_row() as row:
+        for block in blocks_of("yaml", "yml"):
+            with row(block.name):
+                assert all(document is not None for document in yaml.safe_load_all(block.text))
 
 
-@pytest.mark.parametrize("block", blocks_of("json"), ids=lambda block: block.name)
-def test_json_can_be_read(block: Block):
-    json.loads(block.text)
+def test_json_can_be_read():
+    with every_row() as row:
+        for block in blocks_of("json"):
+            with row(block.name):
+                json.loads(block.text)
 
 
-@pytest.mark.parametrize("block", blocks_of("python"), ids=lambda block: block.name)
-def test_python_can_be_compiled(block: Block):
-    compile(block.text, block.name, "exec")
+def test_python_can_be_compiled():
+    with every_row() as row:
+        for block in blocks_of("python"):
+            with row(block.name):
+                compile(block.text, block.name, "exec")
 
 
-@pytest.mark.parametrize("block", blocks_of("sh", "bash"), ids=lambda block: block.name)
-def test_shell_can_be_read(block: Block):
-    subprocess.run(["/bin/bash", "-n"], input=block.text, text=True, check=True)
-    check_modules(block.text)
+def test_shell_can_be_read():
+    with every_row() as row:
+        for block in blocks_of("sh", "bash"):
+            with row(block.name):
+                subprocess.run(["/bin/bash", "-n"], input=block.text, text=True, check=True)
+                check_modules(block.text)
 
 
 def check_modules(text: str) -> None:
@@ -130,16 +150,18 @@ def check_modules(text: str) -> None:
         assert (ROOT / "src" / module.replace(".", "/")).with_suffix(".py").exists(), module
 
 
-@pytest.mark.parametrize("block", blocks_of("console", "sh", "bash"), ids=lambda block: block.name)
-def test_each_robin_command_line_is_understood(block: Block):
-    prompt = r"\$ " if block.language == "console" else ""
-    for line in block.text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line.removeprefix("$ "), comments=True) if re.match(rf"{prompt}(\S*/)?robin( |$)", line) else []
-        words = words[1 : next((at for at, word in enumerate(words) if word in {"|", ">", "&", ";"}), len(words))]
-        if not words or words[0] in {"--version", "--help"}:
-            continue
-        name, rest = (words[0], words[1:]) if words[0] in COMMANDS else ("sidecar", words)
-        parser_of(COMMANDS[name]).parse_args(rest)
+def test_each_robin_command_line_is_understood():
+    with every_row() as row:
+        for block in blocks_of("console", "sh", "bash"):
+            with row(block.name):
+                prompt = r"\$ " if block.language == "console" else ""
+                for line in block.text.replace("\\\n", " ").splitlines():
+                    words = shlex.split(line.removeprefix("$ "), comments=True) if re.match(rf"{prompt}(\S*/)?robin( |$)", line) else []
+                    words = words[1 : next((at for at, word in enumerate(words) if word in {"|", ">", "&", ";"}), len(words))]
+                    if not words or words[0] in {"--version", "--help"}:
+                        continue
+                    name, rest = (words[0], words[1:]) if words[0] in COMMANDS else ("sidecar", words)
+                    parser_of(COMMANDS[name]).parse_args(rest)
 
 
 def test_blocks_are_of_languages_that_are_looked_at():

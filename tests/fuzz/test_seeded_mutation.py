@@ -47,9 +47,3 @@ def test_mutated_seeds_hold_little_memory(name: str) -> None:
             assert peak - before < MEMORY_BYTES, f"{peak - before} bytes for {len(data)}: {data[:200]!r}"
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_each_target_states_its_invariant_in_its_first_line(name: str) -> None:
-    first = (TARGETS[name].__doc__ or "").splitlines()[0]
-    assert first.startswith("Invariant: ")

@@ -95,7 +95,7 @@ async def probe(robin: SidecarProcess, path: str, method: str = "GET") -> tuple[
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
     finally:
         writer.transport.abort()

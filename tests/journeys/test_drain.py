@@ -52,7 +52,7 @@ async def refused(rig: Rig) -> bool:
 
 
 async def test_k3_until_min_all_is_served_then_new_ones_are_refused_and_what_runs_ends(tmp_path: Path):
-    settings = {"ROBIN_DRAIN_MIN": "1500ms", "ROBIN_DRAIN_MAX": "20s"}
+    settings = {"ROBIN_DRAIN_MIN": "3s", "ROBIN_DRAIN_MAX": "60s"}
     async with serving(tmp_path, settings=settings) as rig:
         kept = await rig.caller()
         kept.send(GET)
@@ -68,9 +68,9 @@ async def test_k3_until_min_all_is_served_then_new_ones_are_refused_and_what_run
         answer = await kept.answer()
         assert (answer.status, answer.value(b"Connection")) == (200, None), "a kept connection within the minimum"
         streaming, half = await half_answered(rig)
-        assert now() - began < 1.5, "this machine is too slow for the test"
+        assert now() - began < 3, "this machine is too slow for the test"
         assert await kept.closed() == "eof"
-        assert now() - began >= 1.4
+        assert now() - began >= 2.9
         await eventually(lambda: refused(rig), what="the listener to close")
         assert await metric(rig.robin, "robin_drain_state") == 2
         assert await readiness(rig.robin) == (503, ["draining"])
@@ -155,29 +155,21 @@ async def test_k3_a_head_that_is_complete_only_after_the_minimum_gets_503_draini
         assert [record["outcome"] for record in exchanges(rig)] == ["draining"]
 
 
-async def test_k4_idle_callers_do_not_delay_the_exit(tmp_path: Path):
-    async with serving(tmp_path) as rig:
-        for number in range(20):
-            caller = await rig.caller()
-            if number % 2:
-                caller.send(GET)
-                assert (await caller.answer()).status == 200
-        began = now()
-        assert await rig.robin.stop() == 0
-        assert now() - began < 1.5  # against 75 s of keep-alive and 2 s of lingering; the next test has the exact figure
-        for caller in rig.callers:
-            assert await caller.closed() == "eof"
-
-
 async def test_k4_an_idle_sidecar_is_gone_within_100_ms_of_the_signal(tmp_path: Path):
     took_s = []
-    for _ in range(5):  # the best of some: the machine is shared, the figure is the program's
+    for _ in range(20):  # the best of some: the machine is shared, the figure is the program's
         async with serving(tmp_path) as rig:
-            assert (await rig.ask(GET)).status == 200
+            for number in range(20):  # idle callers do not delay it: neither those that asked before nor those that never did
+                caller = await rig.caller()
+                if number % 2:
+                    caller.send(GET)
+                    assert (await caller.answer()).status == 200
             began = now()
             rig.robin.send_signal(signal.SIGTERM)
             assert await rig.robin.returned() == 0
             took_s.append(now() - began)
+            for caller in rig.callers:
+                assert await caller.closed() == "eof"
         if took_s[-1] < 0.1:
             return
     raise AssertionError(f"the exit took {took_s}")

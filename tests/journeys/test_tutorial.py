@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.journeys.test_up import Up, running
+from tests.rows import every_row
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "first-five-minutes.md"
 BLOCKS = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -71,11 +72,13 @@ def test_the_page_has_its_examples():
     assert len(examples()) == 7
 
 
-@pytest.mark.parametrize(("command", "shown"), examples())
-async def test_each_command_says_what_the_page_shows(up, command, shown):
-    said = re.sub(r"\s", "", await run(command, up))
-    pattern = ".*".join(re.escape(part) for part in re.sub(r"\s", "", shown).split("..."))
-    assert re.fullmatch(pattern, said), f"{command}\nsaid {said}\nnot  {shown}"
+async def test_each_command_says_what_the_page_shows(up):
+    with every_row() as row:
+        for command, shown in examples():
+            with row(command):
+                said = re.sub(r"\s", "", await run(command, up))
+                pattern = ".*".join(re.escape(part) for part in re.sub(r"\s", "", shown).split("..."))
+                assert re.fullmatch(pattern, said), f"said {said}\nnot  {shown}"
 
 
 async def test_a_refusal_by_the_sidecar_is_on_the_first_screen(up):

@@ -43,7 +43,7 @@ async def test_j2_an_idle_connection_is_kept_so_long(tmp_path: Path, announced: 
         began = asyncio.get_running_loop().time()
         assert await metric(rig.robin, "robin_upstream_connections", state="idle") == 1
         await eventually(lambda: rig.upstream.connections[0].ended, what="the idle connection to be closed")
-        assert kept_s - 0.1 < asyncio.get_running_loop().time() - began < kept_s + 1.5
+        assert kept_s - 0.1 < asyncio.get_running_loop().time() - began < kept_s + 3
         assert await metric(rig.robin, "robin_upstream_connections", state="idle") == 0
 
 
@@ -158,7 +158,7 @@ async def test_j6_a_wait_that_lasts_too_long_is_503_and_leaves_the_rest_alone(tm
         answer = await rig.ask(get("/second"))
         check_problem(answer, "limit_connections", "queue")
         assert answer.value(b"Retry-After") == b"1"
-        assert least_s <= asyncio.get_running_loop().time() - began < least_s + 2
+        assert least_s <= asyncio.get_running_loop().time() - began < least_s + 4
         gate.gate(b"/first").set()
         gate.gate(b"/third").set()
         assert (await first.answer()).status == 200
@@ -175,7 +175,7 @@ async def test_j6_a_place_is_free_again_after_every_kind_of_end(tmp_path: Path):
         await connection.close()
 
     endings = [replying(b"garbage\r\n\r\n"), replying(b"", close=True), broken, replying(PONG + b"more"), replying(PONG, close=True)]
-    async with serving(tmp_path, settings={"ROBIN_UPSTREAM_MAX_CONNECTIONS": "1", "ROBIN_UPSTREAM_QUEUE_TIMEOUT": "2s"}) as rig:
+    async with serving(tmp_path, settings={"ROBIN_UPSTREAM_MAX_CONNECTIONS": "1", "ROBIN_UPSTREAM_QUEUE_TIMEOUT": "20s"}) as rig:
         for ending in endings:
             rig.reply = ending
             await rig.ask(GET)

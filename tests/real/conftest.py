@@ -11,9 +11,17 @@ from tests.real.parts.missing import MissingPart
 from tests.real.parts.platform import PLATFORMS, on_platform, spiffe_domain
 from tests.real.parts.spiffe import SpiffeDomain
 
+LIMIT_S = 400
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow ones to CI and to whoever asks for them; by a mark, so that the set-up of the others is left alone."""
+    """Give each real test more time than others have: it may start a cluster, and a timed one may be run three times.
+
+    Leave the slow ones to CI and to whoever asks for them; by a mark, so that the set-up of the others is left alone.
+    """
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
     if os.environ.get("CI") or "slow" in config.option.markexpr:
         return
     for item in items:

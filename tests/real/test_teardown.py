@@ -43,10 +43,10 @@ def test_a_killed_session_leaves_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", SESSION.format(root=str(ROOT))], stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout is not None
         pid, folder = session.stdout.readline().split()
-        poll(lambda: len(group_members(int(pid))) == 2, timeout_s=10, what="the server and its child")
+        poll(lambda: len(group_members(int(pid))) == 2, timeout_s=60, what="the server and its child")
         session.send_signal(signal.SIGKILL)
-    poll(lambda: not group_members(int(pid)), timeout_s=10, what="the reaper to end the group")
-    poll(lambda: not Path(folder).exists(), timeout_s=10, what="the reaper to remove the folder")
+    poll(lambda: not group_members(int(pid)), timeout_s=60, what="the reaper to end the group")
+    poll(lambda: not Path(folder).exists(), timeout_s=60, what="the reaper to remove the folder")
 
 
 def test_a_server_that_ends_before_it_is_ready_shows_its_log(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_server_can_be_paused_and_started_again(tmp_path: Path) -> None:
     server.start(lambda: True)
     first = server.pid
     server.pause()
-    poll(lambda: Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] == "T", timeout_s=5, what="it to stand still")
+    poll(lambda: Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] == "T", timeout_s=60, what="it to stand still")
     server.resume()
     assert server.stop() == -signal.SIGTERM
     server.start(lambda: True)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import pytest
+from tests.rows import every_row
 from tests.soak.judge import GROWTH_BYTES, Evidence, Verdict, judge
 from tests.soak.ledger import Result, Row, Seen
 from tests.soak.look import Size
@@ -125,85 +125,9 @@ def test_a_story_in_which_all_is_well_has_no_findings() -> None:
     assert verdict.results["right"] == len(KINDS) - 2
 
 
-def _wrong(story: Story) -> None:
-    story.tell("get", Result.WRONG)
-
-
-def _hung(story: Story) -> None:
-    story.tell("get", Result.HUNG, phase=4)
-
-
-def _refused_in_calm(story: Story) -> None:
-    story.tell("get", Result.REFUSED, code="connect_refused", status=502, began=0)
-
-
-def _not_repeated(story: Story) -> None:
-    story.tell("get", Result.REFUSED, phase=2, code="upstream_closed", status=502)
-
-
-def _cut_by_a_reload(story: Story) -> None:
-    story.tell("large", Result.CUT, phase=1, outcomes=("upstream_aborted",))
-
-
 def _short_over_tls(story: Story) -> None:
     story.tls = True
     story.tell("large", Result.SHORT, phase=4)
-
-
-def _cut_in_the_drain(story: Story) -> None:
-    story.tell("sse", Result.CUT, phase=7, outcomes=("upstream_aborted",))
-
-
-def _post_lost(story: Story) -> None:
-    story.tell("post", began=0)
-
-
-def _post_doubled_and_answered(story: Story) -> None:
-    story.tell("post", began=2)
-
-
-def _post_doubled_and_unanswered(story: Story) -> None:
-    story.tell("post", Result.REFUSED, phase=3, code="upstream_closed", status=502, began=2)
-
-
-def _get_lost(story: Story) -> None:
-    story.tell("get", began=0)
-
-
-def _torn_taken_for_whole(story: Story) -> None:
-    story.tell("torn", Result.LEFT, status=0, whole=1, outcomes=("client_closed",))
-
-
-def _unsent_was_sent(story: Story) -> None:
-    story.tell("post", Result.REFUSED, phase=5, code="limit_connections", status=503, began=1)
-
-
-def _shut_was_sent(story: Story) -> None:
-    story.tell("post", Result.UNANSWERED, phase=7, status=0, began=1, outcomes=())
-
-
-def _no_record(story: Story) -> None:
-    story.tell("get", outcomes=())
-
-
-def _two_records(story: Story) -> None:
-    story.tell("get", outcomes=("forwarded", "forwarded"))
-
-
-def _a_record_of_nobody(story: Story) -> None:
-    story.record(None, "peer_denied", 403)
-
-
-def _a_record_too_many(story: Story) -> None:
-    story.record("/get/9999/1", "forwarded", 200)
-
-
-def _a_record_that_lies(story: Story) -> None:
-    story.tell("get", recorded_octets=2)
-
-
-def _a_refusal_recorded_otherwise(story: Story) -> None:
-    story.tell("post", Result.REFUSED, phase=3, code="upstream_closed", status=502, outcomes=("client_closed",))
 
 
 def _an_exchange_that_never_ended(story: Story) -> None:
@@ -211,99 +135,101 @@ def _an_exchange_that_never_ended(story: Story) -> None:
     del story.rows[0]
 
 
-def _a_delivery_of_nothing(story: Story) -> None:
-    story.deliveries.append((5000, NUMBER["get"], Seen.BEGAN))
+SPOILED: list[tuple[str, str, Callable[[Story], object]]] = [
+    ("wrong", "no failure but those that a phase allows", lambda story: story.tell("get", Result.WRONG)),
+    ("hung", "no failure but those that a phase allows", lambda story: story.tell("get", Result.HUNG, phase=4)),
+    (
+        "refused in calm",
+        "no failure but those that a phase allows",
+        lambda story: story.tell("get", Result.REFUSED, code="connect_refused", status=502, began=0),
+    ),
+    (
+        "not repeated",
+        "no failure but those that a phase allows",
+        lambda story: story.tell("get", Result.REFUSED, phase=2, code="upstream_closed", status=502),
+    ),
+    (
+        "cut by a reload",
+        "no failure but those that a phase allows",
+        lambda story: story.tell("large", Result.CUT, phase=1, outcomes=("upstream_aborted",)),
+    ),
+    ("short over tls", "no failure but those that a phase allows", _short_over_tls),
+    (
+        "cut in the drain",
+        "no failure but those that a phase allows",
+        lambda story: story.tell("sse", Result.CUT, phase=7, outcomes=("upstream_aborted",)),
+    ),
+    ("post lost", "an answered POST was delivered exactly once", lambda story: story.tell("post", began=0)),
+    ("post doubled and answered", "an answered POST was delivered exactly once", lambda story: story.tell("post", began=2)),
+    (
+        "post doubled and unanswered",
+        "no POST is delivered twice",
+        lambda story: story.tell("post", Result.REFUSED, phase=3, code="upstream_closed", status=502, began=2),
+    ),
+    ("get lost", "an answered request was delivered, at most twice", lambda story: story.tell("get", began=0)),
+    (
+        "torn taken for whole",
+        "a request cut short is never whole for the upstream",
+        lambda story: story.tell("torn", Result.LEFT, status=0, whole=1, outcomes=("client_closed",)),
+    ),
+    (
+        "unsent was sent",
+        "what was refused unsent was not sent",
+        lambda story: story.tell("post", Result.REFUSED, phase=5, code="limit_connections", status=503, began=1),
+    ),
+    (
+        "shut was sent",
+        "what was refused unsent was not sent",
+        lambda story: story.tell("post", Result.UNANSWERED, phase=7, status=0, began=1, outcomes=()),
+    ),
+    ("no record", "one access record per exchange", lambda story: story.tell("get", outcomes=())),
+    ("two records", "one access record per exchange", lambda story: story.tell("get", outcomes=("forwarded", "forwarded"))),
+    ("a record of nobody", "one access record per exchange", lambda story: story.record(None, "peer_denied", 403)),
+    (
+        "records dropped silently",
+        "one access record per exchange",
+        lambda story: story.rests.__setitem__(1, replace(story.rests[1], requests=8)),
+    ),
+    ("a record too many", "nothing but what callers sent", lambda story: story.record("/get/9999/1", "forwarded", 200)),
+    ("a delivery of nothing", "nothing but what callers sent", lambda story: story.deliveries.append((5000, NUMBER["get"], Seen.BEGAN))),
+    ("a record that lies", "a record says what the caller saw", lambda story: story.tell("get", recorded_octets=2)),
+    (
+        "a refusal recorded otherwise",
+        "a record says what the caller saw",
+        lambda story: story.tell("post", Result.REFUSED, phase=3, code="upstream_closed", status=502, outcomes=("client_closed",)),
+    ),
+    ("an exchange that never ended", "every exchange ends once", _an_exchange_that_never_ended),
+    ("more failures than faults", "a torn connection fails one exchange at most", lambda story: setattr(story, "cuts", 0)),
+    ("something left", "nothing is left at rest", lambda story: story.rests.__setitem__(1, rest(robin_upstream_connections=1.0))),
+    ("a descriptor leaks", "no descriptor is leaked", lambda story: story.rests.__setitem__(1, rest(descriptors=22))),
+    (
+        "memory grows",
+        "memory is flat",
+        lambda story: setattr(story, "rests", [rest(resident_bytes=32 * MIB + cycle * GROWTH_BYTES // 6) for cycle in range(12)]),
+    ),
+    ("a wrong exit", "a drain under load ends with 0", lambda story: setattr(story, "returncode", 4)),
+    ("a wrong byte", "no wrong byte either way", lambda story: story.violations.append("post 7: body differs")),
+    ("a bug in the log", "no error of Robin's own", lambda story: story.log({"event": "exchange_failed", "level": "error"})),
+    ("a traceback", "every line is a record or an event", lambda story: story.records.hear("stderr", "Traceback (most recent call last):")),
+    (
+        "nothing was torn",
+        "the soak reached everything",
+        lambda story: setattr(story, "rows", [row for row in story.rows if row.result is not Result.LEFT]),
+    ),
+    ("tokens that never arrive", "the soak reached everything", lambda story: setattr(story, "tokens", 1)),
+]
 
 
-def _more_failures_than_faults(story: Story) -> None:
-    story.cuts = 0
-
-
-def _something_left(story: Story) -> None:
-    story.rests[1] = rest(robin_upstream_connections=1.0)
-
-
-def _records_dropped_silently(story: Story) -> None:
-    story.rests[1] = replace(story.rests[1], requests=8)
-
-
-def _a_descriptor_leaks(story: Story) -> None:
-    story.rests[1] = rest(descriptors=22)
-
-
-def _memory_grows(story: Story) -> None:
-    story.rests = [rest(resident_bytes=32 * MIB + cycle * GROWTH_BYTES // 6) for cycle in range(12)]
-
-
-def _a_wrong_exit(story: Story) -> None:
-    story.returncode = 4
-
-
-def _a_wrong_byte(story: Story) -> None:
-    story.violations.append("post 7: body differs")
-
-
-def _a_bug_in_the_log(story: Story) -> None:
-    story.log({"event": "exchange_failed", "level": "error"})
-
-
-def _a_traceback(story: Story) -> None:
-    story.records.hear("stderr", "Traceback (most recent call last):")
-
-
-def _nothing_was_torn(story: Story) -> None:
-    story.rows = [row for row in story.rows if row.result is not Result.LEFT]
-
-
-def _tokens_that_never_arrive(story: Story) -> None:
-    story.tokens = 1
-
-
-@pytest.mark.parametrize(
-    ("spoil", "invariant"),
-    [
-        (_wrong, "no failure but those that a phase allows"),
-        (_hung, "no failure but those that a phase allows"),
-        (_refused_in_calm, "no failure but those that a phase allows"),
-        (_not_repeated, "no failure but those that a phase allows"),
-        (_cut_by_a_reload, "no failure but those that a phase allows"),
-        (_short_over_tls, "no failure but those that a phase allows"),
-        (_cut_in_the_drain, "no failure but those that a phase allows"),
-        (_post_lost, "an answered POST was delivered exactly once"),
-        (_post_doubled_and_answered, "an answered POST was delivered exactly once"),
-        (_post_doubled_and_unanswered, "no POST is delivered twice"),
-        (_get_lost, "an answered request was delivered, at most twice"),
-        (_torn_taken_for_whole, "a request cut short is never whole for the upstream"),
-        (_unsent_was_sent, "what was refused unsent was not sent"),
-        (_shut_was_sent, "what was refused unsent was not sent"),
-        (_no_record, "one access record per exchange"),
-        (_two_records, "one access record per exchange"),
-        (_a_record_of_nobody, "one access record per exchange"),
-        (_records_dropped_silently, "one access record per exchange"),
-        (_a_record_too_many, "nothing but what callers sent"),
-        (_a_delivery_of_nothing, "nothing but what callers sent"),
-        (_a_record_that_lies, "a record says what the caller saw"),
-        (_a_refusal_recorded_otherwise, "a record says what the caller saw"),
-        (_an_exchange_that_never_ended, "every exchange ends once"),
-        (_more_failures_than_faults, "a torn connection fails one exchange at most"),
-        (_something_left, "nothing is left at rest"),
-        (_a_descriptor_leaks, "no descriptor is leaked"),
-        (_memory_grows, "memory is flat"),
-        (_a_wrong_exit, "a drain under load ends with 0"),
-        (_a_wrong_byte, "no wrong byte either way"),
-        (_a_bug_in_the_log, "no error of Robin's own"),
-        (_a_traceback, "every line is a record or an event"),
-        (_nothing_was_torn, "the soak reached everything"),
-        (_tokens_that_never_arrive, "the soak reached everything"),
-    ],
-)
-def test_what_must_never_be_is_found(spoil: Callable[[Story], None], invariant: str) -> None:
-    story = good_story()
-    spoil(story)
-    findings = {finding.invariant: finding for finding in story.verdict().findings}
-    assert invariant in findings
-    assert findings[invariant].count >= 1
-    assert findings[invariant].cases
+def test_what_must_never_be_is_found() -> None:
+    with every_row() as row:
+        for name, invariant, spoil in SPOILED:
+            with row(name):
+                story = good_story()
+                spoil(story)
+                findings = {finding.invariant: finding for finding in story.verdict().findings}
+                assert invariant in findings
+                assert findings[invariant].count >= 1
+                assert findings[invariant].cases
 
 
 def test_an_upstream_killed_without_tls_may_end_an_unframed_answer_early() -> None:

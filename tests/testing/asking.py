@@ -13,7 +13,7 @@ async def ask(
     lines = "".join(f"{name}: {value}\r\n" for name, value in (("Host", "x"), ("Connection", "close"), *fields))
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     writer.write(f"{method} {target} HTTP/1.1\r\n{lines}{length}\r\n".encode("latin-1") + body)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         answered = await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""Demonstration: everything of `robin up` but the screen, telling what happens as values; and nothing is left when it cannot start."""
+"""Demonstration: what `robin up` shows comes as values; tests/journeys/test_up.py shows the rest."""
 
 import shutil
 import tempfile
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.testing.asking import ask, port_above_a_free_one
+from tests.testing.asking import ask
 
 from robin.testing.demo_broker import Sighting
-from robin.testing.demonstration import Answered, Demonstration, Happening, PortTaken, Rotated, Said
+from robin.testing.demonstration import Answered, Demonstration, Happening, Rotated, Said
 from robin.testing.waiting import eventually
 
 
@@ -52,16 +52,6 @@ async def ask_properly(demonstration: Demonstration, target: str) -> tuple[int, 
     return await ask(port_of(demonstration), f"http://127.0.0.1{target}")
 
 
-@pytest.mark.parametrize("offset", [0, -1])
-async def test_a_taken_port_stops_it_before_anything_is_made(folder, offset):
-    with port_above_a_free_one() as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PortTaken) as caught:
-            await Demonstration(hear=[].append, port=port + offset).start()
-    assert caught.value.port == port
-    assert list(folder.iterdir()) == []
-
-
 async def test_it_ends_when_the_identity_cannot_be_rotated_and_says_so(folder):
     heard: list[Happening] = []
     async with Demonstration(hear=heard.append, port=0, rotate_s=0.05) as demonstration:
@@ -69,17 +59,3 @@ async def test_it_ends_when_the_identity_cannot_be_rotated_and_says_so(folder):
         assert await demonstration.ended() == "the identity could not be rotated"
     assert any(isinstance(one, Said) and one.level == "error" for one in heard)
     assert list(folder.iterdir()) == []
-
-
-async def test_it_ends_when_the_sidecar_does_and_says_how(folder):
-    async with Demonstration(hear=[].append, port=0) as demonstration:
-        demonstration.hurry()
-        assert (await demonstration.ended()).startswith("the sidecar ended with exit code -9; its last lines:")
-    assert list(folder.iterdir()) == []
-
-
-async def test_closing_twice_is_closing_once(folder):
-    demonstration = await Demonstration(hear=[].append, port=0).start()
-    await demonstration.close()
-    await demonstration.close()
-    assert demonstration.sidecar.returncode == 0

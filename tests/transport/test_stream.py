@@ -13,7 +13,7 @@ from robin.transport.deadlines import Sweeper
 from robin.transport.stream import Stream, StreamClosed
 
 Pair = tuple[Stream, socket.socket]
-LARGE = 4 << 20
+LARGE = 16 << 20  # more than Linux buffers for a TCP connection, on both of its sides
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ ends the child when the parent dies without doing so (Linux).
 """
 
 import asyncio
-import contextlib
 import json
 import signal
 import socket
@@ -19,12 +18,16 @@ from robin.transport.tasks import TaskOwner
 
 LINE_LIMIT_BYTES = 1 << 20
 KEEP_LINES = 50_000
+HELD_PORTS = 32
 ROBIN = (sys.executable, "-m", "robin.cli.main")
 
 # A first, tiny program asks Linux for SIGTERM when its parent dies (PR_SET_PDEATHSIG is 1) and becomes the real one: exec keeps both
 # that and the pid. A preexec_fn could do it too, but not safely beside threads.
 _ASK_AND_EXEC = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 _LAUNCH = (sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC) if sys.platform == "linux" else ()
+
+
+_held: deque[socket.socket] = deque()
 
 
 class ChildFailed(Exception):
@@ -100,7 +103,7 @@ class RobinProcess:
         self._ended = self._tasks.start(self._watch(self._process), "watch the child")
         return self
 
-    async def event(self, name: str, *, timeout_s: float = 15.0, after: int = 0) -> dict[str, Any]:
+    async def event(self, name: str, *, timeout_s: float = 30.0, after: int = 0) -> dict[str, Any]:
         """The first JSON line with this `event` (skipping the first `after` of them); ChildFailed when it ends or the time is up."""
         found: list[dict[str, Any]] = []
 
@@ -111,7 +114,7 @@ class RobinProcess:
         await self._until(seen, f"the event {name!r}", timeout_s)
         return found[after]
 
-    async def line(self, part: str, *, timeout_s: float = 15.0) -> str:
+    async def line(self, part: str, *, timeout_s: float = 30.0) -> str:
         """The first line, of either stream, that contains `part`."""
         found: list[str] = []
 
@@ -230,13 +233,13 @@ class SidecarProcess(RobinProcess):
         """`http://127.0.0.1:port` of the admin listener."""
         return f"http://{self.admin[0]}"
 
-    async def listening(self, *, timeout_s: float = 15.0) -> Self:
+    async def listening(self, *, timeout_s: float = 30.0) -> Self:
         """Wait until every listener is bound (an identity may still be missing)."""
         entry = await self.event("listening", timeout_s=timeout_s)
         self.listen, self.admin = tuple(entry["listen"]), tuple(entry["admin"])
         return self
 
-    async def started(self, *, timeout_s: float = 15.0) -> Self:
+    async def started(self, *, timeout_s: float = 30.0) -> Self:
         """Wait until it is ready: bound, and a first usable identity seen."""
         await self.listening(timeout_s=timeout_s)
         await self.event("started", timeout_s=timeout_s)
@@ -244,11 +247,19 @@ class SidecarProcess(RobinProcess):
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago; only for what cannot bind port 0 itself."""
-    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port on which nothing listens; only for what cannot bind port 0 itself.
+
+    The port stays bound here, without listening, so that the kernel gives it to nothing that asks for any port. A server that sets
+    SO_REUSEADDR can still bind it by its number.
+    """
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((host, 0))
+    _held.append(holder)
+    if len(_held) > HELD_PORTS:
+        _held.popleft().close()
+    port: int = holder.getsockname()[1]
+    return port
 
 
 def _parse(text: str) -> dict[str, Any] | None:

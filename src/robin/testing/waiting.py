@@ -8,7 +8,7 @@ Found = TypeVar("Found")
 
 
 async def eventually(
-    probe: Callable[[], Found | Awaitable[Found]], *, timeout_s: float = 10.0, every_s: float = 0.01, what: str = ""
+    probe: Callable[[], Found | Awaitable[Found]], *, timeout_s: float = 30.0, every_s: float = 0.01, what: str = ""
 ) -> Found:
     """Call `probe` until it gives something true, and return that. TimeoutError names `what` and the last value seen.
 

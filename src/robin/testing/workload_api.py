@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from robin.model.address import TcpAddress, UnixAddress
+from robin.testing.grpc_serve import GrpcRequest, GrpcServer
 from robin.transport.tasks import TaskOwner
-from robin.wire.grpc_serve import GrpcRequest, GrpcServer
 from robin.wire.workload_api import FETCH_JWT_SVID, BadMessage, JwtSvid, JwtSvidRequest, parse_request, render_reply
 
 

@@ -16,6 +16,7 @@ Arguments = ParamSpec("Arguments")
 TICK_S = 0.02
 CALM_S = 0.05
 ATTEMPTS = 3
+PROGRAMS = 4  # caller, sidecar, upstream and platform: on a busy machine each of them may be kept waiting, one after the other
 
 
 class Stalls:

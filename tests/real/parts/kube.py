@@ -26,8 +26,8 @@ from tests.real.parts.scratch import scratch_folder
 
 API_AUDIENCE = "https://kubernetes.default.svc"
 SHORTEST_TOKEN_S = 600  # what TokenRequest accepts at least
-CALL_TIMEOUT_S = 15.0
-READY_TIMEOUT_S = 90.0
+CALL_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 240.0
 
 
 class KubeRefused(Exception):
@@ -100,7 +100,7 @@ class Cluster:
         found: dict[str, Any] = json.loads(text) if text.startswith("{") else {"text": text}
         return found
 
-    def kubectl(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def kubectl(self, *arguments: str, stdin: str = "", timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """The real kubectl as the administrator; look at its returncode, stdout and stderr."""
         command, home = self.kubectl_command(*arguments), {"HOME": str(self.folder)}
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s, env=home)

@@ -108,7 +108,7 @@ async def ask(url: str, target: str, *, method: str = "GET", body: bytes = b"", 
     """One exchange on a connection of its own."""
     caller = Caller(url)
     try:
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(60.0):
             return await caller.ask(method, target, body=body, fields=fields)
     finally:
         await caller.close()
@@ -136,7 +136,7 @@ class Load:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._enough.set()
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(60.0):
             await asyncio.gather(*self._tasks)
 
     async def _call(self, number: int) -> None:

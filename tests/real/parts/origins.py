@@ -16,7 +16,7 @@ from tests.real.parts.scratch import scratch_folder
 from tests.real.parts.webservers import envoy, haproxy, nginx
 
 SOURCES = Path(__file__).resolve().parent.parent / "origins"
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 90.0
 
 
 @contextlib.contextmanager

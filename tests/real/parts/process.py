@@ -81,7 +81,7 @@ class Server:
             return False
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
-    def start(self, ready: Callable[[], object], *, timeout_s: float = 30.0) -> None:
+    def start(self, ready: Callable[[], object], *, timeout_s: float = 90.0) -> None:
         """Start it and wait until `ready` is true; ServerFailed or TimeoutError, with it ended, when that does not come."""
         assert not self.running, f"{self.name} runs already"
         with self.log.open("ab") as log:
@@ -103,7 +103,7 @@ class Server:
             failure.add_note(f"{self.name} ended with {self.kill()}; the end of its log:\n{self.log_text()[-LOG_TAIL_BYTES:]}")
             raise
 
-    def stop(self, *, timeout_s: float = 15.0) -> int:
+    def stop(self, *, timeout_s: float = 30.0) -> int:
         """SIGTERM, wait, SIGKILL to its group at the deadline; the return code."""
         if self.running:
             self.send(signal.SIGTERM)

@@ -24,12 +24,12 @@ class RealSidecar(SidecarProcess):
         """The notes of this event that have these fields."""
         return [one for one in self.notes if one.get("event") == event and fields.items() <= one.items()]
 
-    async def note(self, event: str, *, after: int = 0, timeout_s: float = 15.0, **fields: object) -> dict[str, Any]:
+    async def note(self, event: str, *, after: int = 0, timeout_s: float = 60.0, **fields: object) -> dict[str, Any]:
         """The note of this event that follows the first `after` of them."""
         await self._until_heard(lambda: len(self.noted(event, **fields)) > after, f"{event} {fields}", timeout_s)
         return self.noted(event, **fields)[after]
 
-    async def recorded(self, count: int, *, timeout_s: float = 15.0) -> list[dict[str, Any]]:
+    async def recorded(self, count: int, *, timeout_s: float = 60.0) -> list[dict[str, Any]]:
         """All access records, once there are `count`."""
         await self._until_heard(lambda: len(self.records) >= count, f"{count} records", timeout_s)
         return self.records

@@ -21,7 +21,7 @@ from tests.real.parts.process import Server
 from tests.real.parts.scratch import scratch_folder
 
 TRUST_DOMAIN = "robin.test"
-CALL_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 30.0
 
 
 class AuthorityRefused(Exception):

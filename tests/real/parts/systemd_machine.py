@@ -57,7 +57,7 @@ class SystemdMachine:
         path.write_text(text)
         path.chmod(mode)
 
-    async def command(self, *command: str, uid: int = 0, codes: tuple[int, ...] = (0,), limit_s: float = 60.0) -> Ended:
+    async def command(self, *command: str, uid: int = 0, codes: tuple[int, ...] = (0,), limit_s: float = 120.0) -> Ended:
         """Run a program of the machine in it."""
         entering = [self._nsenter, *self._inside(), f"--setuid={uid}", f"--setgid={uid}"]
         environment = {"PATH": "/usr/sbin:/usr/bin", "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
@@ -97,13 +97,13 @@ class SystemdMachine:
 
     def start(self) -> None:
         """Boot, and wait until systemd has nothing left to start."""
-        self.server.start(self._booted, timeout_s=60.0)
+        self.server.start(self._booted, timeout_s=180.0)
 
     def stop(self) -> None:
         """The end of process 1 is the end of all the others."""
         pid = self.pid if self.server.running else 0
         self.server.kill()
-        poll(lambda: not pid or not Path(f"/proc/{pid}").exists(), timeout_s=20.0, what="the machine's processes to end")
+        poll(lambda: not pid or not Path(f"/proc/{pid}").exists(), timeout_s=60.0, what="the machine's processes to end")
 
     def _inside(self) -> tuple[str, ...]:
         return (f"--target={self.pid}", *NAMESPACES, "--cgroup", "--root", "--wd")

@@ -72,7 +72,7 @@ class JudgingUpstream(ScriptedServer):
         """Fingerprints of the tokens seen, in the order of their first coming."""
         return list(dict.fromkeys(one.token for one in self.judgements))
 
-    async def until(self, seen: Callable[[Judgement], bool], *, timeout_s: float = 15.0, what: str) -> Judgement:
+    async def until(self, seen: Callable[[Judgement], bool], *, timeout_s: float = 60.0, what: str) -> Judgement:
         """The first judgement from now on of which `seen` is true; TimeoutError naming `what`."""
         position = len(self.judgements)
         try:

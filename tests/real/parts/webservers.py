@@ -17,7 +17,7 @@ from tests.real.parts.ports import answers, held_port
 from tests.real.parts.process import Server
 from tests.real.parts.scratch import scratch_folder
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 90.0
 
 NGINX_FRAME = """\
 daemon off;

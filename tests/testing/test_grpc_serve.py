@@ -3,8 +3,8 @@
 import pytest
 
 from robin.model.secret import Secret
+from robin.testing.grpc_serve import GrpcRequest, GrpcServer
 from robin.wire.grpc_call import GrpcLine
-from robin.wire.grpc_serve import GrpcRequest, GrpcServer
 from robin.wire.jose import fingerprint
 
 

@@ -1,4 +1,4 @@
-"""The answering half of one HTTP/2 connection that carries unary gRPC calls; sans-I/O. For the development Workload API and the tests."""
+"""The server side of one HTTP/2 connection that carries unary gRPC calls, without I/O; for the development Workload API."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,7 +29,7 @@ class GrpcRequest:
 
 
 class GrpcServer:
-    """One connection. `calls` arrive whole from `receive`; each is answered by `reply` or `refuse`."""
+    """One connection. `receive` returns whole calls; `reply` or `refuse` answers each."""
 
     def __init__(self) -> None:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
@@ -38,11 +38,11 @@ class GrpcServer:
         self._unsent: dict[int, tuple[bytes, list[tuple[str, str]]]] = {}
 
     def outgoing(self) -> bytes:
-        """What is to be sent."""
+        """Return the bytes to send."""
         return self.h2.data_to_send()
 
     def receive(self, chunk: bytes) -> list[GrpcRequest]:
-        """Calls that are complete now. Raises h2's ProtocolError, or ValueError for a request past its limit."""
+        """Return the calls that these bytes complete. Raises h2's ProtocolError, or ValueError for a request past its limit."""
         whole: list[GrpcRequest] = []
         for event in self.h2.receive_data(chunk):
             if isinstance(event, h2.events.RequestReceived):
@@ -96,6 +96,6 @@ class GrpcServer:
         self.h2.send_headers(stream, trailers, end_stream=True)
 
     def _gone(self, stream: int) -> bool:
-        """Whether the caller gave this call up."""
+        """Return True if the caller has cancelled this call."""
         found = self.h2.streams.get(stream)
         return found is None or found.closed
