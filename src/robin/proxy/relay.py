@@ -39,10 +39,25 @@ class Relay:
     """The parts of one attempt.
 
     `held`: the request body is held, so it can be sent again. `body`: the streamed body, where it is not sent with the head.
-    `upgrade`: the protocol that the route lets this request switch to. `interim`: how many interim responses came.
+    `upgrade`: the protocol that the route lets this request switch to. `interim`, `interim_bytes`: the interim
+    responses so far. `scanned`: bytes of an unfinished response head that were searched for its end.
     """
 
-    __slots__ = ("body", "downstream", "engine", "head", "held", "idle_s", "interim", "record", "route", "upgrade", "upstream")
+    __slots__ = (
+        "body",
+        "downstream",
+        "engine",
+        "head",
+        "held",
+        "idle_s",
+        "interim",
+        "interim_bytes",
+        "record",
+        "route",
+        "scanned",
+        "upgrade",
+        "upstream",
+    )
 
     def __init__(
         self,
@@ -65,6 +80,8 @@ class Relay:
         self.held = held
         self.body: StreamedBody | None = None
         self.interim = 0
+        self.interim_bytes = 0
+        self.scanned = 0
         downstream.peer = upstream
 
     def detach(self) -> None:

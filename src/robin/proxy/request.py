@@ -25,8 +25,7 @@ async def send_request(relay: Relay, outbound: bytes) -> ResponseHead:
         relay.record.credential = None
         raise CallerLeft
     _send(relay, outbound)
-    reader = _ResponseReader(relay)
-    while not upstream.received or (response := reader.read()) is None:
+    while not upstream.received or (response := _take_response_head(relay)) is None:
         if relay.interim and downstream.write_blocked:
             await relay.flush_downstream()
             continue
@@ -66,51 +65,40 @@ def _send(relay: Relay, outbound: bytes) -> None:
     upstream.deadline_at = now() + relay.route.deadlines.response_s
 
 
-class _ResponseReader:
-    """Reads response heads off one upstream connection, within their limits."""
+def _take_response_head(relay: Relay) -> ResponseHead | None:
+    """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
+    upstream, limits = relay.upstream, relay.engine.limits
+    while True:
+        received = upstream.received
+        end = received.find(b"\r\n\r\n", relay.scanned)
+        if end < 0:
+            if len(received) > limits.response_head_bytes or find_bad_byte(received, relay.scanned):
+                raise _broken("the response head is too large or holds a bare CR, LF or control")
+            relay.scanned = max(0, len(received) - 3)
+            return None
+        if end + 4 > limits.response_head_bytes:
+            raise _broken("the response head is too large")
+        raw = upstream.take(end + 4)
+        response = upstream.forms.read(raw, method=relay.head.method, fields_max=limits.response_fields)
+        if response.status >= 200 or response.status == 101:
+            relay.record.upstream_status = response.status
+            return response
+        relay.scanned = 0
+        _forward_interim(relay, response, len(raw))
+        if relay.downstream.write_blocked:
+            return None
 
-    __slots__ = ("_interim_bytes", "_relay", "_scanned")
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self._scanned = 0
-        self._interim_bytes = 0
-
-    def read(self) -> ResponseHead | None:
-        """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
-        relay = self._relay
-        upstream, limits = relay.upstream, relay.engine.limits
-        while True:
-            received = upstream.received
-            end = received.find(b"\r\n\r\n", self._scanned)
-            if end < 0:
-                if len(received) > limits.response_head_bytes or find_bad_byte(received, self._scanned):
-                    raise _broken("the response head is too large or holds a bare CR, LF or control")
-                self._scanned = max(0, len(received) - 3)
-                return None
-            if end + 4 > limits.response_head_bytes:
-                raise _broken("the response head is too large")
-            raw = upstream.take(end + 4)
-            response = upstream.forms.read(raw, method=relay.head.method, fields_max=limits.response_fields)
-            if response.status >= 200 or response.status == 101:
-                relay.record.upstream_status = response.status
-                return response
-            self._scanned = 0
-            self._forward_interim(response, len(raw))
-            if relay.downstream.write_blocked:
-                return None
-
-    def _forward_interim(self, response: ResponseHead, octets: int) -> None:
-        """Relay a 1xx to an HTTP/1.1 caller; a 100 lets the request body go. Raises Fault."""
-        relay = self._relay
-        relay.interim += 1
-        self._interim_bytes += octets
-        if relay.interim > _INTERIM_MAX or self._interim_bytes > _INTERIM_BYTES:
-            raise _broken("too many interim responses")
-        if response.status == 100 and relay.body is not None:
-            relay.body.got_continue()
-        if relay.head.minor == 1:
-            relay.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
+def _forward_interim(relay: Relay, response: ResponseHead, octets: int) -> None:
+    """Relay a 1xx to an HTTP/1.1 caller; a 100 lets the request body go. Raises Fault."""
+    relay.interim += 1
+    relay.interim_bytes += octets
+    if relay.interim > _INTERIM_MAX or relay.interim_bytes > _INTERIM_BYTES:
+        raise _broken("too many interim responses")
+    if response.status == 100 and relay.body is not None:
+        relay.body.got_continue()
+    if relay.head.minor == 1:
+        relay.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
 
 
 def _broken(text: str) -> Fault:
