@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),
         Command("token", "show the claims of the identity, never the token"),
+        Command("audit", "verify an audit log, or show its last records"),
     )
 }
 
