@@ -9,7 +9,7 @@ from http.client import HTTPResponse
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.differential.test_one_message import folded, names, ordinary, values
 
@@ -47,7 +47,6 @@ def decode(raw: bytes, cuts: list[int]) -> tuple[bytes, list[tuple[bytes, bytes]
     return payload, [(field.name, field.value) for field in decoder.trailers], bytes(buffer)
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(payloads, st.lists(spellings, min_size=9, max_size=9), trailers, st.lists(st.integers(0, 5000), max_size=12), st.binary(max_size=20))
 def test_a_chunked_body_in_any_spelling_and_any_cut_is_its_payload(
     pieces: list[bytes], spelling: list[tuple[int, bool, bytes]], tail: list[tuple[bytes, bytes]], cuts: list[int], behind: bytes
@@ -60,7 +59,6 @@ def test_a_chunked_body_in_any_spelling_and_any_cut_is_its_payload(
     assert left == behind
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(payloads)
 def test_what_is_chunked_again_is_the_same_payload_to_h11(pieces: list[bytes]) -> None:
     server = h11.Connection(h11.SERVER)
@@ -73,7 +71,6 @@ def test_what_is_chunked_again_is_the_same_payload_to_h11(pieces: list[bytes]) -
     assert body == b"".join(pieces)
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(payloads.filter(bool), st.integers(0, 400), st.sampled_from([b"\x00", b"\n", b" ", b"g", b"-"]))
 def test_a_foreign_byte_in_the_framing_never_changes_the_length_of_a_whole_body(pieces: list[bytes], at: int, byte: bytes) -> None:
     raw = b"".join(map(chunk, pieces)) + last_chunk([])
@@ -103,7 +100,6 @@ class _Stream:
         return self.file
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(statuses, reasons, answer_fields, st.sampled_from(["length", "chunked", "close"]), payloads, st.sampled_from(["GET", "HEAD"]))
 def test_an_answer_brought_down_is_the_same_message_to_h11_and_to_http_client(
     status: int, reason: bytes, lines: list[tuple[bytes, bytes]], framing: str, pieces: list[bytes], method: str

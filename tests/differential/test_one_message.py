@@ -5,7 +5,7 @@ exactly one message in what goes out; (3) what Robin refuses or accepts never de
 """
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.corpus.cases import Forwarded, RequestCase
 from tests.corpus.load import REQUESTS
@@ -70,7 +70,6 @@ def forward(raw: bytes) -> bytes:
     return outbound + rest[: head.length]
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(st.sampled_from([b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"HEAD"]), targets, fields, bodies)
 def test_a_forwarded_request_is_one_message_and_the_same_one_to_foreign_parsers(
     method: bytes, target: bytes, lines: list[tuple[bytes, bytes]], body: tuple[str, list[bytes]] | None
@@ -94,7 +93,6 @@ def test_a_forwarded_request_is_one_message_and_the_same_one_to_foreign_parsers(
     assert [value for name, value in by_h11.fields if name == b"authorization"] == [b"Bearer token.of.ours"]
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(st.lists(st.sampled_from(SPECIAL), min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_no_secret_field_survives_in_any_spelling(chosen: list[bytes], draw: object) -> None:
     def spelled(name: bytes) -> bytes:
@@ -110,7 +108,6 @@ def test_no_secret_field_survives_in_any_spelling(chosen: list[bytes], draw: obj
 FRAMES = {*b"host content-length transfer-encoding connection expect via te upgrade origin sec-fetch-site max-forwards".split()}
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_with_a_fault_or_read_as_one_message(noise: bytes) -> None:
     raw = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + noise + b"\r\n\r\n"

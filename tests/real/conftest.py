@@ -1,4 +1,7 @@
-"""Real parts as fixtures. A part that is missing skips the test loudly; under ROBIN_REAL=1 (make real, CI) it fails it instead."""
+"""Real parts as fixtures. `make test` leaves their tests out.
+
+A part that is missing skips a test that is asked for by name, and fails it under ROBIN_REAL=1 (make real, CI).
+"""
 
 import os
 from collections.abc import Generator, Iterator
@@ -15,17 +18,20 @@ LIMIT_S = 400
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each real test more time than others have: it may start a cluster, and a timed one may be run three times.
+    """Leave these tests to `make real`, and the slow ones to CI, unless they are asked for by name; loudly, by a mark.
 
-    Leave the slow ones to CI and to whoever asks for them; by a mark, so that the set-up of the others is left alone.
+    Each gets more time than other tests have: it may start a cluster, and a timed one may be run three times.
     """
+    asked = os.environ.get("ROBIN_REAL") == "1" or any("tests/real" in argument for argument in config.args)
+    slow = bool(os.environ.get("CI")) or "slow" in config.option.markexpr
     for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LIMIT_S))
-    if os.environ.get("CI") or "slow" in config.option.markexpr:
-        return
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("slow") is not None:
+        if not asked and item.get_closest_marker("real") is not None:
+            item.add_marker(pytest.mark.skip(reason="NOT RUN: needs software of others; `make real` runs it"))
+        elif not slow and item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.skip(reason='slow: CI runs it, and `make real ARGS="-m slow"` does'))
 
 
