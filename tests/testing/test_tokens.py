@@ -2,7 +2,7 @@
 
 from robin.model.secret import Secret
 from robin.testing.tokens import encode_segment, make_token
-from robin.wire.jose import TokenRules, inspect_token
+from robin.wire.jwt_inspection import TokenRules, inspect_token
 
 
 def test_a_made_token_passes_the_checks_and_carries_its_claims() -> None:

@@ -10,7 +10,7 @@ from robin.model.identity import IdentityStatus, IdentityToken
 from robin.model.origin import Origin
 from robin.model.secret import Secret
 from robin.testing.tokens import make_token
-from robin.wire.jose import TokenRules, fingerprint, inspect_token
+from robin.wire.jwt_inspection import TokenRules, fingerprint, inspect_token
 
 PERMIT = permit_to(Origin(scheme="https", host="broker.example", port=443, authority=b"broker.example"))
 
