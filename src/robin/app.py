@@ -16,7 +16,8 @@ from robin.admin.readiness import Readiness
 from robin.admin.server import AdminServer
 from robin.config.load import environment
 from robin.config.settings import Settings
-from robin.grants.catalog import GRANTS
+from robin.grants.catalog import build_grant
+from robin.grants.credentials import GrantedCredentials
 from robin.identity.identities import Identities
 from robin.identity.identity import Dependencies
 from robin.model.address import Address
@@ -150,7 +151,7 @@ class Sidecar:
                 pseudonym=pseudonym,
                 any_host=settings.unsafe_any_host,
             ),
-            credentials=GRANTS[route.grant](identity),
+            credentials=GrantedCredentials({route.grant: build_grant("forward", identity)}, wall=clock.wall),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
             limits=limits,
             deadlines=deadlines,
