@@ -16,9 +16,10 @@ from robin.admin.readiness import Readiness
 from robin.admin.server import AdminServer
 from robin.config.load import environment
 from robin.config.settings import Settings
-from robin.grants.catalog import GRANTS
-from robin.identity.catalog import build_identity
-from robin.identity.surroundings import Surroundings
+from robin.grants.catalog import build_grant
+from robin.grants.credentials import GrantedCredentials
+from robin.identity.identities import Identities
+from robin.identity.identity import Dependencies
 from robin.model.address import Address
 from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
 from robin.planes.sidecar.activation import check_activation
@@ -29,7 +30,6 @@ from robin.proxy.drain import Drain
 from robin.proxy.engine import Engine
 from robin.proxy.pool import Pool
 from robin.telemetry.exposition import Exposition
-from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.telemetry.logs import EventLog, stack_of
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.recorder import Recorder
@@ -103,7 +103,6 @@ class Sidecar:
         self._drain_state = Drain()
         unsafe = {name: name in settings.unsafe_switches for name in ("listen", "upstream_http", "any_host")}
         self._metrics = Metrics(version=__version__, unsafe=unsafe)
-        self.identity_metrics = IdentityMetrics(settings.token_source)
         self._recorder = Recorder(
             self._metrics,
             self._writer,
@@ -115,21 +114,22 @@ class Sidecar:
             identity_source=settings.token_source,
             later=lambda flush: loop.call_later(_FLUSH_S, flush),
         )
-        # the recorder first: being asked, it counts what it has noted
-        self._exposition = Exposition((self._recorder, self._metrics, self.identity_metrics, self._writer), plane="sidecar")
         self._tls = UpstreamTls(settings.upstream_ca_file, self._ca_reloaded) if settings.upstream.origin.tls else None
-        self._identity = build_identity(
-            settings,
-            Surroundings(
+        self._identities = Identities(
+            {settings.token_source: settings.identity},
+            Dependencies(
                 clock=clock,
                 entropy=entropy,
                 tasks=self._tasks,
                 log=self._events,
-                metrics=self.identity_metrics,
-                changed=self._identity_changed,
+                on_change=self._identity_changed,
                 turn=loop.time,  # of uvloop: milliseconds, and still within a turn
             ),
         )
+        identity = self._identities.get(settings.token_source)
+        (self.identity_metrics,) = self._identities.metrics
+        # the recorder first: being asked, it counts what it has noted
+        self._exposition = Exposition((self._recorder, self._metrics, self._identities, self._writer), plane="sidecar")
         self._own = OwnAddresses()
         limits, deadlines = settings.limits, settings.deadlines
         dialer = Dialer(loop, tls=self._tls, connect_s=deadlines.connect_s, own=self._own.has)
@@ -153,7 +153,7 @@ class Sidecar:
                 pseudonym=pseudonym,
                 any_host=settings.unsafe_any_host,
             ),
-            credentials=GRANTS[route.grant](self._identity),
+            credentials=GrantedCredentials({route.grant: build_grant("forward", identity)}, wall=clock.wall),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
             limits=limits,
             deadlines=deadlines,
@@ -211,7 +211,7 @@ class Sidecar:
         if (trim := find_malloc_trim()) is not None:
             self._sweeper.every_sweep(MallocTrimmer(self._sweeper, trim, self._clock.monotonic).run)
         self._sweeper.start()
-        await self._identity.start()
+        await self._identities.start()
         for bound in self._listeners:
             acceptor = Acceptor(self._loop, bound, self._admission.take, self._accept_trouble, self._listener_died)
             acceptor.start()
@@ -265,7 +265,7 @@ class Sidecar:
         except TimeoutError:
             if self._ending.asked:
                 return
-            self._events.error("startup_timeout", reasons=list(self._identity.status().reasons))
+            self._events.error("startup_timeout", reasons=list(self._readiness().identity_reasons))
             self._ending.end(EXIT_STARTUP)
             return
         self.started = True
@@ -293,11 +293,11 @@ class Sidecar:
     # while serving
 
     def _identity_changed(self) -> None:
-        if self._identity.status().usable:
+        if all(status.usable for status in self._identities.statuses()):
             self._first_identity.set()
 
     def _readiness(self) -> Readiness:
-        return Readiness(started=self.started, draining=self._ending.asked, identity=self._identity.status())
+        return Readiness(started=self.started, draining=self._ending.asked, identities=self._identities.statuses())
 
     def _poll_ca(self, now: float) -> None:
         if self._tls is not None and now - self._ca_polled_at >= _CA_POLL_S:
@@ -321,7 +321,7 @@ class Sidecar:
         self._events.info("reload")
         if self._tls is not None:
             self._tls.reload()
-        self._identity.wake()
+        self._identities.wake()
         if self.started:  # before that, READY would be untrue
             self._notifier.tell("READY=1")
 
@@ -381,7 +381,7 @@ class Sidecar:
         self._sweeper.close()
         for acceptor in self._acceptors:
             acceptor.stop()
-        await self._identity.close()
+        await self._identities.close()
         await self._tasks.close()
         for bound in self._listeners:
             bound.close()

@@ -127,7 +127,7 @@ def test_probes_ask_for_pages_that_are_there_on_the_admin_port(path: Path):
 
 def _ready() -> Readiness:
     fresh = IdentityStatus(source="file", state=IdentityState.FRESH, expires_in_s=60.0, usable=True, reasons=())
-    return Readiness(started=True, draining=False, identity=fresh)
+    return Readiness(started=True, draining=False, identities=(fresh,))
 
 
 def _get(path: str) -> RequestHead:

@@ -12,7 +12,7 @@ def credential(token: bytes) -> Credential:
     identity = IdentityToken(
         value=Secret(token), subject=None, audiences=(), expires_at=None, not_before_at=None, seen_at=0.0, usable_until=math.inf
     )
-    return Credential(field=Secret(b"Authorization: Bearer " + token + b"\r\n"), grant="forward", identity=identity)
+    return Credential(fields=(Secret(b"Authorization: Bearer " + token + b"\r\n"),), note="forward", identity=identity)
 
 
 def split_message(raw: bytes) -> tuple[bytes, bytes]:

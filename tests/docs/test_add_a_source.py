@@ -2,13 +2,12 @@
 
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.docs.pages import DOCS, blocks_of
-from tests.identity.room import Room
-from tests.identity.test_catalog import Chosen
+from tests.identity.parts import Parts
 
 from robin.identity import catalog
 from robin.testing.tokens import make_token
@@ -35,14 +34,15 @@ async def test_the_source_of_the_page_passes_the_suite_as_the_page_runs_it(tmp_p
 
 async def test_the_catalog_line_of_the_page_opens_the_source_and_keeps_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "SOURCES", dict(catalog.SOURCES))
-    exec(compile(CATALOG, str(PAGE), "exec"), {})
-    clock, room = SystemClock(), Room(source="newest")
-    (tmp_path / "token").write_bytes(make_token(expires_at=clock.wall() + 300))
-    chosen = Chosen(token_source="newest", token_file=str(tmp_path))
-    opened = catalog.open_source(chosen)
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(CATALOG, str(PAGE), "exec"), names)
+    parts = Parts(clock=SystemClock(), source="newest")
+    (tmp_path / "token").write_bytes(make_token(expires_at=parts.clock.wall() + 300))
+    settings = names["NewestSettings"](folder=str(tmp_path), audience="broker.example", refresh_before_s=60, fetch_timeout_s=10, wait_s=2)
+    opened = catalog.open_source(settings)
     assert (await opened.source.fetch("broker.test")).text.reveal() == (tmp_path / "token").read_bytes()
     opened.close()
-    identity = catalog.build_identity(chosen, replace(room.surroundings(), clock=clock))
+    identity = catalog.build_identity(settings, parts.dependencies, parts.metrics)
     await identity.start()
     try:
         await eventually(lambda: identity.status().usable, what="a usable token")
@@ -51,4 +51,4 @@ async def test_the_catalog_line_of_the_page_opens_the_source_and_keeps_a_token(t
         assert token.subject == "spiffe://example.org/app"
     finally:
         await identity.close()
-    assert room.crashes == []
+    assert parts.crashes == []

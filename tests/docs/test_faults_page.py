@@ -85,10 +85,8 @@ def _reasons(path: Path) -> Iterator[tuple[str, str]]:
             yield named["code"], named["detail"].partition(":")[0]
         elif name in {"TokenRefused", "_discarded"} and texts[0] and texts[1]:
             yield texts[0], texts[1]
-        elif name == "SourceFailure" and texts[0]:
-            yield named.get("fault") or "identity_unavailable", texts[0]
-        elif name == "_fail" and len(texts) > 2 and texts[2]:
-            yield texts[1], texts[2].partition(":")[0]
+        elif name == "SourceFailure" and len(texts) > 1 and texts[1]:
+            yield named.get("fault") or "identity_unavailable", texts[1].partition(":")[0]
         elif name in BY_CALL and texts[0]:
             yield BY_CALL[name], "bad_response" if name == "_broken" else texts[0].partition(":")[0]
 

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from robin.model.secret import Secret
-from robin.wire.jose import SVID_ALGORITHMS, SVID_TYPES, TokenRefused, TokenRules, inspect_token, parse_unverified
+from robin.wire.jwt_inspection import SVID_ALGORITHMS, SVID_TYPES, TokenRefused, TokenRules, inspect_token, parse_unverified
 
 NOW = 1_800_000_000.0
 CODES = {"identity_unavailable", "identity_malformed", "identity_expired", "identity_not_yet_valid", "audience_mismatch"}

@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.identity.room import Room
+from tests.identity.parts import Parts
 
-from robin.identity.catalog import SOURCES, build_identity, token_rules
+from robin.identity.catalog import build_identity, token_rules
 from robin.identity.identity import Identity
+from robin.identity.settings import FileIdentitySettings, IdentitySettings, JwtSvidSettings
 from robin.model.address import TcpAddress, UnixAddress
 from robin.model.faults import Fault
 from robin.model.identity import IdentityToken
@@ -23,30 +23,31 @@ from robin.testing.tokens import make_token
 from robin.testing.waiting import eventually
 from robin.testing.workload_api import Outcome, Refusal, WorkloadApi, answer_never, answer_with
 from robin.transport.clock import SystemClock
-from robin.transport.tasks import TaskOwner
-from robin.wire.jose import SVID_ALGORITHMS
+from robin.wire.jwt_inspection import SVID_ALGORITHMS
 from robin.wire.workload_api import JwtSvid, JwtSvidRequest
 
 SPIFFE_ID = "spiffe://example.org/app"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """The settings that identity reads."""
+def jwtsvid(spiffe_socket: UnixAddress | TcpAddress, **more: object) -> JwtSvidSettings:
+    """Settings of the source `jwtsvid`, as the defaults have them."""
+    values: dict[str, object] = {
+        "audience": "broker.example",
+        "spiffe_id": None,
+        "hint": None,
+        "min_validity_s": 5.0,
+        "refresh_before_s": 60.0,
+        "fetch_timeout_s": 10.0,
+        "wait_s": 2.0,
+        "stop_when_denied": False,
+    }
+    return JwtSvidSettings(spiffe_socket=spiffe_socket, **(values | more))  # type: ignore[arg-type]
 
-    token_source: str = "jwtsvid"
-    token_file: str = "/nowhere/token"
-    token_format: str = "jwt"
-    token_min_validity_s: float = 5.0
-    token_file_grace_s: float = 10.0
-    audience: str | None = "broker.example"
-    identity_wait_s: float = 2.0
-    spiffe_socket: UnixAddress | TcpAddress | None = None
-    spiffe_id: str | None = None
-    svid_hint: str | None = None
-    svid_refresh_before_s: float = 60.0
-    svid_fetch_timeout_s: float = 10.0
-    svid_on_denied: str = "serve"
+
+def file(path: str, **more: object) -> FileIdentitySettings:
+    """Settings of the source `file`, as the defaults have them."""
+    values: dict[str, object] = {"token_format": "jwt", "audience": None, "min_validity_s": 5.0, "grace_s": 10.0}
+    return FileIdentitySettings(token_file=path, **(values | more))  # type: ignore[arg-type]
 
 
 async def issue(request: JwtSvidRequest, lifetime_s: float = 300) -> Outcome:
@@ -55,16 +56,16 @@ async def issue(request: JwtSvidRequest, lifetime_s: float = 300) -> Outcome:
 
 
 @asynccontextmanager
-async def running(chosen: Chosen, room: Room) -> AsyncIterator[Identity]:
+async def running(settings: IdentitySettings, parts: Parts) -> AsyncIterator[Identity]:
     """The identity as the app runs it."""
-    identity = build_identity(chosen, replace(room.surroundings(), clock=SystemClock()))
+    identity = build_identity(settings, parts.dependencies, parts.metrics)
     await identity.start()
     try:
         yield identity
     finally:
         await identity.close()
-        assert len(room.tasks) == 0, "a task outlived the identity"
-        assert room.crashes == []
+        assert len(parts.tasks) == 0, "a task outlived the identity"
+        assert parts.crashes == []
 
 
 async def outcome(identity: Identity) -> IdentityToken | Fault:
@@ -74,14 +75,10 @@ async def outcome(identity: Identity) -> IdentityToken | Fault:
         return fault
 
 
-def test_the_catalog_lists_two_sources() -> None:
-    assert sorted(SOURCES) == ["file", "jwtsvid"]
-
-
 def test_a_jwt_svid_has_stricter_rules_than_a_file() -> None:
-    assert token_rules(Chosen()).algorithms == SVID_ALGORITHMS
-    assert token_rules(Chosen(token_source="file")).algorithms is None
-    assert not token_rules(Chosen(token_source="file", token_format="opaque", audience=None)).decoded
+    assert token_rules(jwtsvid(UnixAddress(path="/x"))).algorithms == SVID_ALGORITHMS
+    assert token_rules(file("/x")).algorithms is None
+    assert not token_rules(file("/x", token_format="opaque")).decoded
 
 
 def test_the_file_source_does_not_load_http2() -> None:
@@ -92,8 +89,8 @@ def test_the_file_source_does_not_load_http2() -> None:
 
 async def test_the_file_source_is_built_from_the_settings(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(make_token(expires_at=time.time() + 60))
-    room = Room(source="file")
-    async with running(Chosen(token_source="file", token_file=str(tmp_path / "token")), room) as identity:
+    parts = Parts(clock=SystemClock(), source="file")
+    async with running(file(str(tmp_path / "token")), parts) as identity:
         assert isinstance(await outcome(identity), IdentityToken)
         assert identity.status().usable
 
@@ -102,8 +99,8 @@ async def test_the_file_source_is_built_from_the_settings(tmp_path: Path) -> Non
 async def test_the_jwtsvid_source_is_built_from_the_settings(tmp_path: Path, family: str) -> None:
     api = WorkloadApi(issue)
     address = await (api.start_unix(str(tmp_path / "api")) if family == "unix" else api.start_tcp())
-    room = Room(source="jwtsvid")
-    async with running(Chosen(spiffe_socket=address, spiffe_id=SPIFFE_ID), room) as identity:
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
+    async with running(jwtsvid(address, spiffe_id=SPIFFE_ID), parts) as identity:
         token = await outcome(identity)
         assert isinstance(token, IdentityToken)
         assert (token.subject, token.audiences) == (SPIFFE_ID, ("broker.example",))
@@ -113,9 +110,9 @@ async def test_the_jwtsvid_source_is_built_from_the_settings(tmp_path: Path, fam
 
 async def test_a_socket_that_appears_late_is_found(tmp_path: Path) -> None:
     path = str(tmp_path / "api")
-    room = Room(source="jwtsvid")
-    async with running(Chosen(spiffe_socket=UnixAddress(path=path), identity_wait_s=0.1), room) as identity:
-        await eventually(lambda: room.metrics.refreshes.get(("error", "Unavailable"), 0) >= 4, what="four failed tries")
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
+    async with running(jwtsvid(UnixAddress(path=path), wait_s=0.1), parts) as identity:
+        await eventually(lambda: parts.metrics.refreshes.get(("error", "Unavailable"), 0) >= 4, what="four failed tries")
         fault = await outcome(identity)
         assert isinstance(fault, Fault)
         assert fault.code == "identity_unavailable"
@@ -134,15 +131,15 @@ async def test_an_agent_that_restarts_is_found_again_within_five_seconds(tmp_pat
     async def issue_short(request: JwtSvidRequest) -> Outcome:
         return await issue(request, short)
 
-    room = Room(source="jwtsvid")
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
     api = WorkloadApi(issue_short)
     await api.start_unix(path)
-    async with running(Chosen(spiffe_socket=UnixAddress(path=path), identity_wait_s=0), room) as identity:
+    async with running(jwtsvid(UnixAddress(path=path), wait_s=0), parts) as identity:
         for _ in range(2):
             await eventually(lambda: identity.status().usable, what="the identity")
             await api.close()
             await eventually(lambda: not identity.status().usable, what="the end of the last token")
-            await eventually(lambda: room.metrics.refreshes.get(("error", "Unavailable"), 0) >= 3, what="failed tries")
+            await eventually(lambda: parts.metrics.refreshes.get(("error", "Unavailable"), 0) >= 3, what="failed tries")
             api = WorkloadApi(issue_short)
             await api.start_unix(path)
             began = time.monotonic()
@@ -157,8 +154,8 @@ async def test_a_hanging_agent_delays_no_request_while_the_token_is_usable(tmp_p
 
     api = WorkloadApi(issue_short)
     address = await api.start_unix(str(tmp_path / "api"))
-    room = Room(source="jwtsvid")
-    async with running(Chosen(spiffe_socket=address, identity_wait_s=0.3), room) as identity:
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
+    async with running(jwtsvid(address, wait_s=0.3), parts) as identity:
         token = await outcome(identity)
         assert isinstance(token, IdentityToken)
         api.answer = answer_never
@@ -169,7 +166,7 @@ async def test_a_hanging_agent_delays_no_request_while_the_token_is_usable(tmp_p
             served += 1
             await asyncio.sleep(0.005)  # requests as long as the token lives: its life, by the real clock, is what is tested
         assert served > 100
-        assert room.metrics.served_stale > 50
+        assert parts.metrics.served_stale > 50
         await eventually(lambda: identity.ready() is None)
         fault = await outcome(identity)
         assert isinstance(fault, Fault)
@@ -180,9 +177,9 @@ async def test_a_hanging_agent_delays_no_request_while_the_token_is_usable(tmp_p
 async def test_a_denied_workload_is_served_once_its_entry_exists(tmp_path: Path) -> None:
     api = WorkloadApi(answer_with(Refusal(code="PermissionDenied", text="no identity issued")))
     address = await api.start_unix(str(tmp_path / "api"))
-    room = Room(source="jwtsvid")
-    async with running(Chosen(spiffe_socket=address, identity_wait_s=0.1), room) as identity:
-        await eventually(lambda: room.metrics.refreshes.get(("error", "PermissionDenied"), 0) >= 2)
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
+    async with running(jwtsvid(address, wait_s=0.1), parts) as identity:
+        await eventually(lambda: parts.metrics.refreshes.get(("error", "PermissionDenied"), 0) >= 2)
         fault = await outcome(identity)
         assert isinstance(fault, Fault)
         assert fault.detail == (
@@ -200,9 +197,9 @@ async def test_a_wrong_answer_is_counted_by_reason(tmp_path: Path) -> None:
 
     api = WorkloadApi(issue_foreign)
     address = await api.start_unix(str(tmp_path / "api"))
-    room = Room(source="jwtsvid")
-    async with running(Chosen(spiffe_socket=address, identity_wait_s=0.1), room) as identity:
-        await eventually(lambda: room.metrics.rejected.get("bad_aud", 0) >= 2)
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
+    async with running(jwtsvid(address, wait_s=0.1), parts) as identity:
+        await eventually(lambda: parts.metrics.rejected.get("bad_aud", 0) >= 2)
         fault = await outcome(identity)
         assert isinstance(fault, Fault)
         assert (fault.code, fault.retry_after_s) == ("audience_mismatch", None)
@@ -213,20 +210,19 @@ async def test_closing_during_a_hanging_fetch_leaves_nothing(tmp_path: Path) -> 
     api = WorkloadApi(answer_never)
     address = await api.start_unix(str(tmp_path / "api"))
     before = len(os.listdir("/proc/self/fd"))
-    room = Room(source="jwtsvid")
-    async with running(Chosen(spiffe_socket=address), room):
+    parts = Parts(clock=SystemClock(), source="jwtsvid")
+    async with running(jwtsvid(address), parts):
         await eventually(lambda: len(api.requests) == 1)
     await eventually(lambda: len(os.listdir("/proc/self/fd")) == before, what="the descriptors to be let go")
     await api.close()
-    assert isinstance(room.tasks, TaskOwner)
 
 
 async def test_a_request_that_leaves_at_any_await_disturbs_nobody(tmp_path: Path) -> None:
     api = WorkloadApi(issue)
     address = await api.start_unix(str(tmp_path / "api"))
     for turns in range(30):
-        room = Room(source="jwtsvid")
-        async with running(Chosen(spiffe_socket=address), room) as identity:
+        parts = Parts(clock=SystemClock(), source="jwtsvid")
+        async with running(jwtsvid(address), parts) as identity:
             leaving, staying = asyncio.ensure_future(identity.obtain()), asyncio.ensure_future(identity.obtain())
             for _ in range(turns):
                 await asyncio.sleep(0)

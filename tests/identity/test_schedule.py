@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.identity.schedule import Forced, WallStep, backoff_s, refresh_at
+from robin.identity.schedule import ClockJump, RefreshRateLimit, backoff_s, refresh_at
 
 RECEIVED_AT = 1_780_000_000.0
 
@@ -46,7 +46,7 @@ def test_backoff_doubles_from_half_a_second_to_half_a_minute() -> None:
 
 
 def test_a_wall_step_is_told_once_and_a_slow_clock_is_none() -> None:
-    step = WallStep(wall=1000, monotonic=10)
+    step = ClockJump(wall=1000, monotonic=10)
     assert not step.happened(wall=1100, monotonic=110)
     assert not step.happened(wall=1101.9, monotonic=110)
     assert step.happened(wall=1102.5, monotonic=110)
@@ -56,5 +56,5 @@ def test_a_wall_step_is_told_once_and_a_slow_clock_is_none() -> None:
 
 
 def test_a_look_is_forced_at_once_and_then_once_in_thirty_seconds() -> None:
-    forced = Forced()
+    forced = RefreshRateLimit()
     assert [second for second in range(95) if forced.permits(float(second))] == [0, 30, 60, 90]

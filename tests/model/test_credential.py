@@ -15,7 +15,7 @@ def test_a_credential_never_shows_its_field_or_its_token() -> None:
         seen_at=0.0,
         usable_until=0.9,
     )
-    credential = Credential(field=Secret(b"Authorization: Bearer canary-token\r\n"), grant="forward", identity=token)
+    credential = Credential(fields=(Secret(b"Authorization: Bearer canary-token\r\n"),), note="forward", identity=token)
     for shown in (repr(credential), str(credential), f"{credential}", f"{credential!r:>500}", repr([credential])):
         assert "canary" not in shown
         assert "alice" in shown

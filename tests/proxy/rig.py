@@ -54,7 +54,7 @@ class Tokens:
         identity = IdentityToken(
             value=Secret(self.token), subject="alice", audiences=("a",), expires_at=None, not_before_at=None, seen_at=0.0, usable_until=9e9
         )
-        return Credential(field=Secret(b"Authorization: Bearer " + self.token + b"\r\n"), grant=permit.route.grant, identity=identity)
+        return Credential(fields=(Secret(b"Authorization: Bearer " + self.token + b"\r\n"),), note=permit.route.grant, identity=identity)
 
     async def obtain(self, permit: Permit) -> Credential:
         self.waiting += 1

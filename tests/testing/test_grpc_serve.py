@@ -5,7 +5,7 @@ import pytest
 from robin.model.secret import Secret
 from robin.testing.grpc_serve import GrpcRequest, GrpcServer
 from robin.wire.grpc_call import GrpcLine
-from robin.wire.jose import fingerprint
+from robin.wire.jwt_inspection import fingerprint
 
 
 def pass_bytes(line: GrpcLine, server: GrpcServer) -> list[GrpcRequest]:

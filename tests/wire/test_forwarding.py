@@ -31,7 +31,7 @@ def credential(token: bytes = b"t0ken") -> Credential:
     identity = IdentityToken(
         value=Secret(token), subject=None, audiences=(), expires_at=None, not_before_at=None, seen_at=0.0, usable_until=9e9
     )
-    return Credential(field=Secret(b"Authorization: Bearer " + token + b"\r\n"), grant="forward", identity=identity)
+    return Credential(fields=(Secret(b"Authorization: Bearer " + token + b"\r\n"),), note="forward", identity=identity)
 
 
 def request(*fields: bytes, line: bytes = b"GET /x HTTP/1.1") -> RequestHead:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from robin.model.secret import Secret
 from robin.wire.grpc import CODES, render_message
 from robin.wire.grpc_call import REPLY_LIMIT_BYTES, GrpcLine
-from robin.wire.jose import fingerprint
+from robin.wire.jwt_inspection import fingerprint
 
 OK_HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 

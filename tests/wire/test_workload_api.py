@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robin.model.secret import Secret
-from robin.wire.jose import fingerprint
+from robin.wire.jwt_inspection import fingerprint
 from robin.wire.workload_api import BadMessage, JwtSvid, JwtSvidRequest, parse_reply, parse_request, render_reply, render_request
 
 

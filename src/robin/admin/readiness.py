@@ -1,4 +1,4 @@
-"""What the probes say: a snapshot of the start, the drain and the identity, told without subject, audience, URL or token."""
+"""What the probes report: a snapshot of the start, the drain and the identities, without subject, audience, URL or token."""
 
 import json
 import math
@@ -9,16 +9,16 @@ from robin.model.identity import IdentityStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """`started`: the listeners are bound and a usable identity was seen once. `draining`: a drain began."""
+    """`started`: the listeners are bound and every identity was usable once. `draining`: a drain began."""
 
     started: bool
     draining: bool
-    identity: IdentityStatus
+    identities: tuple[IdentityStatus, ...]
 
     @property
     def ready(self) -> bool:
-        """Whether a request that came now would be served with a token, and new ones are welcome."""
-        return self.identity.usable and not self.draining
+        """True if a request that arrives now would be served with a token, and new requests are welcome."""
+        return self._usable and not self.draining
 
     @property
     def status(self) -> str:
@@ -27,21 +27,35 @@ class Readiness:
             return "draining"
         if not self.started:
             return "starting"
-        return "ready" if self.identity.usable else "not_ready"
+        return "ready" if self._usable else "not_ready"
+
+    @property
+    def identity_reasons(self) -> tuple[str, ...]:
+        """Why identities are not usable: each fault code once, in the order of the identities."""
+        return tuple(dict.fromkeys(reason for identity in self.identities if not identity.usable for reason in identity.reasons))
 
     def render(self) -> bytes:
-        """The body of /startupz and /readyz: JSON with the state, the reasons against it, and the identity."""
-        reasons: list[str] = []
-        if self.draining:
-            reasons.append("draining")
-        if not self.started:
-            reasons.append("starting")
-        if not self.identity.usable:
-            reasons.extend(self.identity.reasons)
-        left_s = self.identity.expires_in_s
-        identity = {
-            "source": self.identity.source,
-            "state": self.identity.state,
-            "expires_in_s": int(left_s) if left_s is not None and math.isfinite(left_s) else None,
-        }
-        return json.dumps({"status": self.status, "reasons": reasons, "identity": identity}, separators=(",", ":")).encode() + b"\n"
+        """Return the body of /startupz and /readyz: JSON with the state, the reasons against it, and the identities.
+
+        `identity` is the first one that is not usable, else the first one; with several, `identities` lists them all.
+        """
+        reasons = ["draining"] * self.draining + ["starting"] * (not self.started) + list(self.identity_reasons)
+        body: dict[str, object] = {"status": self.status, "reasons": reasons}
+        if self.identities:
+            body["identity"] = _describe(next((one for one in self.identities if not one.usable), self.identities[0]))
+        if len(self.identities) > 1:
+            body["identities"] = [_describe(one) for one in self.identities]
+        return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+    @property
+    def _usable(self) -> bool:
+        return all(identity.usable for identity in self.identities)
+
+
+def _describe(status: IdentityStatus) -> dict[str, object]:
+    left_s = status.expires_in_s
+    return {
+        "source": status.source,
+        "state": status.state,
+        "expires_in_s": int(left_s) if left_s is not None and math.isfinite(left_s) else None,
+    }

@@ -8,7 +8,7 @@ from robin.identity.catalog import open_source, token_rules
 from robin.identity.source import RawIdentity, SourceFailure
 from robin.model.faults import Fault
 from robin.transport.clock import Clock
-from robin.wire.jose import Unverified, numeric_date, parse_unverified
+from robin.wire.jwt_inspection import Unverified, numeric_date, parse_unverified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,9 @@ async def _fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
     except TimeoutError:
         raise NoToken("deadline_exceeded: no token came within ROBIN_SVID_FETCH_TIMEOUT; check the platform") from None
     now = clock.wall()
-    return OneToken(raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to), fetched_at=now)
+    return OneToken(
+        raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings.identity), now=now, issued_to=raw.issued_to), fetched_at=now
+    )
 
 
 def _where(settings: IdentityPart) -> str:
@@ -55,7 +57,7 @@ def _where(settings: IdentityPart) -> str:
 
 
 async def _fetch(settings: IdentityPart) -> RawIdentity:
-    opened = open_source(settings)
+    opened = open_source(settings.identity)
     try:
         return await opened.source.fetch(settings.audience)
     finally:

@@ -7,6 +7,7 @@ A field is its variable without `ROBIN_`, in lower case; durations end in `_s` (
 from dataclasses import dataclass
 from typing import Literal
 
+from robin.identity.settings import FileIdentitySettings, IdentitySettings, JwtSvidSettings
 from robin.model.address import Address, TcpAddress, UnixAddress
 from robin.model.limits import Deadlines, Limits
 from robin.model.message import RequiredField
@@ -30,6 +31,31 @@ class IdentityPart:
     svid_refresh_before_s: float
     svid_fetch_timeout_s: float
     svid_on_denied: Literal["serve", "stop"]
+
+    @property
+    def identity(self) -> IdentitySettings:
+        """The settings of the chosen identity source."""
+        if self.token_source == "file":  # noqa: S105 - a word, not a token
+            return FileIdentitySettings(
+                token_file=self.token_file,
+                token_format=self.token_format,
+                audience=self.audience,
+                min_validity_s=self.token_min_validity_s,
+                grace_s=self.token_file_grace_s,
+            )
+        assert self.audience is not None
+        assert self.spiffe_socket is not None
+        return JwtSvidSettings(
+            audience=self.audience,
+            spiffe_socket=self.spiffe_socket,
+            spiffe_id=self.spiffe_id,
+            hint=self.svid_hint,
+            min_validity_s=self.token_min_validity_s,
+            refresh_before_s=self.svid_refresh_before_s,
+            fetch_timeout_s=self.svid_fetch_timeout_s,
+            wait_s=self.identity_wait_s,
+            stop_when_denied=self.svid_on_denied == "stop",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""From an identity token to a credential an origin accepts."""
+"""From an identity token to a credential that an origin accepts."""

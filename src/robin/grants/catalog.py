@@ -1,16 +1,29 @@
-"""Grant kinds by name: an explicit table, one line each.
-
-A policy names the kind in its Permit, and the wiring builds that one. The sidecar has one kind for all requests, so nothing chooses by
-`Permit.grant` or looks at `Credential.grant` while it serves; they are for a plane whose routes differ in it.
-"""
+"""Grant kinds by name: an explicit table, one row per kind in `grants/kinds/`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from robin.grants.grant import Credentials
-from robin.grants.kinds.forward import Forward
+from robin.grants.grant import Flow, Grant
+from robin.grants.kinds import forward
 from robin.identity.identity import Identity
+from robin.model.identity import IdentityToken
 
-GRANTS: Final[dict[str, Callable[[Identity], Credentials]]] = {
-    "forward": Forward,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantKind:
+    """How a kind starts its flow, and whether it calls an issuer."""
+
+    flow: Callable[[IdentityToken, float], Flow]
+    calls_issuer: bool
+
+
+GRANTS: Final[dict[str, GrantKind]] = {
+    "forward": GrantKind(flow=forward.flow, calls_issuer=False),
 }
+
+
+def build_grant(kind: str, identity: Identity) -> Grant:
+    """Return the grant of a kind that needs an identity and no other settings."""
+    row = GRANTS[kind]
+    return Grant(name=kind, key=(kind, id(identity)), identity=identity, flow=row.flow, calls_issuer=row.calls_issuer)

@@ -1,1 +1,1 @@
-"""Who we are: sources, what keeps their tokens current, and what becomes known of them."""
+"""Who this workload is (sources and what keeps their tokens current), and whose signatures it trusts (verification keys)."""

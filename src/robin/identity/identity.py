@@ -1,8 +1,13 @@
-"""What the floors above know of an identity: the token that is ready, or obtained with a bounded wait, and how it stands."""
+"""An identity as the layers above use it, and what every identity is built with: clocks, entropy, tasks, the log and a callback."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from robin.model.identity import IdentityState, IdentityStatus, IdentityToken
+from robin.transport.clock import Clock
+from robin.transport.entropy import Entropy
+from robin.transport.tasks import TaskOwner
 
 _UNUSABLE: Final = {"identity_refused": IdentityState.REFUSED, "identity_expired": IdentityState.EXPIRED}
 
@@ -11,39 +16,74 @@ class Identity(Protocol):
     """One workload identity for one audience, kept current. Nothing it returns is ever past its `usable_until`."""
 
     def ready(self) -> IdentityToken | None:
-        """The token if one is usable now, without awaiting; None when it must be obtained."""
+        """Return the token if one is usable now, without awaiting; None when it must be obtained."""
         ...
 
     async def obtain(self) -> IdentityToken:
-        """A usable token after a short wait: ROBIN_IDENTITY_WAIT at most where it is fetched, three reads where it is a file.
+        """Return a usable token after a bounded wait: the settings' `wait_s` where it is fetched, three reads where it is a file.
 
-        Raises Fault with an identity code. Leaving disturbs no other caller.
+        Raises Fault with an identity code. Cancelling one caller disturbs no other caller.
         """
         ...
 
     def rejected(self, token: IdentityToken) -> None:
-        """The upstream answered 401 to this token: look again for LATER requests, at most once per 30 s."""
+        """Record that the upstream responded 401 to this token: refresh it for later requests, at most once per 30 s."""
         ...
 
     def status(self) -> IdentityStatus:
-        """How it stands now, from what is known: never reads, never fetches."""
+        """Return the present state from memory: never reads, never fetches."""
         ...
 
     async def start(self) -> None:
-        """Begin to keep it current. A platform that is not there yet is no failure."""
+        """Begin to keep the token current. A platform that is not there yet is no failure."""
         ...
 
     async def close(self) -> None:
-        """Stop, and let go of every connection."""
+        """Stop, and release every connection."""
         ...
 
     def wake(self) -> None:
-        """SIGHUP: look again now, whatever was decided before."""
+        """Refresh now, whatever was decided before (SIGHUP)."""
         ...
 
 
+class Log(Protocol):
+    """Where events go; `telemetry.logs.EventLog` is one. It limits repeats by event and code itself."""
+
+    def info(self, event: str, *, code: str | None = None, **fields: object) -> None:
+        """Write a line for the reader's information."""
+        ...
+
+    def warning(self, event: str, *, code: str | None = None, **fields: object) -> None:
+        """Write a line about something to look at."""
+        ...
+
+    def error(self, event: str, *, code: str | None = None, **fields: object) -> None:
+        """Write a line about something to mend."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """What all identities share. `on_change` runs when one becomes usable or unusable and for each new token; it must not block or raise.
+
+    `turn` numbers the turns of the event loop: equal numbers are the same moment, in which one `stat` of a file serves all requests.
+    None: every call is a moment of its own.
+    """
+
+    clock: Clock
+    entropy: Entropy
+    tasks: TaskOwner
+    log: Log
+    on_change: Callable[[], None]
+    turn: Callable[[], float] | None = None
+
+
 def describe(source: str, token: IdentityToken | None, wall: float, *, usable: bool, stale: bool, code: str) -> IdentityStatus:
-    """The snapshot for probes. `token`: what is held, usable or not; `stale`: usable, but a newer one is sought; `code`: why it is not."""
+    """Return the snapshot for probes.
+
+    `token` is the one that is held, usable or not; `stale`: usable, but a newer one is being sought; `code`: why it is not usable.
+    """
     if usable:
         state = IdentityState.STALE if stale else IdentityState.FRESH
     else:

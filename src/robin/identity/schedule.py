@@ -1,35 +1,39 @@
-"""When to refresh and when to try again: pure arithmetic, every draw and instant an argument.
+"""When to refresh and when to try again: arithmetic without I/O, in which every random draw and every instant is an argument.
 
-Instants of tokens are wall-clock seconds, since `exp` is; what waits is monotonic; `WallStep` says when the two must be married anew.
+Instants of tokens are wall-clock seconds, since `exp` is one. Waits use the monotonic clock. `ClockJump` detects that the wall clock moved
+against the monotonic clock, so that what was planned can be planned again.
 """
 
 import math
 from typing import Final
 
+from robin.model.secret import Secret
+from robin.wire.jwt_inspection import fingerprint
+
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 EARLIEST_S: Final = 1.0
-WALL_STEP_S: Final = 2.0
-FORCED_EVERY_S: Final = 30.0
+CLOCK_JUMP_S: Final = 2.0
+FORCED_REFRESH_EVERY_S: Final = 30.0
 
 
 def refresh_at(*, received_at: float, expires_at: float, refresh_before_s: float, draw: float) -> float:
-    """The wall instant at which a token becomes STALE. `draw` is uniform in [0, 1): a fleet must not refresh as one.
+    """Return the wall instant at which a token becomes STALE. `draw` is uniform in [0, 1), so that a fleet does not refresh as one.
 
-    A tenth of the lead is spread; the lead is at most half of the life that the token had left when it came.
+    A tenth of the lead is spread; the lead is at most half of the life that the token had left when it was received.
     """
     lead_s = min(refresh_before_s, (expires_at - received_at) / 2)
     return max(expires_at - lead_s * (1 - draw / 10), received_at + EARLIEST_S)
 
 
 def backoff_s(failures: int, draw: float) -> float:
-    """Seconds to the next try after the `failures`-th failure in a row, counted from 0. `draw` is uniform in [0, 1)."""
+    """Return the seconds to the next try after the `failures`-th failure in a row, counted from 0. `draw` is uniform in [0, 1)."""
     ceiling_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
     return ceiling_s * (0.5 + draw / 2)
 
 
-class WallStep:
-    """Notices that the wall clock was set, or that the machine slept, by its distance from the monotonic clock."""
+class ClockJump:
+    """Detects that the wall clock was set, or that the machine slept, by its distance from the monotonic clock."""
 
     __slots__ = ("_distance",)
 
@@ -37,25 +41,43 @@ class WallStep:
         self._distance = wall - monotonic
 
     def happened(self, *, wall: float, monotonic: float) -> bool:
-        """Whether the wall stepped by more than 2 s since this last said so."""
+        """Return True if the wall clock moved by more than 2 s since this last returned True."""
         distance = wall - monotonic
-        if abs(distance - self._distance) <= WALL_STEP_S:
+        if abs(distance - self._distance) <= CLOCK_JUMP_S:
             return False
         self._distance = distance
         return True
 
 
-class Forced:
-    """How often answers 401 may force another look at the platform: at most once per 30 s."""
+class RefreshRateLimit:
+    """Limits how often 401 responses may force a refresh: at most once per `every_s`."""
 
-    __slots__ = ("_at",)
+    __slots__ = ("_at", "_every_s")
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float = FORCED_REFRESH_EVERY_S) -> None:
+        self._every_s = every_s
         self._at = -math.inf
 
     def permits(self, now: float) -> bool:
-        """Whether one may be forced now (monotonic seconds); if so, it counts as done."""
-        if now - self._at < FORCED_EVERY_S:
+        """Return True if a refresh may be forced now (monotonic seconds), and count it as done."""
+        if now - self._at < self._every_s:
             return False
         self._at = now
         return True
+
+
+class FirstSeen:
+    """Remembers when the last token was first seen: its lifetime counts from then, however often it is read or returned again."""
+
+    __slots__ = ("_at", "_fingerprint")
+
+    def __init__(self) -> None:
+        self._fingerprint = b""
+        self._at = 0.0
+
+    def when(self, text: Secret, wall: float) -> float:
+        """Return the wall clock at which this token was first seen: now, if it differs from the last one."""
+        found = fingerprint(text)
+        if found != self._fingerprint:
+            self._fingerprint, self._at = found, wall
+        return self._at

@@ -1,4 +1,4 @@
-"""What an origin accepts: the field that a grant made from an identity token."""
+"""What an origin accepts: the header lines that a grant made, kept secret, and what the record may say about them."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,17 @@ from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Credential:
-    """One header field to inject. `field` is the whole line, `Name: value CRLF`, hidden; `grant` names the recipe.
+    """The header fields to inject. Each of `fields` is a whole line, `Name: value CRLF`; () injects nothing.
 
-    `identity` is the token it came from (subject, audience and expiry for the record).
+    `note` names the grant for the record. `identity` is the token that it was made from (subject, audience and expiry for the record).
     """
 
-    field: Secret
-    grant: str
-    identity: IdentityToken
+    fields: tuple[Secret, ...]
+    note: str
+    identity: IdentityToken | None
+
+
+NO_CREDENTIAL = Credential(fields=(), note="", identity=None)
+"""For routes without a grant."""

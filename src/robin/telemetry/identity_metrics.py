@@ -1,4 +1,4 @@
-"""What one identity source counts: plain attributes that the identity floor bumps, read when somebody scrapes."""
+"""The counters of one identity: plain attributes that the identity layer increments and a scrape reads."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,9 @@ from robin.telemetry.names import Reading
 
 
 class IdentityMetrics:
-    """Counters of one source. `code` and `reason` labels are closed sets: gRPC code names, fault codes and reason words.
+    """Counters of one identity. `source` is its label: the configured name of the source; it keeps the series of two identities apart.
+
+    `code` and `reason` labels are closed sets: gRPC code names, fault codes and reason words.
 
     `cache_hit`: a token was ready; `cache_wait`: the request waited or re-read and was served; `cache_miss`: it went without (503).
     """
@@ -41,7 +43,7 @@ class IdentityMetrics:
         self.fetches: dict[str, Histogram] = {}  # renewed|unchanged|error
 
     def count_refresh(self, result: str, code: str, duration_s: float) -> None:
-        """One read or fetch ended."""
+        """Count one read or fetch that ended."""
         key = (result, code)
         self.refreshes[key] = self.refreshes.get(key, 0) + 1
         histogram = self.fetches.get(result)
@@ -50,13 +52,13 @@ class IdentityMetrics:
         histogram.observe(duration_s)
 
     def count_rejected(self, reason: str) -> None:
-        """One token or reply did not pass the checks."""
+        """Count one token or reply that did not pass the checks."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def readings(self) -> Iterator[Reading]:
-        """Every series, read now."""
+        """Yield every series as it is now."""
         source = (self.source,)
-        yield names.IDENTITY_READY, (), float(self.ready)
+        yield names.IDENTITY_READY, source, float(self.ready)
         if self.expires_at is not None:
             yield names.IDENTITY_EXPIRY, source, self.expires_at
         for result, histogram in self.fetches.items():
@@ -68,4 +70,4 @@ class IdentityMetrics:
         yield names.IDENTITY_SERVED_STALE, source, self.served_stale
         for reason, count in self.rejected.items():
             yield names.IDENTITY_REJECTED, (self.source, reason), count
-        yield names.IDENTITY_TORN_READS, (), self.torn_reads
+        yield names.IDENTITY_TORN_READS, source, self.torn_reads

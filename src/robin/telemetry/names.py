@@ -53,7 +53,7 @@ DOWNSTREAM_CONNECTIONS: Final = _gauge("robin_downstream_connections", "Open con
 UPSTREAM_CONNECTIONS: Final = _gauge("robin_upstream_connections", "Open connections to the upstream: `active` or `idle`.", "state")
 UPSTREAM_RESPONSES: Final = _counter("robin_upstream_responses_total", "Final answers of the upstream by status code.", "code")
 
-IDENTITY_READY: Final = _gauge("robin_identity_ready", "1 while a token is usable, else 0.")
+IDENTITY_READY: Final = _gauge("robin_identity_ready", "1 while a token is usable, else 0.", "source")
 IDENTITY_EXPIRY: Final = _gauge("robin_identity_expiry_timestamp_seconds", "When the token in use expires, since the epoch.", "source")
 IDENTITY_FETCH_DURATION: Final = _histogram("robin_identity_fetch_duration_seconds", "One read or fetch of the token.", "source", "result")
 IDENTITY_REFRESH: Final = _counter(
@@ -64,7 +64,7 @@ IDENTITY_CACHE: Final = _counter(
 )
 IDENTITY_SERVED_STALE: Final = _counter("robin_identity_served_stale_total", "Requests served with a token due for refresh.", "source")
 IDENTITY_REJECTED: Final = _counter("robin_identity_rejected_total", "Tokens and replies refused by the checks.", "source", "reason")
-IDENTITY_TORN_READS: Final = _counter("robin_identity_torn_reads_total", "Reads of the token file that met a writer.")
+IDENTITY_TORN_READS: Final = _counter("robin_identity_torn_reads_total", "Reads of the token file that met a writer.", "source")
 
 UPSTREAM_RETRIES: Final = _counter("robin_upstream_retries_total", "Requests repeated on a new connection (keep-alive race).", "reason")
 UPSTREAM_CONNECT_DURATION: Final = _histogram(

@@ -68,5 +68,5 @@ class ExchangeRecord:
     def note_attempt(self, credential: Credential, *, reused: bool) -> None:
         """The request is about to be sent with `credential`, on a connection that was `reused` or not."""
         self.identity = credential.identity
-        self.credential = credential.grant
+        self.credential = credential.note
         self.reused = reused

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from robin.identity.source import IdentitySource, Outlook, RawIdentity, SourceFailure
+from robin.identity.source import FailureClass, IdentitySource, RawIdentity, SourceFailure
 from robin.model.faults import FAULTS, Fault, FaultSource
 from robin.testing.tokens import make_token
-from robin.wire.jose import TokenRules, fingerprint, inspect_token
+from robin.wire.jwt_inspection import TokenRules, fingerprint, inspect_token
 
 _FETCHES: Final = 200
 _LIMIT_S: Final = 30.0
@@ -73,7 +73,7 @@ async def check_keeps_nothing(platform: Platform) -> None:
     assert _DETAIL.fullmatch(failure.detail), f"no `reason: what; fix` in {failure.detail!r}"
     if isinstance(failure, SourceFailure):
         assert failure.label, "the failure has no label"
-        assert failure.outlook in Outlook
+        assert failure.failure_class in FailureClass
     await platform.offer(_token(platform))
     await platform.source.fetch(platform.audience)
 

@@ -44,7 +44,10 @@ def forward_request(head: RequestHead, permit: Permit, credential: Credential) -
     kept = head.forwarded
     if kept is None or kept[0] is not permit:
         kept = head.forwarded = _rewrite(head, permit)
-    return kept[1] + credential.field.reveal() + kept[2]
+    octets = kept[1]
+    for field in credential.fields:
+        octets += field.reveal()
+    return octets + kept[2]
 
 
 class _Plan:

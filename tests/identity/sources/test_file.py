@@ -13,7 +13,7 @@ from robin.identity.sources.file import FileSource
 from robin.model.secret import Secret
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.testing.tokens import make_token
-from robin.wire.jose import fingerprint
+from robin.wire.jwt_inspection import fingerprint
 
 
 def source_of(path: Path) -> FileSource:
@@ -161,7 +161,7 @@ async def test_no_read_under_a_careless_writer_is_a_mixture(tmp_path: Path) -> N
             except SourceFailure:
                 continue
             finally:
-                await asyncio.sleep(0.0002)  # the writer is a thread: reads without a pause would leave it no room between them
+                await asyncio.sleep(0.0002)  # the writer is a thread: reads without a pause would leave it no parts between them
     finally:
         stop.set()
         writer.join()

@@ -2,11 +2,11 @@
 
 import pytest
 
-from robin.identity.source import Outlook, RawIdentity, SourceFailure
+from robin.identity.source import FailureClass, RawIdentity, SourceFailure
 from robin.identity.sources.jwtsvid import JwtSvidSource
 from robin.model.secret import Secret
 from robin.wire.grpc import CODES, GrpcAnswer
-from robin.wire.jose import TokenRefused, fingerprint
+from robin.wire.jwt_inspection import TokenRefused, fingerprint
 from robin.wire.workload_api import JwtSvid, JwtSvidRequest, parse_request, render_reply
 
 APP, DB = "spiffe://example.org/app", "spiffe://example.org/db"
@@ -105,8 +105,8 @@ async def test_each_grpc_code_has_its_outlook(code: str) -> None:
     assert "what the agent said" in failure.detail
     assert failure.detail.partition(":")[0].replace("_", "") == code.lower()
     if code in {"InvalidArgument", "Unimplemented"}:
-        assert (failure.outlook, failure.fault) == (Outlook.REFUSED, "identity_refused")
+        assert (failure.failure_class, failure.fault) == (FailureClass.REFUSED, "identity_refused")
     elif code == "PermissionDenied":
-        assert (failure.outlook, failure.fault) == (Outlook.DENIED, "identity_unavailable")
+        assert (failure.failure_class, failure.fault) == (FailureClass.DENIED, "identity_unavailable")
     else:
-        assert (failure.outlook, failure.fault) == (Outlook.RETRY, "identity_unavailable")
+        assert (failure.failure_class, failure.fault) == (FailureClass.RETRY, "identity_unavailable")

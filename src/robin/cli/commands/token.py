@@ -9,7 +9,7 @@ from robin.cli.one_token import NoToken, OneToken, fetch_one
 from robin.config.load import CONFIG
 from robin.config.table import IDENTITY_KEYS
 from robin.transport.clock import SystemClock
-from robin.wire.jose import unsafe_text
+from robin.wire.jwt_inspection import unsafe_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

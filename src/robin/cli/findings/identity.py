@@ -11,7 +11,7 @@ from robin.cli.one_token import NoToken, OneToken, fetch_one
 from robin.config.settings import Settings
 from robin.model.address import TcpAddress, UnixAddress
 from robin.transport.clock import Clock
-from robin.wire.jose import NOT_BEFORE_LEEWAY_S
+from robin.wire.jwt_inspection import NOT_BEFORE_LEEWAY_S
 
 CONNECT_S = 2.0
 

@@ -10,11 +10,11 @@ import stat
 from dataclasses import dataclass
 from typing import Final
 
-from robin.identity.source import Outlook, RawIdentity, SourceFailure
+from robin.identity.source import FailureClass, RawIdentity, SourceFailure
 from robin.model.exhaustion import EXHAUSTED
 from robin.model.secret import Secret
 from robin.telemetry.identity_metrics import IdentityMetrics
-from robin.wire.jose import TOKEN_LIMIT_BYTES
+from robin.wire.jwt_inspection import TOKEN_LIMIT_BYTES
 
 _READ_LIMIT_BYTES: Final = 2 * TOKEN_LIMIT_BYTES  # a token and its trailing newline; anything larger is not a token file
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a FIFO must not hang us
@@ -115,7 +115,7 @@ def _unopened(path: str, error: OSError) -> SourceFailure:
     return SourceFailure(
         "exhausted",
         "exhausted: Robin has no descriptor left to read ROBIN_TOKEN_FILE with; raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS",
-        outlook=Outlook.OURS,
+        failure_class=FailureClass.LOCAL,
     )
 
 

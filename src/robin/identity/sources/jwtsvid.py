@@ -1,15 +1,16 @@
 """A JWT-SVID from the SPIFFE Workload API: one unary `FetchJWTSVID`, one audience, one identity chosen from the reply.
 
 The reply is discarded whole if any identity in it lacks its SPIFFE ID or its token, or if none fits the selectors; the checks of the token
-itself (`wire.jose`, with SVID_ALGORITHMS and SVID_TYPES) follow. Which failures are worth a further try is decided here, by gRPC code.
+itself (`wire.jwt_inspection`, with SVID_ALGORITHMS and SVID_TYPES) follow. Which failures are worth a further try is decided here, by gRPC
+code.
 """
 
 import re
 from typing import Final, Protocol
 
-from robin.identity.source import Outlook, RawIdentity, SourceFailure
+from robin.identity.source import FailureClass, RawIdentity, SourceFailure
 from robin.wire.grpc import GrpcAnswer
-from robin.wire.jose import TokenRefused
+from robin.wire.jwt_inspection import TokenRefused
 from robin.wire.workload_api import (
     FETCH_JWT_SVID,
     SECURITY_METADATA,
@@ -27,7 +28,11 @@ _FIXES: Final = {
     "DeadlineExceeded": "check the agent and its server, or raise ROBIN_SVID_FETCH_TIMEOUT",
 }
 _FIX: Final = "start the agent, or correct ROBIN_SPIFFE_SOCKET"
-_OUTLOOKS: Final = {"PermissionDenied": Outlook.DENIED, "InvalidArgument": Outlook.REFUSED, "Unimplemented": Outlook.REFUSED}
+_FAILURE_CLASSES: Final = {
+    "PermissionDenied": FailureClass.DENIED,
+    "InvalidArgument": FailureClass.REFUSED,
+    "Unimplemented": FailureClass.REFUSED,
+}
 
 
 class Channel(Protocol):
@@ -79,12 +84,12 @@ class JwtSvidSource:
 def _failure(answer: GrpcAnswer) -> SourceFailure:
     word = re.sub(r"(?<!^)(?=[A-Z])", "_", answer.code).lower()
     said = f" ({answer.text})" if answer.text else ""
-    outlook = _OUTLOOKS.get(answer.code, Outlook.RETRY)
+    failure_class = _FAILURE_CLASSES.get(answer.code, FailureClass.RETRY)
     return SourceFailure(
         answer.code,
         f"{word}: the Workload API gave no identity{said}; {_FIXES.get(answer.code, _FIX)}",
-        fault="identity_refused" if outlook is Outlook.REFUSED else "identity_unavailable",
-        outlook=outlook,
+        fault="identity_refused" if failure_class is FailureClass.REFUSED else "identity_unavailable",
+        failure_class=failure_class,
     )
 
 

@@ -1,12 +1,12 @@
-"""What the identity tests stand in: a manual clock, chance drawn from a seed, a log that remembers, real tasks."""
+"""What the identity tests are built from: a manual clock, seeded entropy, a recording log, real tasks."""
 
 import random
-from collections.abc import Callable
 from typing import Any
 
-from robin.identity.surroundings import Surroundings
+from robin.identity.identity import Dependencies
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.testing.manual_clock import ManualClock
+from robin.transport.clock import Clock
 from robin.transport.tasks import TaskOwner
 
 
@@ -47,30 +47,23 @@ class SeededEntropy:
         return self._random.random()
 
 
-class Room:
-    """The parts of a Surroundings, to be turned and read by a test."""
+class Parts:
+    """The dependencies and the metrics of one identity, for a test to set and read."""
 
-    def __init__(self, *, clock: ManualClock | None = None, seed: int = 1, source: str = "test") -> None:
+    def __init__(self, *, clock: Clock | None = None, seed: int = 1, source: str = "test") -> None:
         self.clock = clock or ManualClock()
         self.log = RecordingLog()
         self.metrics = IdentityMetrics(source)
         self.changes = 0
         self.crashes: list[tuple[str, BaseException]] = []
         self.tasks = TaskOwner(lambda name, error: self.crashes.append((name, error)))
-        self.seed = seed
-        self.turn: Callable[[], float] | None = None
+        self.dependencies = Dependencies(
+            clock=self.clock,
+            entropy=SeededEntropy(seed),
+            tasks=self.tasks,
+            log=self.log,
+            on_change=self._changed,
+        )
 
     def _changed(self) -> None:
         self.changes += 1
-
-    def surroundings(self, changed: Callable[[], None] | None = None) -> Surroundings:
-        """The value that identities take."""
-        return Surroundings(
-            clock=self.clock,
-            entropy=SeededEntropy(self.seed),
-            tasks=self.tasks,
-            log=self.log,
-            metrics=self.metrics,
-            changed=changed or self._changed,
-            turn=self.turn,
-        )

@@ -13,7 +13,7 @@ from robin.model.faults import FAULTS, FaultSource
 from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
 from robin.testing.tokens import encode_segment, make_token
-from robin.wire.jose import (
+from robin.wire.jwt_inspection import (
     SVID_ALGORITHMS,
     SVID_TYPES,
     TOKEN_LIMIT_BYTES,

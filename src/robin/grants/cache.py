@@ -1,0 +1,242 @@
+"""The only cache of credentials: one fetch per key at a time, refresh ahead of expiry, a negative cache, bounded in number.
+
+Rules to keep. FRESH: use it. STALE (past an instant drawn once, at 70 to 90 % of its usable time): use it while one fetch runs behind it.
+EXPIRED: wait for the fetch. The fetch is owned by the cache: a request that is cancelled or gives up neither stops nor fails it. A failed
+fetch leaves a valid credential in use, and no further fetch starts before its wait is over. Ages are monotonic; a wall clock past the
+expiry ends a credential too.
+"""
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from robin.grants.grant import GrantFailure, GrantFailureClass
+from robin.model.credential import Credential
+from robin.model.faults import Fault
+from robin.transport.clock import Clock
+from robin.transport.entropy import Entropy
+from robin.transport.tasks import TaskOwner
+from robin.wire.jwt_inspection import fingerprint
+
+Fetch = Callable[[], Coroutine[Any, Any, tuple[Credential, float]]]
+"""Fetches one credential and its usable seconds, counted from the call. Raises GrantFailure or Fault."""
+
+RETRY_AFTER_MAX_S: Final = 300.0
+_THROTTLED_FIRST_S: Final = 5.0
+_FORCED_MAX_S: Final = 600.0
+_TIMEOUT: Final = "timeout: the issuer gave no response in time; check the issuer"
+_INTERNAL: Final = "internal: the grant failed or was stopped; see the log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backoff:
+    """Waits double from `first_s` to `most_s`; each is drawn from [`low`, `high`) times itself."""
+
+    first_s: float
+    most_s: float
+    low: float
+    high: float
+
+
+_BACKOFFS: Final = {
+    GrantFailureClass.RETRY: _Backoff(first_s=1, most_s=60, low=0.5, high=1.0),
+    GrantFailureClass.REAUTHORIZE: _Backoff(first_s=60, most_s=600, low=0.9, high=1.1),
+    GrantFailureClass.FIX_CONFIGURATION: _Backoff(first_s=30, most_s=600, low=0.9, high=1.1),
+    GrantFailureClass.INVESTIGATE: _Backoff(first_s=30, most_s=600, low=0.9, high=1.1),
+}
+
+
+def wait_s(failure: GrantFailure, failures: int, draw: float) -> float:
+    """Return the seconds to the next call after `failures` earlier failures in a row. `draw` is uniform in [0, 1)."""
+    backoff = _BACKOFFS[failure.failure_class]
+    first_s = _THROTTLED_FIRST_S if failure.throttled else backoff.first_s
+    own_s = min(backoff.most_s, first_s * 2.0 ** min(failures, 16)) * (backoff.low + (backoff.high - backoff.low) * draw)
+    return own_s if failure.retry_after_s is None else max(own_s, min(failure.retry_after_s, RETRY_AFTER_MAX_S))
+
+
+class _Entry:
+    """The state of one key. Times are monotonic, except `wall_until`."""
+
+    __slots__ = (
+        "credential",
+        "done",
+        "failure",
+        "failures",
+        "fetch",
+        "forced_at",
+        "forced_every_s",
+        "next_at",
+        "rejected",
+        "running",
+        "stale_at",
+        "usable_until",
+        "wall_until",
+    )
+
+    def __init__(self, fetch: Fetch, forced_every_s: float) -> None:
+        self.fetch = fetch
+        self.credential: Credential | None = None
+        self.usable_until = self.wall_until = self.stale_at = 0.0
+        self.running = False
+        self.done: asyncio.Future[Credential | GrantFailure | Fault] | None = None  # resolved at the end of the running fetch
+        self.failure: GrantFailure | None = None  # of the last fetch; None: it succeeded
+        self.failures = 0
+        self.next_at = -math.inf  # no fetch starts before
+        self.rejected = False  # a 401 was seen and its fetch runs: requests wait for it
+        self.forced_at = -math.inf
+        self.forced_every_s = forced_every_s
+
+
+class CredentialCache:
+    """Holds credentials by key; the least recently used entry gives way beyond `entries_max`.
+
+    `wait_s` bounds the wait of one request, `fetch_s` one fetch. A 401 forces at most one fetch per key and `forced_every_s`, a wait that
+    doubles up to ten minutes while 401s go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        tasks: TaskOwner,
+        wait_s: float = 10.0,
+        fetch_s: float = 20.0,
+        entries_max: int = 4096,
+        forced_every_s: float = 60.0,
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._tasks = tasks
+        self._wait_s = wait_s
+        self._fetch_s = fetch_s
+        self._entries_max = entries_max
+        self._forced_every_s = forced_every_s
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def ready(self, key: Hashable) -> Credential | None:
+        """Return the credential if it is usable now, and start a fetch behind it if it is STALE; None when it must be obtained."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return self._usable(entry)
+
+    async def obtain(self, key: Hashable, fetch: Fetch) -> Credential:
+        """Return a usable credential, after the running fetch or a new one. Raises GrantFailure, or the identity's Fault."""
+        entry = self._entry(key, fetch)
+        credential = self._usable(entry)
+        if credential is not None:
+            return credential
+        now = self._clock.monotonic()
+        if not entry.running:
+            if entry.failure is not None and now < entry.next_at:
+                raise _again(entry.failure, entry.next_at - now)
+            self._start(entry)
+        done = entry.done
+        assert done is not None
+        await asyncio.wait((done,), timeout=self._wait_s)  # leaves `done` alone when this request is cancelled
+        if not done.done():
+            raise _failure(_TIMEOUT)
+        outcome = done.result()
+        if isinstance(outcome, Credential):
+            return outcome
+        credential = self._usable(entry)  # a forced fetch failed, and the credential before it is still valid
+        if credential is not None:
+            return credential
+        if isinstance(outcome, Fault):
+            raise Fault(outcome.code, outcome.detail, retry_after_s=outcome.retry_after_s)
+        raise _again(outcome, max(0.0, entry.next_at - self._clock.monotonic()))
+
+    def rejected(self, key: Hashable, credential: Credential) -> None:
+        """Record that an origin responded 401 to this credential. Starts a fetch unless it was replaced, or one was forced lately."""
+        entry = self._entries.get(key)
+        if entry is None or entry.credential is not credential or entry.running:
+            return
+        now = self._clock.monotonic()
+        since_s = now - entry.forced_at
+        if now < entry.next_at or since_s < entry.forced_every_s:
+            return
+        entry.forced_every_s = min(_FORCED_MAX_S, entry.forced_every_s * 2) if since_s < 2 * entry.forced_every_s else self._forced_every_s
+        entry.forced_at = now
+        entry.rejected = True
+        self._start(entry)
+
+    def retain(self, keys: frozenset[Hashable]) -> None:
+        """Drop the entries of all other keys (a reload made them unreachable)."""
+        for key in [key for key in self._entries if key not in keys]:
+            del self._entries[key]
+
+    def _entry(self, key: Hashable, fetch: Fetch) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(fetch, self._forced_every_s)
+            if len(self._entries) > self._entries_max:
+                self._entries.popitem(last=False)  # a fetch that it runs still serves those that wait for it
+        else:
+            entry.fetch = fetch
+            self._entries.move_to_end(key)
+        return entry
+
+    def _usable(self, entry: _Entry) -> Credential | None:
+        now = self._clock.monotonic()
+        if entry.rejected or now >= entry.usable_until or self._clock.wall() >= entry.wall_until:
+            return None
+        if now >= entry.stale_at and not entry.running and now >= entry.next_at:
+            self._start(entry)
+        return entry.credential
+
+    def _start(self, entry: _Entry) -> None:
+        entry.running = True
+        entry.done = asyncio.get_running_loop().create_future()
+        self._tasks.start(self._run_fetch(entry, entry.done), "credential fetch")
+
+    async def _run_fetch(self, entry: _Entry, done: asyncio.Future[Credential | GrantFailure | Fault]) -> None:
+        """Do one fetch; whatever happens in it, its outcome is recorded and reaches those that wait. A bug goes on to the task's owner."""
+        began_at, began_wall = self._clock.monotonic(), self._clock.wall()
+        outcome: Credential | GrantFailure | Fault = _failure(_INTERNAL)
+        try:
+            async with asyncio.timeout(self._fetch_s):
+                credential, usable_s = await entry.fetch()
+            outcome = self._accept(entry, credential, usable_s, began_at, began_wall)
+        except (GrantFailure, Fault) as failure:
+            outcome = failure
+        except TimeoutError:
+            outcome = _failure(_TIMEOUT)
+        finally:
+            if isinstance(outcome, GrantFailure):  # an identity's Fault has its own backoff
+                entry.failure = outcome
+                entry.next_at = self._clock.monotonic() + wait_s(outcome, entry.failures, self._entropy.uniform())
+                entry.failures += 1
+            entry.running = entry.rejected = False
+            done.set_result(outcome)
+
+    def _accept(self, entry: _Entry, credential: Credential, usable_s: float, began_at: float, began_wall: float) -> Credential:
+        entry.failure, entry.failures, entry.next_at = None, 0, -math.inf
+        if usable_s <= 0:
+            return credential  # for the requests that wait, and not for others
+        if entry.credential is not None and _same(entry.credential, credential):
+            credential = entry.credential  # so that the engine sees that a 401 brought no other one
+        entry.credential = credential
+        entry.usable_until, entry.wall_until = began_at + usable_s, began_wall + usable_s
+        entry.stale_at = began_at + usable_s * (0.7 + 0.2 * self._entropy.uniform())
+        return credential
+
+
+def _failure(detail: str) -> GrantFailure:
+    return GrantFailure(GrantFailureClass.RETRY, "issuer_unavailable", detail)
+
+
+def _same(one: Credential, other: Credential) -> bool:
+    return [fingerprint(field) for field in one.fields] == [fingerprint(field) for field in other.fields]
+
+
+def _again(failure: GrantFailure, left_s: float) -> GrantFailure:
+    """The recorded failure for one more request, with the time that is left of its wait."""
+    return GrantFailure(failure.failure_class, failure.code, failure.detail, retry_after_s=left_s, throttled=failure.throttled)
