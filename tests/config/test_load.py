@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.config.layers import Layer, SettingError, Sourced
+from robin.config.layers import Layer, ResolvedValue, SettingError
 from robin.config.load import Loaded, environment, load, load_identity, load_value
 from robin.config.settings import IdentityPart
 from robin.config.table import SETTINGS
@@ -59,7 +59,7 @@ def errors(flags: dict[str, str], environ: dict[str, str]) -> list[str]:
     return [str(error) for error in outcome]
 
 
-def source_of(outcome: Loaded, key: str) -> Sourced:
+def source_of(outcome: Loaded, key: str) -> ResolvedValue:
     return next(source for source in outcome.sources if source.key == key)
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from robin.config.layers import SettingError
 from robin.config.load import Loaded, environment, load, load_identity
-from robin.config.parse import Refusal, duration
+from robin.config.parse import InvalidValue, duration
 from robin.config.settings import IdentityPart
 from robin.config.table import SECTIONS, SETTINGS, Setting
 
@@ -41,8 +41,8 @@ def seconds(text: str) -> float:
     """A duration in the settings' own grammar, for flags that are no settings."""
     try:
         wait_s: float = _WAIT.parse(text)
-    except Refusal as refusal:
-        raise argparse.ArgumentTypeError(f"{refusal.what}: {refusal.fix}") from None
+    except InvalidValue as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.fix}") from None
     return wait_s
 
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     first = words[0] if words else ""
     if first in ("-h", "--help", "help"):
-        from robin.cli.teach import overview  # noqa: PLC0415 - only help pays for it
+        from robin.cli.help import overview  # noqa: PLC0415 - only help pays for it
 
         print(overview((command.name, command.summary) for command in COMMANDS.values()))
         return 0
@@ -82,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
         last = message.rpartition(" ")[2]
         fix = f"a command comes first: robin {last} ..." if last in COMMANDS else f"{self.prog} --help lists what there is"
         if message.startswith("unrecognized arguments: --"):
-            from robin.config.nearest import nearest  # noqa: PLC0415 - only a mistake pays for it
+            from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
             flag = message.split()[2].partition("=")[0]  # never its value, which may be a secret
             message = f"{flag} is no flag of {self.prog}"
@@ -109,7 +109,7 @@ def _run_command(command: Command, words: list[str]) -> int:
 
 
 def _unknown_command(word: str) -> int:
-    from robin.config.nearest import nearest  # noqa: PLC0415 - only a mistake pays for it
+    from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
     meant = nearest(word, COMMANDS)
     advice = f"the nearest is {meant}; " if meant else ""

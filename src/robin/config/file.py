@@ -10,7 +10,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from robin.config.parse import CONTROLS, Refusal
+from robin.config.parse import CONTROLS, InvalidValue
 from robin.config.table import PREFIX
 
 LIMIT_BYTES = 65536
@@ -35,18 +35,18 @@ class FileText:
     """What was understood of a file, and what was not (each `what` starts with `line N: `)."""
 
     lines: tuple[FileLine, ...]
-    refusals: tuple[Refusal, ...]
+    errors: tuple[InvalidValue, ...]
 
 
 def load_settings_file(path: str) -> FileText:
-    """Open, check and parse the file at `path`. Raises Refusal when the file as a whole cannot be used."""
+    """Open, check and parse the file at `path`. Raises InvalidValue when the file as a whole cannot be used."""
     if path.lower().endswith(_OTHER_FORMATS):
-        raise Refusal("the file is named like another format", "write KEY=value lines and name it such as robin.env")
+        raise InvalidValue("the file is named like another format", "write KEY=value lines and name it such as robin.env")
     try:
         return parse_settings_file(_read(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise Refusal(f"cannot read the file: {reason}", "name a readable file, or unset ROBIN_CONFIG") from None
+        raise InvalidValue(f"cannot read the file: {reason}", "name a readable file, or unset ROBIN_CONFIG") from None
 
 
 def _read(path: str) -> bytes:
@@ -55,9 +55,9 @@ def _read(path: str) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise Refusal("the file is not a regular file", "name a regular file")
+            raise InvalidValue("the file is not a regular file", "name a regular file")
         if status.st_mode & stat.S_IWOTH:
-            raise Refusal("the file is world-writable, so anyone could redirect the identity", "chmod o-w the file")
+            raise InvalidValue("the file is world-writable, so anyone could redirect the identity", "chmod o-w the file")
         content = b""
         while len(content) <= LIMIT_BYTES and (piece := os.read(descriptor, LIMIT_BYTES + 1 - len(content))):
             content += piece
@@ -67,13 +67,13 @@ def _read(path: str) -> bytes:
 
 
 def parse_settings_file(content: bytes) -> FileText:
-    """Parse the bytes of a settings file. Raises Refusal when no line of it can be trusted."""
+    """Parse the bytes of a settings file. Raises InvalidValue when no line of it can be trusted."""
     if len(content) > LIMIT_BYTES:
-        raise Refusal("the file is larger than 64 KiB", "keep only ROBIN_ settings in it")
+        raise InvalidValue("the file is larger than 64 KiB", "keep only ROBIN_ settings in it")
     if content.startswith(b"\xef\xbb\xbf"):
-        raise Refusal("line 1: the file starts with a byte order mark", "save it as UTF-8 without BOM")
+        raise InvalidValue("line 1: the file starts with a byte order mark", "save it as UTF-8 without BOM")
     lines: list[FileLine] = []
-    refusals: list[Refusal] = []
+    errors: list[InvalidValue] = []
     seen: dict[str, int] = {}
     for number, raw in enumerate(content.split(b"\n"), start=1):
         try:
@@ -81,12 +81,12 @@ def parse_settings_file(content: bytes) -> FileText:
             if line is None:
                 continue
             if (earlier := seen.setdefault(line.key, number)) != number:
-                raise Refusal(f"{line.key} is set again, first on line {earlier}", "keep one of them")
-        except Refusal as refusal:
-            refusals.append(Refusal(f"line {number}: {refusal.what}", refusal.fix))
+                raise InvalidValue(f"{line.key} is set again, first on line {earlier}", "keep one of them")
+        except InvalidValue as error:
+            errors.append(InvalidValue(f"line {number}: {error.what}", error.fix))
         else:
             lines.append(line)
-    return FileText(lines=tuple(lines), refusals=tuple(refusals))
+    return FileText(lines=tuple(lines), errors=tuple(errors))
 
 
 def _parse_line(number: int, raw: bytes) -> FileLine | None:
@@ -94,24 +94,24 @@ def _parse_line(number: int, raw: bytes) -> FileLine | None:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise Refusal("not UTF-8", "save the file as UTF-8") from None
+        raise InvalidValue("not UTF-8", "save the file as UTF-8") from None
     if CONTROLS.search(text) is not None:
-        raise Refusal("has a control character", "remove it; lines end in LF or CRLF")
+        raise InvalidValue("has a control character", "remove it; lines end in LF or CRLF")
     if not text.strip(_BLANKS) or text.startswith("#"):
         return None
     if text[0] in _BLANKS:
-        raise Refusal("starts with a space", "start it at the first column")
+        raise InvalidValue("starts with a space", "start it at the first column")
     key, equals, value = text[match.end() if (match := _EXPORT.match(text)) else 0 :].partition("=")
     if not equals:
-        raise Refusal("has no =", "write KEY=value")
+        raise InvalidValue("has no =", "write KEY=value")
     if not key:
-        raise Refusal("has an empty key", "write KEY=value")
+        raise InvalidValue("has an empty key", "write KEY=value")
     if key[-1] in _BLANKS:
-        raise Refusal("has a space before the =", "write KEY=value without spaces around the key")
+        raise InvalidValue("has a space before the =", "write KEY=value without spaces around the key")
     if _KEY.fullmatch(key) is None:
-        raise Refusal("has a malformed key", "use upper-case letters, digits and _, starting with a letter")
+        raise InvalidValue("has a malformed key", "use upper-case letters, digits and _, starting with a letter")
     if key == f"{PREFIX}CONFIG":
-        raise Refusal("ROBIN_CONFIG cannot be set in the file it names", "remove the line")
+        raise InvalidValue("ROBIN_CONFIG cannot be set in the file it names", "remove the line")
     return FileLine(number=number, key=key, value=_unquote(value.strip(_BLANKS)))
 
 
@@ -120,7 +120,7 @@ def _unquote(value: str) -> str:
         return value
     end = value.find(value[0], 1)
     if end < 0:
-        raise Refusal("has an opening quote without a closing one", "close the quote, or remove it")
+        raise InvalidValue("has an opening quote without a closing one", "close the quote, or remove it")
     if end != len(value) - 1:
-        raise Refusal("has text after the closing quote", "end the line at the quote; there are no inline comments and no escapes")
+        raise InvalidValue("has text after the closing quote", "end the line at the quote; there are no inline comments and no escapes")
     return value[1:-1]

@@ -17,7 +17,7 @@ class Layer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sourced:
+class ResolvedValue:
     """The text that won for one key, and its layer.
 
     `text` None: unset. `line` is the line of the file; `via` the foreign variable it was taken from; `note` what people should know.

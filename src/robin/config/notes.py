@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from robin.config.layers import Layer, Sourced
+from robin.config.layers import Layer, ResolvedValue
 from robin.config.settings import Settings
 from robin.config.table import SETTINGS
 from robin.model.address import UnixAddress
@@ -11,17 +11,17 @@ from robin.model.address import UnixAddress
 _COMMENT = re.compile("[ \t]#")
 
 
-def looks_commented(source: Sourced) -> bool:
+def looks_commented(source: ResolvedValue) -> bool:
     """Whether a line of the file seems to have a comment behind its value; the grammar has none, so it is part of the value."""
     return source.layer is Layer.FILE and source.text is not None and _COMMENT.search(source.text) is not None
 
 
-def note(source: Sourced, settings: Settings) -> str:
+def note(source: ResolvedValue, settings: Settings) -> str:
     """All that is to be said of one setting; empty: nothing."""
     return "; ".join(_notes(source, settings))
 
 
-def _notes(source: Sourced, settings: Settings) -> Iterator[str]:
+def _notes(source: ResolvedValue, settings: Settings) -> Iterator[str]:
     if source.via:
         yield f"from {source.via}"
     if source.layer is Layer.DEFAULT:

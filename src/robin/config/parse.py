@@ -1,11 +1,11 @@
 """Text of one setting -> value, for the scalar kinds: boolean, choice, duration, size, integer, mode, path, text, lists of them.
 
-A parser returns its value or raises `Refusal(what, fix)`. A refusal quotes the text only when it is short and cannot be a token
+A parser returns its value or raises `InvalidValue(what, fix)`. The message quotes the text only when it is short and cannot be a token
 put there by mistake. Digits are ASCII digits.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,8 @@ N = TypeVar("N", int, float)
 
 _SHOWN_LIMIT = 40
 _CORRECTED_LIMIT = 130  # the longest socket path and its scheme
+_NEAREST_LENGTH = 80
+_NEAREST_RATIO = 0.8  # of difflib: about one wrong letter in five
 _DURATION = re.compile(r"(?:[0-9]{1,12}(?:ms|s|m|h))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -28,7 +30,7 @@ CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 LONGEST = "168h"
 
 
-class Refusal(Exception):
+class InvalidValue(Exception):
     """A text that is not a value of its kind: `what` is wrong, and the `fix`."""
 
     def __init__(self, what: str, fix: str) -> None:
@@ -61,13 +63,21 @@ def write(corrected: str, form: str) -> str:
     return f"write {corrected if _may_be_said(corrected, _CORRECTED_LIMIT) else form}"
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that differs from `word` in a few letters only; None where there is none, since a wild guess misleads."""
+    import difflib  # noqa: PLC0415 - only a mistake pays for it
+
+    found = difflib.get_close_matches(word[:_NEAREST_LENGTH], list(known), n=1, cutoff=_NEAREST_RATIO)
+    return found[0] if found else None
+
+
 def parse_items(text: str) -> tuple[str, ...]:
     """Items between commas, SP and HTAB trimmed; `none` is the empty list; an empty item is refused."""
     items = tuple(item.strip(" \t") for item in text.split(","))
     if items == ("none",):
         return ()
     if "" in items:
-        raise Refusal("the list has an empty item", "remove the extra comma, or write none for an empty list")
+        raise InvalidValue("the list has an empty item", "remove the extra comma, or write none for an empty list")
     return items
 
 
@@ -77,7 +87,7 @@ def parse_boolean(text: str) -> bool:
         return True
     if text in ("false", "0"):
         return False
-    raise Refusal(f"{shown(text)} is not a boolean", "write true or false")
+    raise InvalidValue(f"{shown(text)} is not a boolean", "write true or false")
 
 
 def parse_duration(text: str) -> float:
@@ -86,8 +96,8 @@ def parse_duration(text: str) -> float:
         return 0.0
     if _DURATION.fullmatch(text) is None:
         if text.isascii() and text.isdigit():
-            raise Refusal(f"{shown(text)} has no unit", f"write {text[:12]}s or {text[:12]}ms")
-        raise Refusal(f"{shown(text)} is not a duration", "write whole numbers with ms, s, m or h, such as 500ms, 10s or 1h30m")
+            raise InvalidValue(f"{shown(text)} has no unit", f"write {text[:12]}s or {text[:12]}ms")
+        raise InvalidValue(f"{shown(text)} is not a duration", "write whole numbers with ms, s, m or h, such as 500ms, 10s or 1h30m")
     return sum(int(number) * _UNIT_MS[unit] for number, unit in _DURATION_PART.findall(text)) / 1000
 
 
@@ -95,14 +105,14 @@ def parse_size(text: str) -> int:
     """Bytes of an integer with an optional `KiB` or `MiB`."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise Refusal(f"{shown(text)} is not a size", "write a whole number of bytes, or one with KiB or MiB, such as 64KiB")
+        raise InvalidValue(f"{shown(text)} is not a size", "write a whole number of bytes, or one with KiB or MiB, such as 64KiB")
     return int(match[1]) * _UNIT_BYTES[match[2]]
 
 
 def parse_integer(text: str) -> int:
     """A decimal number without sign or leading zero."""
     if _INTEGER.fullmatch(text) is None:
-        raise Refusal(f"{shown(text)} is not a whole number", "write decimal digits only")
+        raise InvalidValue(f"{shown(text)} is not a whole number", "write decimal digits only")
     return int(text)
 
 
@@ -111,7 +121,7 @@ def parse_mode(text: str) -> int | None:
     if text == "auto":
         return None
     if _MODE.fullmatch(text) is None:
-        raise Refusal(f"{shown(text)} is not a file mode", "write auto or octal permission bits such as 0600")
+        raise InvalidValue(f"{shown(text)} is not a file mode", "write auto or octal permission bits such as 0600")
     return int(text, 8)
 
 
@@ -120,7 +130,7 @@ def parse_uids(text: str) -> tuple[int, ...]:
     uids = []
     for item in parse_items(text):
         if _INTEGER.fullmatch(item) is None or int(item) > 0xFFFF_FFFE:
-            raise Refusal(f"{shown(item)} is not a user id", "write decimal UIDs from 0 to 4294967294, such as 1000,65532")
+            raise InvalidValue(f"{shown(item)} is not a user id", "write decimal UIDs from 0 to 4294967294, such as 1000,65532")
         uids.append(int(item))
     return tuple(dict.fromkeys(uids))
 
@@ -128,7 +138,7 @@ def parse_uids(text: str) -> tuple[int, ...]:
 def parse_absolute_path(text: str) -> str:
     """A path that starts with `/`."""
     if not text.startswith("/"):
-        raise Refusal(f"{shown(text)} is not an absolute path", "start it with /")
+        raise InvalidValue(f"{shown(text)} is not an absolute path", "start it with /")
     return text
 
 
@@ -144,9 +154,9 @@ def _within(parse: Callable[[str], N], low: str, high: str) -> Callable[[str], N
     def parse_within(text: str) -> N:
         value = parse(text)
         if value < lowest:
-            raise Refusal(f"{shown(text)} is below {low}", fix)
+            raise InvalidValue(f"{shown(text)} is below {low}", fix)
         if value > highest:
-            raise Refusal(f"{shown(text)} is above {high}", fix)
+            raise InvalidValue(f"{shown(text)} is above {high}", fix)
         return value
 
     return parse_within
@@ -175,7 +185,7 @@ def choice(*names: str) -> Kind:
 
     def parse(text: str) -> str:
         if text not in names:
-            raise Refusal(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
+            raise InvalidValue(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
         return text
 
     return Kind(name="choice", parse=parse, bounds=" ".join(names))

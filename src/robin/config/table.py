@@ -6,7 +6,7 @@ No kind holds a secret. No name has the shape of a Kubernetes service link.
 
 from dataclasses import dataclass
 
-from robin.config import names, parse, place
+from robin.config import addresses, names, parse
 from robin.config.parse import Kind
 from robin.wire.forwarding import DEFAULT_STRIP
 
@@ -57,7 +57,7 @@ def _row(
 _UPSTREAM = (
     _row(
         "UPSTREAM_URL",
-        place.UPSTREAM,
+        addresses.UPSTREAM,
         None,
         "where requests go, with an optional base path",
         "No userinfo, query, fragment or dot segment. `http:` only to loopback, unless `ROBIN_UNSAFE_UPSTREAM_HTTP`. "
@@ -145,7 +145,7 @@ _IDENTITY = (
     ),
     _row(
         "SPIFFE_SOCKET",
-        place.ENDPOINT,
+        addresses.ENDPOINT,
         None,
         "Workload API endpoint, for source jwtsvid",
         "When unset, `SPIFFE_ENDPOINT_SOCKET` of the environment counts; there is no built-in path.",
@@ -196,7 +196,7 @@ _IDENTITY = (
 _LISTENERS = (
     _row(
         "LISTEN_ADDR",
-        place.LISTEN,
+        addresses.LISTEN,
         "127.0.0.1:4000",
         "where the application connects",
         "A list. `localhost:port` is both families. Unset: `[::1]:4000` as well, where there is IPv6. "
@@ -205,7 +205,7 @@ _LISTENERS = (
     ),
     _row(
         "LISTEN_UDS",
-        place.LISTEN_UDS,
+        addresses.LISTEN_UDS,
         None,
         "Unix socket instead of TCP, callers known by UID",
         "Replaces TCP; setting `ROBIN_LISTEN_ADDR` too is an error. No abstract `@` sockets.",
@@ -227,7 +227,7 @@ _LISTENERS = (
     ),
     _row(
         "ADMIN_ADDR",
-        place.ADMIN,
+        addresses.ADMIN,
         ":4001",
         "probes and metrics; off: none",
         "A list. All interfaces by default since the kubelet probes the pod's address; on a host use `127.0.0.1:4001`.",

@@ -5,7 +5,7 @@ import json
 
 from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
-from robin.config.layers import SettingError, Sourced
+from robin.config.layers import ResolvedValue, SettingError
 from robin.config.load import Loaded, environment, load
 
 
@@ -34,7 +34,7 @@ def _values(loaded: Loaded) -> dict[str, object]:
     return {"ok": True, "settings": settings, "warnings": [text for _code, text in warnings(loaded.settings)]}
 
 
-def _shown(source: Sourced) -> str | None:
+def _shown(source: ResolvedValue) -> str | None:
     """A value as it may be seen: what ROBIN_REQUIRE_HEADER demands is a shared secret in effect."""
     if source.key == "ROBIN_REQUIRE_HEADER" and source.text is not None:
         name, colon, _ = source.text.partition(":")

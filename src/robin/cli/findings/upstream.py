@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator
 
 from robin.cli.findings.finding import Finding, fail, ok, warn
-from robin.config.place import reaches
+from robin.config.addresses import reaches
 from robin.config.settings import Settings
 from robin.model.faults import Fault
 from robin.model.origin import Origin
