@@ -108,7 +108,7 @@ def test_the_reference_page_has_every_command_and_each_flag_that_is_no_setting()
     for command in COMMANDS.values():
         section = PAGE.split(f"## robin {command.name}\n")[1].split("\n## ")[0]
         for action in parser_of(command)._actions:
-            flag = action.option_strings[-1]
+            flag = action.option_strings[-1] if action.option_strings else str(action.metavar)
             assert flag in settings or flag.startswith("--no-") or flag == "--help" or flag in section, (command.name, flag)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.config.file import LIMIT_BYTES, load_settings_file, parse_settings_file
+from robin.config.file import LIMIT_BYTES, check_name, is_yaml, load_content, parse_settings_file
 from robin.config.parse import InvalidValue
 
 GOOD = [
@@ -98,17 +98,39 @@ def test_a_byte_order_mark_is_refused() -> None:
 def test_64_kib_are_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "robin.env"
     path.write_bytes(b"#" * LIMIT_BYTES)
-    assert load_settings_file(str(path)).errors == ()
+    assert parse_settings_file(load_content(str(path))).errors == ()
     path.write_bytes(b"#" * (LIMIT_BYTES + 1))
     with pytest.raises(InvalidValue, match="larger than 64 KiB"):
-        load_settings_file(str(path))
+        parse_settings_file(load_content(str(path)))
 
 
 @pytest.mark.parametrize("name", ["robin.yaml", "robin.yml", "robin.json", "robin.TOML"])
-def test_names_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("")
+def test_key_value_lines_in_a_file_named_like_another_format_are_refused(name: str) -> None:
     with pytest.raises(InvalidValue, match="named like another format"):
-        load_settings_file(str(tmp_path / name))
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "yaml"),
+    [
+        ("robin.env", b"# version: 1\n\nROBIN_AUDIENCE=a: b\n", False),
+        ("robin.env", b"export ROBIN_AUDIENCE=a\nversion: 1\n", False),
+        ("robin.yaml", b"ROBIN_AUDIENCE=a\n", False),
+        ("robin.env", b"nonsense\n", False),
+        ("robin.env", b"", False),
+        ("config", b"# settings\r\nversion: 1\r\n", True),
+        ("config", b"---\n", True),
+        ("config", b"%YAML 1.2\n---\n", True),
+        ("config", b'"version": 1', True),
+        ("config", b"sidecar:\n", True),
+        ("config", b'{"version": 1}', True),
+        ("config", b"\xef\xbb\xbfversion: 1", True),
+        ("robin.yaml", b"nonsense", True),
+        ("robin.YML", b"", True),
+    ],
+)
+def test_the_content_tells_which_format_a_file_has_and_where_it_says_nothing_the_name(name: str, content: bytes, yaml: bool) -> None:
+    assert is_yaml(name, content) is yaml
 
 
 def test_a_world_writable_file_is_refused(tmp_path: Path) -> None:
@@ -116,24 +138,37 @@ def test_a_world_writable_file_is_refused(tmp_path: Path) -> None:
     path.write_text("ROBIN_A=1\n")
     path.chmod(0o646)
     with pytest.raises(InvalidValue, match="world-writable"):
-        load_settings_file(str(path))
+        load_content(str(path))
     path.chmod(0o664)
-    assert load_settings_file(str(path)).lines[0].value == "1"
+    assert load_content(str(path)) == b"ROBIN_A=1\n"
 
 
 def test_what_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+    (tmp_path / "link.yaml").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link.yaml", tmp_path, Path("/dev/null")):
         with pytest.raises(InvalidValue, match="not a regular file"):
-            load_settings_file(str(path))
+            load_content(str(path))
+
+
+def test_a_symlink_is_followed_as_a_mounted_config_map_is_one_and_its_target_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("version: 1\n")
+    (tmp_path / "robin.yaml").symlink_to("target")
+    assert load_content(str(tmp_path / "robin.yaml")) == b"version: 1\n"
+    (tmp_path / "target").chmod(0o646)
+    with pytest.raises(InvalidValue, match="world-writable"):
+        load_content(str(tmp_path / "robin.yaml"))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InvalidValue, match="cannot read the file: Too many levels of symbolic links"):
+        load_content(str(tmp_path / "loop"))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue) as caught:
-        load_settings_file(str(tmp_path / "none.env"))
+        load_content(str(tmp_path / "none.env"))
     assert caught.value.what == "cannot read the file: No such file or directory"
     with pytest.raises(InvalidValue, match="cannot read the file: not a path"):
-        load_settings_file("a\0b")
+        load_content("a\0b")
 
 
 def test_no_message_quotes_a_value() -> None:

@@ -57,7 +57,7 @@ def _parsed(data: bytes) -> FileText | InvalidValue:
 
 
 def _plain(text: FileText | InvalidValue) -> object:
-    """Something that compares: a InvalidValue is an exception."""
+    """Something that compares: an InvalidValue is an exception."""
     if isinstance(text, InvalidValue):
         return text.what
     return text.lines, [(error.what, error.fix) for error in text.errors]
@@ -67,7 +67,7 @@ def _check_settings(environ: dict[str, str]) -> None:
     """The values as an environment: settings, or errors that each name a key and a fix."""
     loaded = load({}, environ)
     if not isinstance(loaded, tuple):
-        assert loaded.settings.upstream.origin.host
+        assert loaded.settings.upstream.url.origin.host
         return
     assert loaded
     for error in loaded:

@@ -16,7 +16,10 @@ from typing import NoReturn
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, the module in `cli/commands` that has `configure(parser)` and `run(args) -> int`, and what it does."""
+    """One command: its name, which is also that of its module in `cli/commands`, and what it does.
+
+    The module has `configure(parser)` and `run(args) -> int`, and `ARGUMENTS` where it takes some besides flags.
+    """
 
     name: str
     summary: str
@@ -33,6 +36,7 @@ COMMANDS: dict[str, Command] = {
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
         Command("check", "show every setting, its value and origin; no network"),
+        Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
         Command("doctor", "look for what would go wrong, and say how to mend it"),
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),
@@ -95,7 +99,8 @@ class _Parser(argparse.ArgumentParser):
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """The parser of one command, with its flags."""
     module = import_module(command.module)
-    usage = f"robin {command.name} [flags]"
+    arguments = getattr(module, "ARGUMENTS", "")
+    usage = f"robin {command.name} {arguments} [flags]" if arguments else f"robin {command.name} [flags]"
     parser = _Parser(prog=f"robin {command.name}", usage=usage, description=module.__doc__, allow_abbrev=False)
     module.configure(parser)
     return parser

@@ -8,7 +8,7 @@ import ipaddress
 import re
 
 from robin.config.names import parse_host
-from robin.config.parse import InvalidValue, Kind, parse_items, shown, write
+from robin.config.parse import LIST, InvalidValue, Kind, parse_items, shown, write
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, reached
 from robin.model.origin import Origin, UpstreamUrl
 
@@ -218,7 +218,7 @@ def reaches(origin: Origin, address: Address) -> bool:
 
 
 UPSTREAM = Kind(name="URL", parse=parse_upstream, bounds="https://host[:port][/base]")
-LISTEN = Kind(name="list of addresses", parse=parse_listen, bounds="host:port, [v6]:port, localhost:port, systemd:NAME")
+LISTEN = Kind(name="list of addresses", parse=parse_listen, bounds="host:port, [v6]:port, localhost:port, systemd:NAME", form=LIST)
 LISTEN_UDS = Kind(name="path", parse=parse_listen_uds, bounds=f"at most {UNIX_PATH_BYTES} bytes, or systemd:NAME")
-ADMIN = Kind(name="list of addresses", parse=parse_admin, bounds="host:port, :port, unix:/path, systemd:NAME, off")
+ADMIN = Kind(name="list of addresses", parse=parse_admin, bounds="host:port, :port, unix:/path, systemd:NAME, off", form=LIST)
 ENDPOINT = Kind(name="endpoint", parse=parse_endpoint, bounds="unix:///abs or tcp://IP:port")

@@ -9,7 +9,7 @@ from typing import Any
 
 from robin.config.addresses import overlaps, reaches
 from robin.config.layers import Layer, ResolvedValue, SettingError
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
@@ -34,7 +34,8 @@ class ParsedSettings:
 
     def error(self, key: str, what: str, fix: str) -> SettingError:
         """An error at `key`."""
-        return SettingError(key=key, layer=self.sources[key].layer, what=what, fix=fix)
+        source = self.sources[key]
+        return SettingError(key=key, layer=source.layer, what=what, fix=fix, at=source.at)
 
     @property
     def listen(self) -> tuple[Address, ...]:
@@ -159,18 +160,18 @@ def check(parsed: ParsedSettings) -> Iterator[SettingError]:
             yield from rule.judge(parsed)
 
 
-def warnings(settings: Settings) -> tuple[tuple[str, str], ...]:
+def warnings(settings: SidecarSettings) -> tuple[tuple[str, str], ...]:
     """What a start with these settings should warn of: (code, sentence)."""
-    said = []
-    if settings.unsafe_listen:
-        said.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: whoever reaches the listener spends the identity"))
-    if settings.unsafe_upstream_http:
-        said.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
-    if settings.unsafe_any_host:
-        said.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
-    if settings.peercred and settings.peercred_allow_uids is None:
-        said.append(("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode lets in can spend it"))
-    if UNMAPPED_UID in (settings.peercred_allow_uids or ()):
+    found = []
+    if settings.unsafe.listen:
+        found.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: whoever reaches the listener spends the identity"))
+    if settings.unsafe.upstream_http:
+        found.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
+    if settings.unsafe.any_host:
+        found.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
+    if settings.listeners.peer_credentials and settings.listeners.allow_uids is None:
+        found.append(("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode lets in can spend it"))
+    if UNMAPPED_UID in (settings.listeners.allow_uids or ()):
         what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace the kernel says so of every UID without a mapping"
-        said.append(("unmapped_uids_listed", what))
-    return tuple(said)
+        found.append(("unmapped_uids_listed", what))
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""The settings file: a safe open, and lines of `KEY=value`; every fault of it in one pass, as `line N: what; fix`.
+"""The settings file: a safe open, which of the two formats it has, and `KEY=value` lines with every error, as `line N: what; fix`.
 
 Grammar (docs/reference/settings.md, The file): UTF-8 without BOM or NUL, at most 64 KiB, LF or CRLF. A line is blank, starts with `#`, or
 is `KEY=value` after an optional `export `. Values are trimmed and lose one layer of matching quotes; there are no escapes, no `${}`, no
@@ -10,6 +10,7 @@ import re
 import stat
 from dataclasses import dataclass
 
+from robin.config.diagnostic import Diagnostic, Position
 from robin.config.parse import CONTROLS, InvalidValue
 from robin.config.table import PREFIX
 
@@ -18,39 +19,46 @@ LIMIT_BYTES = 65536
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*")
 _EXPORT = re.compile(r"export[ \t]+")
 _BLANKS = " \t"
-_OTHER_FORMATS = (".yaml", ".yml", ".json", ".toml")
+_YAML_NAMES = (".yaml", ".yml")
+_OTHER_FORMATS = (*_YAML_NAMES, ".json", ".toml")
+_LARGEST_BYTES = 1 << 20  # of robin.yaml
+_SETS_A_KEY = re.compile(rb"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=")
+_IS_YAML = re.compile(rb"---|%|[{\[&!]|(?:[\w.<-]+|\"[^\"]*\"|'[^']*')[ \t]*:(?:[ \t]|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileLine:
-    """One setting of the file: its 1-based line and its value, quotes removed."""
+    """One setting of a file: its 1-based line, its value as text, and for a YAML file its exact position."""
 
     number: int
     key: str
     value: str
+    at: Position | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileText:
-    """What was understood of a file, and what was not (each `what` starts with `line N: `)."""
+    """What a file sets, and what is wrong with it: `errors` of KEY=value lines (`what` starts with `line N: `), or `diagnostics`."""
 
     lines: tuple[FileLine, ...]
     errors: tuple[InvalidValue, ...]
+    diagnostics: tuple[Diagnostic, ...] = ()
 
 
-def load_settings_file(path: str) -> FileText:
-    """Open, check and parse the file at `path`. Raises InvalidValue when the file as a whole cannot be used."""
-    if path.lower().endswith(_OTHER_FORMATS):
-        raise InvalidValue("the file is named like another format", "write KEY=value lines and name it such as robin.env")
+def load_content(path: str) -> bytes:
+    """The content of the file at `path`. Raises InvalidValue when it cannot or should not be read."""
     try:
-        return parse_settings_file(_read(path))
+        return _read(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise InvalidValue(f"cannot read the file: {reason}", "name a readable file, or unset ROBIN_CONFIG") from None
 
 
 def _read(path: str) -> bytes:
-    """The bytes of a regular file that not everybody can write, one more than the limit at most."""
+    """The bytes of a regular file that is not world-writable, one more than the largest limit at most.
+
+    Symlinks are followed, since the files of a mounted ConfigMap are symlinks.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang the start
     try:
         status = os.fstat(descriptor)
@@ -59,11 +67,28 @@ def _read(path: str) -> bytes:
         if status.st_mode & stat.S_IWOTH:
             raise InvalidValue("the file is world-writable, so anyone could redirect the identity", "chmod o-w the file")
         content = b""
-        while len(content) <= LIMIT_BYTES and (piece := os.read(descriptor, LIMIT_BYTES + 1 - len(content))):
+        while len(content) <= _LARGEST_BYTES and (piece := os.read(descriptor, _LARGEST_BYTES + 1 - len(content))):
             content += piece
         return content
     finally:
         os.close(descriptor)
+
+
+def is_yaml(path: str, content: bytes) -> bool:
+    """Whether a file is YAML rather than KEY=value lines: by its first line that says something, and where there is none by its name."""
+    for raw in content[:LIMIT_BYTES].removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        line = raw.strip(b" \t\r")
+        if line and not line.startswith(b"#"):
+            if _SETS_A_KEY.match(line) is not None:
+                return False
+            return path.lower().endswith(_YAML_NAMES) or _IS_YAML.match(line) is not None
+    return path.lower().endswith(_YAML_NAMES)
+
+
+def check_name(path: str) -> None:
+    """A file of KEY=value lines is not named like another format. Raises InvalidValue."""
+    if path.lower().endswith(_OTHER_FORMATS):
+        raise InvalidValue("the file is named like another format", "write KEY=value lines and name it such as robin.env")
 
 
 def parse_settings_file(content: bytes) -> FileText:

@@ -7,7 +7,7 @@ names, IPv6 compressed and in brackets.
 import ipaddress
 import re
 
-from robin.config.parse import InvalidValue, Kind, parse_items, shown, write
+from robin.config.parse import LIST, InvalidValue, Kind, parse_items, shown, write
 from robin.model.message import RequiredField
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -128,9 +128,9 @@ def parse_spiffe_id(text: str) -> str:
     return text
 
 
-ALLOWED_HOSTS = Kind(name="list of hosts", parse=parse_allowed_hosts, bounds="no ports, no wildcards")
-ALLOWED_ORIGINS = Kind(name="list of origins", parse=parse_allowed_origins, bounds="scheme://host[:port]")
+ALLOWED_HOSTS = Kind(name="list of hosts", parse=parse_allowed_hosts, bounds="no ports, no wildcards", form=LIST)
+ALLOWED_ORIGINS = Kind(name="list of origins", parse=parse_allowed_origins, bounds="scheme://host[:port]", form=LIST)
 REQUIRED_HEADER = Kind(name="header", parse=parse_required_header, bounds="name or name:value")
-FIELD_NAMES = Kind(name="list of headers", parse=parse_strip_headers)
-UPGRADE_PROTOCOLS = Kind(name="list of protocols", parse=parse_upgrade_protocols, bounds="not h2c")
+FIELD_NAMES = Kind(name="list of headers", parse=parse_strip_headers, form=LIST)
+UPGRADE_PROTOCOLS = Kind(name="list of protocols", parse=parse_upgrade_protocols, bounds="not h2c", form=LIST)
 SPIFFE_ID = Kind(name="SPIFFE ID", parse=parse_spiffe_id)

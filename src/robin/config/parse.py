@@ -7,7 +7,7 @@ put there by mistake. Digits are ASCII digits.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 N = TypeVar("N", int, float)
 
@@ -24,7 +24,11 @@ _INTEGER = re.compile(r"0|[1-9][0-9]{0,11}")
 _MODE = re.compile(r"0?[0-7]{3}")
 
 # What no value may hold, lest it end a line or drive a terminal: C0 and C1 controls but HTAB, and undecodable bytes (surrogates).
-CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROLS = r"\u0000-\u0008\u000a-\u001f\u007f-\u009f\ud800-\udfff"
+CONTROLS = re.compile(f"[{_CONTROLS}]")
+
+_ONE_UNIT = "write one whole number with ms, s, m or h, such as 90m"
+_HIGHEST_UID = 0xFFFF_FFFE
 
 # No wait, lifetime or grace is longer than a week: every time has a limit.
 LONGEST = "168h"
@@ -39,13 +43,39 @@ class InvalidValue(Exception):
         self.fix = fix
 
 
+YamlType = Literal["string", "integer", "boolean"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a value is written in YAML, as far as JSON Schema can express it: the types of its scalar and what holds for each of them.
+
+    `pattern` is for strings, and written as both Python and ECMA 262 read it; `hint` is the fix when a string does not match it.
+    `listed`: in YAML it is a sequence of such scalars, in a line of text they stand between commas.
+    """
+
+    types: tuple[YamlType, ...] = ("string",)
+    pattern: str = f"^[^{_CONTROLS}]+$"
+    hint: str = "write plain text on one line"
+    choices: tuple[str, ...] = ()
+    lowest: int | None = None
+    highest: int | None = None
+    listed: bool = False
+
+
+_TEXT = Form()
+# A list in YAML has its own brackets, so that no item of it may hold the comma of the text form.
+LIST = Form(pattern=f"^[^,{_CONTROLS}]+$", hint="write each item of the list on its own", listed=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of value: its name and bounds as the reference page says them, and its parser."""
+    """One kind of value: its name and bounds as the reference page gives them, its parser, and its form in YAML."""
 
     name: str
     parse: Callable[[str], Any]
     bounds: str = ""
+    form: Form = _TEXT
 
 
 def _may_be_said(text: str, limit: int) -> bool:
@@ -129,7 +159,7 @@ def parse_uids(text: str) -> tuple[int, ...]:
     """Decimal user ids, each once."""
     uids = []
     for item in parse_items(text):
-        if _INTEGER.fullmatch(item) is None or int(item) > 0xFFFF_FFFE:
+        if _INTEGER.fullmatch(item) is None or int(item) > _HIGHEST_UID:
             raise InvalidValue(f"{shown(item)} is not a user id", "write decimal UIDs from 0 to 4294967294, such as 1000,65532")
         uids.append(int(item))
     return tuple(dict.fromkeys(uids))
@@ -165,19 +195,28 @@ def _within(parse: Callable[[str], N], low: str, high: str) -> Callable[[str], N
 def duration(low: str, high: str = LONGEST, *, or_auto: bool = False) -> Kind:
     """Durations from `low` to `high`; with `or_auto` also `auto`, which is None."""
     parse = _within(parse_duration, low, high)
+    number = "[0-9]{1,12}(ms|s|m|h)"
     if not or_auto:
-        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}")
-    return Kind(name="duration", parse=lambda text: None if text == "auto" else parse(text), bounds=f"auto, or {low} to {high}")
+        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}", form=Form(pattern=f"^{number}$", hint=_ONE_UNIT))
+    return Kind(
+        name="duration",
+        parse=lambda text: None if text == "auto" else parse(text),
+        bounds=f"auto, or {low} to {high}",
+        form=Form(pattern=f"^(auto|{number})$", hint=_ONE_UNIT),
+    )
 
 
 def size(low: str, high: str) -> Kind:
     """Sizes from `low` to `high`."""
-    return Kind(name="size", parse=_within(parse_size, low, high), bounds=f"{low} to {high}")
+    form = Form(types=("string", "integer"), pattern="^[0-9]{1,12}(KiB|MiB)?$", lowest=parse_size(low), highest=parse_size(high))
+    return Kind(name="size", parse=_within(parse_size, low, high), bounds=f"{low} to {high}", form=form)
 
 
 def integer(low: str, high: str) -> Kind:
     """Whole numbers from `low` to `high`."""
-    return Kind(name="integer", parse=_within(parse_integer, low, high), bounds=f"{low} to {high}" if low != high else f"only {low}")
+    bounds = f"{low} to {high}" if low != high else f"only {low}"
+    form = Form(types=("integer",), lowest=int(low), highest=int(high))
+    return Kind(name="integer", parse=_within(parse_integer, low, high), bounds=bounds, form=form)
 
 
 def choice(*names: str) -> Kind:
@@ -188,12 +227,12 @@ def choice(*names: str) -> Kind:
             raise InvalidValue(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
         return text
 
-    return Kind(name="choice", parse=parse, bounds=" ".join(names))
+    return Kind(name="choice", parse=parse, bounds=" ".join(names), form=Form(choices=names))
 
 
-BOOLEAN = Kind(name="boolean", parse=parse_boolean, bounds="true false")
-MODE = Kind(name="mode", parse=parse_mode, bounds="auto, or octal")
-UIDS = Kind(name="list of UIDs", parse=parse_uids)
-ABSOLUTE_PATH = Kind(name="path", parse=parse_absolute_path, bounds="absolute")
+BOOLEAN = Kind(name="boolean", parse=parse_boolean, bounds="true false", form=Form(types=("boolean",)))
+MODE = Kind(name="mode", parse=parse_mode, bounds="auto, or octal", form=Form(pattern="^(auto|0?[0-7]{3})$"))
+UIDS = Kind(name="list of UIDs", parse=parse_uids, form=Form(types=("integer",), lowest=0, highest=_HIGHEST_UID, listed=True))
+ABSOLUTE_PATH = Kind(name="path", parse=parse_absolute_path, bounds="absolute", form=Form(pattern=f"^/[^{_CONTROLS}]*$"))
 PATH = Kind(name="path", parse=parse_text)
 TEXT = Kind(name="text", parse=parse_text)

@@ -2,86 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from robin.identity.identity import Identity
 from robin.identity.keeper import Keeper, KeepRules
+from robin.identity.settings import FileIdentitySettings, IdentitySettings, JwtSvidSettings
 from robin.identity.source import IdentitySource
 from robin.identity.sources.file import FileSource
 from robin.identity.surroundings import Surroundings
 from robin.identity.watch import FileWatch
-from robin.model.address import TcpAddress, UnixAddress
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.wire.jose import SVID_ALGORITHMS, SVID_TYPES, TokenRules
-
-
-class IdentitySettings(Protocol):
-    """The settings that identity reads; `config.settings.Settings` has them all."""
-
-    @property
-    def token_source(self) -> str:
-        """A key of SOURCES."""
-        ...
-
-    @property
-    def token_file(self) -> str:
-        """An absolute path."""
-        ...
-
-    @property
-    def token_format(self) -> str:
-        """`jwt` or `opaque`."""
-        ...
-
-    @property
-    def token_min_validity_s(self) -> float:
-        """Never inject a token with less left."""
-        ...
-
-    @property
-    def token_file_grace_s(self) -> float:
-        """How long the last good token outlives a failing file."""
-        ...
-
-    @property
-    def audience(self) -> str | None:
-        """The one audience; always set for `jwtsvid`."""
-        ...
-
-    @property
-    def identity_wait_s(self) -> float:
-        """The longest wait of one request for a token."""
-        ...
-
-    @property
-    def spiffe_socket(self) -> UnixAddress | TcpAddress | None:
-        """The Workload API; always set for `jwtsvid`."""
-        ...
-
-    @property
-    def spiffe_id(self) -> str | None:
-        """The SPIFFE ID to ask for."""
-        ...
-
-    @property
-    def svid_hint(self) -> str | None:
-        """The hint of the identity to choose."""
-        ...
-
-    @property
-    def svid_refresh_before_s(self) -> float:
-        """How long before expiry to refresh."""
-        ...
-
-    @property
-    def svid_fetch_timeout_s(self) -> float:
-        """The deadline of one Workload API call."""
-        ...
-
-    @property
-    def svid_on_denied(self) -> str:
-        """`serve` or `stop`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,68 +26,70 @@ class OpenSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
-    """All that differs between sources: how one is opened, what keeps its token current, and what a token of it must be; None: anything."""
+    """What differs between sources apart from how they are built: what a token of it must be; None: anything."""
 
-    open: Callable[[IdentitySettings, IdentityMetrics], OpenSource]
-    keep: Callable[[IdentitySettings, Surroundings], Identity]
     algorithms: frozenset[str] | None = None
     types: frozenset[str] | None = None
 
 
+def source_name(settings: IdentitySettings) -> str:
+    """The key of its source in SOURCES."""
+    return "file" if isinstance(settings, FileIdentitySettings) else "jwtsvid"
+
+
 def build_identity(settings: IdentitySettings, room: Surroundings) -> Identity:
     """The identity that the settings ask for, not started."""
-    return SOURCES[settings.token_source].keep(settings, room)
+    return _keep_file(settings, room) if isinstance(settings, FileIdentitySettings) else _keep_jwtsvid(settings, room)
 
 
 def open_source(settings: IdentitySettings) -> OpenSource:
-    """The source that the settings ask for, for whoever wants one token and no more; its metrics are nobody's."""
-    return SOURCES[settings.token_source].open(settings, IdentityMetrics(settings.token_source))
+    """The source that the settings ask for, to fetch one token and no more; its metrics are not exposed."""
+    metrics = IdentityMetrics(source_name(settings))
+    return _open_file(settings, metrics) if isinstance(settings, FileIdentitySettings) else _open_jwtsvid(settings)
 
 
 def token_rules(settings: IdentitySettings) -> TokenRules:
     """What a token of the chosen source must be."""
-    kind = SOURCES[settings.token_source]
+    kind = SOURCES[source_name(settings)]
     return TokenRules(
-        decoded=settings.token_format == "jwt",  # noqa: S105 - a word, not a token
+        decoded=isinstance(settings, JwtSvidSettings) or settings.token_format == "jwt",  # noqa: S105 - a word, not a token
         audience=settings.audience,
-        min_validity_s=settings.token_min_validity_s,
+        min_validity_s=settings.min_validity_s,
         algorithms=kind.algorithms,
         types=kind.types,
     )
 
 
-def _open_file(settings: IdentitySettings, metrics: IdentityMetrics) -> OpenSource:
+def _open_file(settings: FileIdentitySettings, metrics: IdentityMetrics) -> OpenSource:
     return OpenSource(source=FileSource(settings.token_file, metrics))
 
 
-def _keep_file(settings: IdentitySettings, room: Surroundings) -> Identity:
-    return FileWatch(FileSource(settings.token_file, room.metrics), token_rules(settings), grace_s=settings.token_file_grace_s, room=room)
+def _keep_file(settings: FileIdentitySettings, room: Surroundings) -> Identity:
+    return FileWatch(FileSource(settings.token_file, room.metrics), token_rules(settings), grace_s=settings.grace_s, room=room)
 
 
-def _open_jwtsvid(settings: IdentitySettings, _: IdentityMetrics) -> OpenSource:
+def _open_jwtsvid(settings: JwtSvidSettings) -> OpenSource:
     from robin.identity.sources.jwtsvid import JwtSvidSource  # noqa: PLC0415 - HTTP/2 costs memory that `file` need not pay
     from robin.transport.control import ControlChannel  # noqa: PLC0415 - as above
 
-    assert settings.spiffe_socket is not None
     channel = ControlChannel(settings.spiffe_socket)
-    source = JwtSvidSource(channel, spiffe_id=settings.spiffe_id, hint=settings.svid_hint, timeout_s=settings.svid_fetch_timeout_s)
+    source = JwtSvidSource(channel, spiffe_id=settings.spiffe_id, hint=settings.hint, timeout_s=settings.fetch_timeout_s)
     return OpenSource(source=source, close=channel.close, landmark=channel.landmark)
 
 
-def _keep_jwtsvid(settings: IdentitySettings, room: Surroundings) -> Identity:
-    assert settings.audience is not None
+def _keep_jwtsvid(settings: JwtSvidSettings, room: Surroundings) -> Identity:
     rules = KeepRules(
         audience=settings.audience,
-        refresh_before_s=settings.svid_refresh_before_s,
-        wait_s=settings.identity_wait_s,
-        fetch_limit_s=settings.svid_fetch_timeout_s + 1,
-        stop_when_denied=settings.svid_on_denied == "stop",
+        refresh_before_s=settings.refresh_before_s,
+        wait_s=settings.wait_s,
+        fetch_limit_s=settings.fetch_timeout_s + 1,
+        stop_when_denied=settings.stop_when_denied,
     )
-    opened = _open_jwtsvid(settings, room.metrics)
+    opened = _open_jwtsvid(settings)
     return Keeper(opened.source, token_rules(settings), rules, room, landmark=opened.landmark, release=opened.close)
 
 
 SOURCES: Final = {
-    "file": SourceKind(open=_open_file, keep=_keep_file),
-    "jwtsvid": SourceKind(open=_open_jwtsvid, keep=_keep_jwtsvid, algorithms=SVID_ALGORITHMS, types=SVID_TYPES),
+    "file": SourceKind(),
+    "jwtsvid": SourceKind(algorithms=SVID_ALGORITHMS, types=SVID_TYPES),
 }
