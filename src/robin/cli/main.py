@@ -89,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
             from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
             flag = message.split()[2].partition("=")[0]  # never its value, which may be a secret
-            message = f"{flag} is no flag of {self.prog}"
+            message = f"{flag} is not a flag of {self.prog}"
             meant = nearest(flag[2:], (known[2:] for known in self._option_string_actions if known.startswith("--")))
             fix = f"the nearest is --{meant}" if meant else fix
         print(f"robin: {message!a:.300}; {fix}".replace("'", ""), file=sys.stderr)
@@ -118,7 +118,7 @@ def _unknown_command(word: str) -> int:
 
     meant = nearest(word, COMMANDS)
     advice = f"the nearest is {meant}; " if meant else ""
-    print(f"robin: {word[:80]!a} is no command; {advice}robin --help lists them", file=sys.stderr)
+    print(f"robin: {word[:80]!a} is not a command; {advice}robin --help lists them", file=sys.stderr)
     return 2
 
 
