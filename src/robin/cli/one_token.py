@@ -1,4 +1,4 @@
-"""One token, fetched once and laid open: for `robin token` and `robin doctor`. Its bytes stay in their Secret."""
+"""One token, fetched once and decoded: for `robin token` and `robin doctor`. Its bytes stay in their Secret."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _FILE_S = 10.0  # a file on a network that hangs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneToken:
-    """What the platform gave and what it says."""
+    """What the platform gave, and its decoded parts."""
 
     raw: RawIdentity
     laid_open: Unverified
@@ -23,13 +23,13 @@ class OneToken:
 
     @property
     def expires_in_s(self) -> float | None:
-        """Seconds to `exp`, negative when past; None when it does not say."""
+        """Seconds to `exp`, negative when past; None without an `exp`."""
         expires_at = numeric_date((self.laid_open.claims or {}).get("exp"))
         return None if expires_at is None else expires_at - self.fetched_at
 
 
 class NoToken(Exception):
-    """None could be had; the message names the variable and the fix."""
+    """There is no token; the message names the variable and the fix."""
 
 
 def fetch_one(settings: IdentitySettings, clock: Clock) -> OneToken:
@@ -52,7 +52,7 @@ async def _fetch_one(settings: IdentitySettings, clock: Clock) -> OneToken:
 
 
 def _where(settings: IdentitySettings) -> str:
-    """The path, which a default leaves unsaid; of a Workload API the detail is enough."""
+    """The path, which may be a default that the user never wrote; for a Workload API the detail is enough."""
     return f" (ROBIN_TOKEN_FILE is {settings.token_file})" if isinstance(settings, FileIdentitySettings) else ""
 
 

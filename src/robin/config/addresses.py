@@ -1,7 +1,7 @@
-"""Text of one setting -> value, for places: where to listen, the Workload API endpoint, the upstream URL.
+"""Parse the text of one setting, for addresses: where to listen, the Workload API endpoint, the upstream URL.
 
-Hosts of listeners and endpoints are literal IP addresses: a name that resolves anew could open the proxy to the network. Also the one
-judgement on places: whether two of them are, or reach, the same socket.
+Hosts of listeners and endpoints are literal IP addresses: a name that resolves anew could open the proxy to the network. Also
+decides whether two addresses are, or reach, the same socket.
 """
 
 import ipaddress
@@ -192,7 +192,7 @@ def _covered(host: str) -> frozenset[int]:
 
 
 def overlaps(one: Address, other: Address) -> bool:
-    """Whether binding both would fail: the same path, name, or port on overlapping hosts. Port 0 never clashes."""
+    """True if binding both would fail: the same path, name, or port on overlapping hosts. Port 0 never clashes."""
     if isinstance(one, TcpAddress) and isinstance(other, TcpAddress):
         if one.port != other.port or one.port == 0:
             return False
@@ -205,7 +205,7 @@ def overlaps(one: Address, other: Address) -> bool:
 
 
 def reaches(origin: Origin, address: Address) -> bool:
-    """Whether dialling `origin` would reach a listener at `address`, as far as the texts say (a name may resolve there later)."""
+    """True if dialling `origin` would reach a listener at `address`, as far as the texts say (a name may resolve there later)."""
     if not isinstance(address, TcpAddress) or origin.port != address.port:
         return False
     if origin.host == "localhost":

@@ -1,4 +1,4 @@
-"""Rules between settings: each names the keys it judges, runs only when they all parsed, and says what clashes and the fix.
+"""Rules between settings: each names the keys that it checks, runs only when they all parsed, and yields the conflicts with their fixes.
 
 Pure: values in, errors out; nothing is opened, resolved or bound. Also the warnings that a start with these settings deserves.
 """
@@ -13,7 +13,7 @@ from robin.config.settings import SidecarSettings
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
-UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, unless somebody changed it
+UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, unless it was changed
 LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
 
 
@@ -25,7 +25,7 @@ class ParsedSettings:
     sources: Mapping[str, ResolvedValue]
 
     def explicit(self, key: str) -> bool:
-        """Whether somebody set it, rather than the default."""
+        """True if a layer set it; False for the default."""
         return self.sources[key].layer is not Layer.DEFAULT
 
     def named(self, key: str) -> str:
@@ -49,7 +49,7 @@ class ParsedSettings:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A judgement over `keys`."""
+    """One rule over `keys`."""
 
     keys: tuple[str, ...]
     judge: Callable[[ParsedSettings], Iterator[SettingError]]
@@ -81,7 +81,7 @@ def _listen_on_loopback(parsed: ParsedSettings) -> Iterator[SettingError]:
         return
     for address in parsed.listen:
         if isinstance(address, TcpAddress) and not is_loopback(address.host):
-            fix = "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity"
+            fix = "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network use the identity"
             yield parsed.error("ROBIN_LISTEN_ADDR", f"{address} is not a loopback address", fix)
 
 
@@ -154,7 +154,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(parsed: ParsedSettings) -> Iterator[SettingError]:
-    """Every clash between settings that parsed."""
+    """Every conflict between settings that parsed."""
     for rule in RULES:
         if all(key in parsed.values for key in rule.keys):
             yield from rule.judge(parsed)
@@ -164,14 +164,16 @@ def warnings(settings: SidecarSettings) -> tuple[tuple[str, str], ...]:
     """What a start with these settings should warn of: (code, sentence)."""
     found = []
     if settings.unsafe.listen:
-        found.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: whoever reaches the listener spends the identity"))
+        found.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: anyone who reaches the listener can use the identity"))
     if settings.unsafe.upstream_http:
         found.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
     if settings.unsafe.any_host:
         found.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
     if settings.listeners.peer_credentials and settings.listeners.allow_uids is None:
-        found.append(("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode lets in can spend it"))
+        found.append(
+            ("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode admits can use the identity")
+        )
     if UNMAPPED_UID in (settings.listeners.allow_uids or ()):
-        what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace the kernel says so of every UID without a mapping"
+        what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace every UID without a mapping appears as it"
         found.append(("unmapped_uids_listed", what))
     return tuple(found)

@@ -46,7 +46,7 @@ class Diagnostic:
 
 
 def bounded(found: list[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """The findings in the order of their positions; of too many the first, and one that says so."""
+    """The findings in the order of their positions; where there are too many, the first ones and a last one that reports it."""
     ordered = sorted(found, key=lambda one: one.at)
     if len(ordered) <= MOST_DIAGNOSTICS:
         return tuple(ordered)

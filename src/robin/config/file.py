@@ -75,7 +75,7 @@ def _read(path: str) -> bytes:
 
 
 def is_yaml(path: str, content: bytes) -> bool:
-    """Whether a file is YAML rather than KEY=value lines: by its first line that says something, and where there is none by its name."""
+    """True for YAML, False for KEY=value lines: by the first line that is neither blank nor a comment, and without one by the name."""
     for raw in content[:LIMIT_BYTES].removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         line = raw.strip(b" \t\r")
         if line and not line.startswith(b"#"):

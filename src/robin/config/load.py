@@ -79,7 +79,7 @@ def _parse_all(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[s
         elif not (outcome.unset and file.diagnostics):
             problems.append(outcome)
     parsed = ParsedSettings(values=values, sources=sources)
-    if not file.diagnostics:  # what a broken file would have set is not known, so that nothing can be said about its absence
+    if not file.diagnostics:  # what a broken file would have set is unknown, so that a rule could report a false conflict
         problems += check(parsed)
     return parsed, problems
 

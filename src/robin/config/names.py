@@ -1,6 +1,6 @@
-"""Text of one setting -> value, for names of HTTP and SPIFFE: Host names, browser origins, field names, upgrade tokens, SPIFFE IDs.
+"""Parse the text of one setting, for names of HTTP and SPIFFE: Host names, browser origins, field names, upgrade tokens, SPIFFE IDs.
 
-Everything that is compared on the way of a request is brought into its one comparable form here: lower case, `_` as `-` in field
+Everything that is compared while a request is served is brought into its one comparable form here: lower case, `_` as `-` in field
 names, IPv6 compressed and in brackets.
 """
 

@@ -1,4 +1,4 @@
-"""Text of one setting -> value, for the scalar kinds: boolean, choice, duration, size, integer, mode, path, text, lists of them.
+"""Parse the text of one setting, for the scalar kinds: boolean, choice, duration, size, integer, mode, path, text, lists of them.
 
 A parser returns its value or raises `InvalidValue(what, fix)`. The message quotes the text only when it is short and cannot be a token
 put there by mistake. Digits are ASCII digits.
@@ -23,7 +23,7 @@ _UNIT_BYTES = {None: 1, "KiB": 1024, "MiB": 1024 * 1024}
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,11}")
 _MODE = re.compile(r"0?[0-7]{3}")
 
-# What no value may hold, lest it end a line or drive a terminal: C0 and C1 controls but HTAB, and undecodable bytes (surrogates).
+# What no value may hold, since it could end a line or control a terminal: C0 and C1 controls but HTAB, and undecodable bytes (surrogates).
 _CONTROLS = r"\u0000-\u0008\u000a-\u001f\u007f-\u009f\ud800-\udfff"
 CONTROLS = re.compile(f"[{_CONTROLS}]")
 
@@ -78,19 +78,19 @@ class Kind:
     form: Form = _TEXT
 
 
-def _may_be_said(text: str, limit: int) -> bool:
-    """Whether a message may hold `text`: short, plain ASCII, and like neither a token nor a password."""
+def _may_be_quoted(text: str, limit: int) -> bool:
+    """True if a message may hold `text`: short, plain ASCII, and like neither a token nor a password."""
     return len(text) <= limit and text.isascii() and text.isprintable() and "eyJ" not in text and "@" not in text
 
 
 def shown(text: str) -> str:
     """`text` in quotes for a message; only its length when a message may not hold it."""
-    return f'"{text}"' if _may_be_said(text, _SHOWN_LIMIT) else f"a value of {len(text)} characters"
+    return f'"{text}"' if _may_be_quoted(text, _SHOWN_LIMIT) else f"a value of {len(text)} characters"
 
 
 def write(corrected: str, form: str) -> str:
     """The fix that shows a text corrected; only the `form` it should have when a message may not hold it."""
-    return f"write {corrected if _may_be_said(corrected, _CORRECTED_LIMIT) else form}"
+    return f"write {corrected if _may_be_quoted(corrected, _CORRECTED_LIMIT) else form}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

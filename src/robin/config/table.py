@@ -168,7 +168,7 @@ _IDENTITY = (
         "identity.grace",
         parse.duration("0s"),
         "10s",
-        "serve the last good token so long after a failed read",
+        "use the last good token this long after a failed read",
         "Source `file` only, for writers that are not atomic. `0`: 503 at once.",
         only_source="file",
     ),
@@ -221,7 +221,7 @@ _IDENTITY = (
         "identity.refresh_before",
         parse.duration("1ms"),
         "60s",
-        "refresh so long before expiry",
+        "refresh this long before expiry",
         "Source `jwtsvid` only. Clamped to half the observed lifetime.",
         only_source="jwtsvid",
     ),
@@ -254,7 +254,7 @@ _LISTENERS = (
         "where the application connects",
         "A list. `localhost:port` is both families. Unset: `[::1]:4000` as well, where there is IPv6. "
         "Loopback only, unless `ROBIN_UNSAFE_LISTEN`. "
-        "Port 0: the kernel chooses, and the `listening` log line says which.",
+        "Port 0: the kernel chooses one, and the `listening` log line has it.",
     ),
     _row(
         "LISTEN_UDS",
@@ -270,7 +270,7 @@ _LISTENERS = (
         parse.MODE,
         "auto",
         "mode of the Unix socket",
-        "`auto`: `0600`; with a UID list `0666`, as the list is then the gate.",
+        "`auto`: `0600`, or `0666` with a UID list, which then decides who may connect.",
     ),
     _row(
         "PEERCRED_ALLOW_UIDS",
@@ -278,7 +278,7 @@ _LISTENERS = (
         parse.UIDS,
         None,
         "UIDs that may connect to the Unix socket",
-        "Checked by the kernel's word before a byte is read. Unset: any local peer that the mode lets in, warned at start; `none`: nobody. "
+        "Checked with SO_PEERCRED before a byte is read. Unset: any local peer that the mode admits, with a warning; `none`: no peer. "
         "Needs `ROBIN_LISTEN_UDS`.",
     ),
     _row(
@@ -367,7 +367,7 @@ _LIFECYCLE = (
         "lifecycle.drain_min",
         parse.duration("0s"),
         "0s",
-        "serve on so long after the signal",
+        "keep serving for this long after the signal",
         "For a classic sidecar: the application's shutdown time.",
     ),
     _row(
@@ -375,7 +375,7 @@ _LIFECYCLE = (
         "lifecycle.drain_max",
         parse.duration("0s"),
         "25s",
-        "cut what is left so long after the signal",
+        "cut what is left this long after the signal",
         "Not less than `ROBIN_DRAIN_MIN`. Keep it below the pod's grace period.",
     ),
     _row("STARTUP_TIMEOUT", "lifecycle.startup_timeout", parse.duration("0s"), "0", "exit 5 without an identity by then; 0: keep trying"),
@@ -383,7 +383,7 @@ _LIFECYCLE = (
 )
 
 _OBSERVABILITY = (
-    _row("LOG_LEVEL", "telemetry.log_level", parse.choice("debug", "info", "warning", "error"), "info", "least level that is logged"),
+    _row("LOG_LEVEL", "telemetry.log_level", parse.choice("debug", "info", "warning", "error"), "info", "lowest level that is logged"),
     _row("LOG_FORMAT", "telemetry.log_format", parse.choice("json", "console"), "json", "JSON lines, or lines for people"),
     _row("ACCESS_LOG", "telemetry.access_log", parse.choice("all", "errors", "off"), "all", "which exchanges are logged"),
     _row(
@@ -403,7 +403,7 @@ _UNSAFE = (
         parse.BOOLEAN,
         "false",
         "allow listening beyond loopback",
-        "Whoever reaches the listener spends the identity.",
+        "Anyone who reaches the listener can use the identity.",
     ),
     _row(
         "UNSAFE_UPSTREAM_HTTP",
@@ -411,7 +411,7 @@ _UNSAFE = (
         parse.BOOLEAN,
         "false",
         "allow cleartext to a distant upstream",
-        "The token crosses the network readable (JWT-SVID section 7.3 wants confidentiality on every hop).",
+        "The token crosses the network readable (JWT-SVID section 7.3 requires confidentiality on every hop).",
     ),
     _row(
         "UNSAFE_ANY_HOST",
@@ -419,7 +419,7 @@ _UNSAFE = (
         parse.BOOLEAN,
         "false",
         "switch off the Host and browser guards",
-        "Host, Origin, Sec-Fetch-Site are not judged.",
+        "Host, Origin and Sec-Fetch-Site are not checked.",
     ),
 )
 
