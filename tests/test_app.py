@@ -19,7 +19,7 @@ from tests.descriptors import no_descriptor_left
 from robin import app
 from robin.app import Sidecar
 from robin.config.load import Loaded, load
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.planes.sidecar import ending
 from robin.testing.waiting import eventually
 
@@ -27,7 +27,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def settings(folder: Path, **more: str) -> Settings:
+def settings(folder: Path, **more: str) -> SidecarSettings:
     (folder / "token").write_bytes(unsigned_token())
     loaded = load(
         {

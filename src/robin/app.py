@@ -15,9 +15,10 @@ from robin import __version__
 from robin.admin.readiness import Readiness
 from robin.admin.server import AdminServer
 from robin.config.load import environment
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.grants.catalog import build_grant
 from robin.grants.credentials import GrantedCredentials
+from robin.identity.catalog import source_name
 from robin.identity.identities import Identities
 from robin.identity.identity import Dependencies
 from robin.model.address import Address
@@ -49,7 +50,7 @@ _FLUSH_S = 0.02  # how long an exchange that ended may wait to be counted and wr
 _DESCRIPTORS = 1 << 18
 
 
-def run_sidecar(settings: Settings) -> int:
+def run_sidecar(settings: SidecarSettings) -> int:
     """Run the sidecar until it has drained; the exit code of `robin sidecar`."""
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -64,7 +65,7 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
+async def _run(settings: SidecarSettings, environ: Mapping[str, str]) -> int:
     try:
         sidecar = Sidecar(settings, environ)
     except RootsError as error:
@@ -86,7 +87,7 @@ def _complain(text: str) -> None:
 class Sidecar:
     """One running sidecar: built, started, served and drained in the order told here."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], *, log_fd: int = 1) -> None:
+    def __init__(self, settings: SidecarSettings, environ: Mapping[str, str], *, log_fd: int = 1) -> None:
         """Build every part; nothing is bound and nothing is contacted. Raises RootsError, or OSError."""
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -96,27 +97,31 @@ class Sidecar:
         self._clock = clock
         self._writer = LineWriter(log_fd)
         self._events = EventLog(
-            self._writer, level=settings.log_level, style=settings.log_format, wall=clock.wall, monotonic=clock.monotonic
+            self._writer,
+            level=settings.telemetry.log_level,
+            style=settings.telemetry.log_format,
+            wall=clock.wall,
+            monotonic=clock.monotonic,
         )
         self._tasks = TaskOwner(self._task_failed)
         self._sweeper = Sweeper(loop)
         self._drain_state = Drain()
-        unsafe = {name: name in settings.unsafe_switches for name in ("listen", "upstream_http", "any_host")}
+        unsafe = {name: name in settings.unsafe.names for name in ("listen", "upstream_http", "any_host")}
         self._metrics = Metrics(version=__version__, unsafe=unsafe)
         self._recorder = Recorder(
             self._metrics,
             self._writer,
             columns=SIDECAR_COLUMNS,
-            mode=settings.access_log,
-            style=settings.log_format,
+            mode=settings.telemetry.access_log,
+            style=settings.telemetry.log_format,
             wall=clock.wall,
             prefix=entropy.token_hex(8),
-            identity_source=settings.token_source,
+            identity_source=source_name(settings.identity),
             later=lambda flush: loop.call_later(_FLUSH_S, flush),
         )
-        self._tls = UpstreamTls(settings.upstream_ca_file, self._ca_reloaded) if settings.upstream.origin.tls else None
+        self._tls = UpstreamTls(settings.upstream.ca_file, self._ca_reloaded) if settings.upstream.url.origin.tls else None
         self._identities = Identities(
-            {settings.token_source: settings.identity},
+            {source_name(settings.identity): settings.identity},
             Dependencies(
                 clock=clock,
                 entropy=entropy,
@@ -126,7 +131,7 @@ class Sidecar:
                 turn=loop.time,  # of uvloop: milliseconds, and still within a turn
             ),
         )
-        identity = self._identities.get(settings.token_source)
+        identity = self._identities.get(source_name(settings.identity))
         (self.identity_metrics,) = self._identities.metrics
         # the recorder first: being asked, it counts what it has noted
         self._exposition = Exposition((self._recorder, self._metrics, self._identities, self._writer), plane="sidecar")
@@ -135,23 +140,23 @@ class Sidecar:
         dialer = Dialer(loop, tls=self._tls, connect_s=deadlines.connect_s, own=self._own.has)
         pseudonym = f"robin-{entropy.token_hex(4)}"
         route = build_route(
-            settings.upstream,
-            strip=settings.strip_headers,
-            required=settings.require_header,
+            settings.upstream.url,
+            strip=settings.guards.strip_headers,
+            required=settings.guards.require_header,
             pseudonym=pseudonym,
-            upgrades=settings.upgrade_protocols,
+            upgrades=settings.guards.upgrade_protocols,
             deadlines=deadlines,
         )
         self._engine = Engine(
             loop=loop,
             policy=build_policy(
                 route,
-                build_endpoint(settings.upstream, settings.upstream_ca_file),
-                hosts=settings.allowed_hosts,
-                origins=settings.allowed_origins,
-                required=settings.require_header,
+                build_endpoint(settings.upstream.url, settings.upstream.ca_file),
+                hosts=settings.guards.allowed_hosts,
+                origins=settings.guards.allowed_origins,
+                required=settings.guards.require_header,
                 pseudonym=pseudonym,
-                any_host=settings.unsafe_any_host,
+                any_host=settings.unsafe.any_host,
             ),
             credentials=GrantedCredentials({route.grant: build_grant("forward", identity)}, wall=clock.wall),
             pool=Pool(loop, dialer=dialer, tls=self._tls, sweeper=self._sweeper, limits=limits, deadlines=deadlines, metrics=self._metrics),
@@ -167,7 +172,7 @@ class Sidecar:
             drain=self._drain_state,
         )
         self._ending = Ending(self._drain_state.drained, self._events)
-        self._admission = Admission(self._engine, allow_uids=settings.peercred_allow_uids, unsafe_listen=settings.unsafe_listen)
+        self._admission = Admission(self._engine, allow_uids=settings.listeners.allow_uids, unsafe_listen=settings.unsafe.listen)
         self._notifier = Notifier(environ, os.getpid())
         self._admin: AdminServer | None = None
         self._listeners: list[BoundSocket] = []
@@ -188,18 +193,20 @@ class Sidecar:
             activated = activated_sockets(self._environ, os.getpid())
             check_activation(
                 activated,
-                listen=settings.listen,
-                admin=settings.admin,
-                peercred=settings.peercred,
-                unsafe_listen=settings.unsafe_listen,
+                listen=settings.listeners.proxy,
+                admin=settings.listeners.admin,
+                peercred=settings.listeners.peer_credentials,
+                unsafe_listen=settings.unsafe.listen,
             )
         except ValueError as error:
             _complain(f"socket activation: {error}")
             return EXIT_SETTINGS
         try:
-            self._admin_sockets = self._bind("ROBIN_ADMIN_ADDR", settings.admin, activated)
+            self._admin_sockets = self._bind("ROBIN_ADMIN_ADDR", settings.listeners.admin, activated)
             self._start_admin()
-            self._listeners = self._bind("ROBIN_LISTEN_UDS" if settings.peercred else "ROBIN_LISTEN_ADDR", settings.listen, activated)
+            self._listeners = self._bind(
+                "ROBIN_LISTEN_UDS" if settings.listeners.peer_credentials else "ROBIN_LISTEN_ADDR", settings.listeners.proxy, activated
+            )
         except BindError as error:
             _complain(str(error))
             return EXIT_BIND
@@ -245,7 +252,7 @@ class Sidecar:
                 self._admin_sockets,
                 status=self._readiness,
                 scrape=self._exposition.scrape,
-                begin_drain=self.begin_drain if self._settings.admin_quit else None,
+                begin_drain=self.begin_drain if self._settings.listeners.admin_quit else None,
                 wall=self._clock.wall,
                 events=self._events,
                 fatal=self._listener_died,
@@ -253,14 +260,14 @@ class Sidecar:
             self._admin.start()
 
     def _warn(self) -> None:
-        for switch in self._settings.unsafe_switches:
+        for switch in self._settings.unsafe.names:
             self._events.warning("unsafe", switch=switch, detail=f"ROBIN_UNSAFE_{switch.upper()} is on")
-        if self._settings.peercred and self._settings.peercred_allow_uids is None:
+        if self._settings.listeners.peer_credentials and self._settings.listeners.allow_uids is None:
             self._events.warning("any_local_peer", detail="any local user may spend this identity; set ROBIN_PEERCRED_ALLOW_UIDS")
 
     async def _await_identity(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.startup_timeout_s or None):
+            async with asyncio.timeout(self._settings.lifecycle.startup_timeout_s or None):
                 await self._first_identity.wait()
         except TimeoutError:
             if self._ending.asked:
@@ -278,7 +285,7 @@ class Sidecar:
             version=__version__,
             listen=listen,
             admin=self._labels(self._admin_sockets),
-            upstream=str(self._settings.upstream),
+            upstream=str(self._settings.upstream.url),
         )
 
     @property
@@ -361,14 +368,14 @@ class Sidecar:
         self._notifier.tell("STOPPING=1", "STATUS=draining")
         self._metrics.drain_state = 1
         self._events.info("draining", in_flight=self._metrics.in_flight)
-        await self._ending.wait_until_empty(began + self._settings.drain_min_s)
+        await self._ending.wait_until_empty(began + self._settings.lifecycle.drain_min_s)
         self._metrics.drain_state = 2
         for acceptor in self._acceptors:
             acceptor.stop()
         for bound in self._listeners:
             bound.close()
         self._drain_state.close()
-        emptied = await self._ending.wait_until_empty(began + self._settings.drain_max_s)
+        emptied = await self._ending.wait_until_empty(began + self._settings.lifecycle.drain_max_s)
         if self._ending.code is not None:
             return self._ending.code
         in_flight = self._metrics.in_flight

@@ -59,7 +59,7 @@ def test_a_choice_names_its_values() -> None:
 def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBIN_UPSTREAM_URL", "https://broker.example")
     monkeypatch.setenv("ROBIN_ADMIN_QUIT", "true")
-    assert load_or_exit(parser().parse_args(["--no-admin-quit"])).settings.admin_quit is False
+    assert load_or_exit(parser().parse_args(["--no-admin-quit"])).settings.listeners.admin_quit is False
 
 
 def test_refusing_prints_each_error_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,25 +31,25 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chekc"]) == 2
-    assert capsys.readouterr().err == "robin: 'chekc' is no command; the nearest is check; robin --help lists them\n"
+    assert capsys.readouterr().err == "robin: 'chekc' is not a command; the nearest is check; robin --help lists them\n"
 
 
 @pytest.mark.parametrize("word", ["run", "status", "serve", "xyz"])
 def test_an_unknown_command_that_is_close_to_none_names_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 2
-    assert capsys.readouterr().err == f"robin: {word!r} is no command; robin --help lists them\n"
+    assert capsys.readouterr().err == f"robin: {word!r} is not a command; robin --help lists them\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check", "--upstrem-url", "x"], "robin: --upstrem-url is no flag of robin check; the nearest is --upstream-url\n"),
-        (["check", "--upstrem-url=https://x"], "robin: --upstrem-url is no flag of robin check; the nearest is --upstream-url\n"),
-        (["--token=eyJhbGciOi"], "robin: --token is no flag of robin sidecar; robin sidecar --help lists what there is\n"),
-        (["check", "--token-path", "x"], "robin: --token-path is no flag of robin check; robin check --help lists what there is\n"),
+        (["check", "--upstrem-url", "x"], "robin: --upstrem-url is not a flag of robin check; the nearest is --upstream-url\n"),
+        (["check", "--upstrem-url=https://x"], "robin: --upstrem-url is not a flag of robin check; the nearest is --upstream-url\n"),
+        (["--token=eyJhbGciOi"], "robin: --token is not a flag of robin sidecar; robin sidecar --help lists what there is\n"),
+        (["check", "--token-path", "x"], "robin: --token-path is not a flag of robin check; robin check --help lists what there is\n"),
         (["--admin-quit", "check"], "robin: unrecognized arguments: check; a command comes first: robin check ...\n"),
         (["check", "--log-level"], "robin: argument --log-level: expected one argument; robin check --help lists what there is\n"),
-        (["check", "--upstream", "x"], "robin: --upstream is no flag of robin check; the nearest is --upstream-url\n"),
+        (["check", "--upstream", "x"], "robin: --upstream is not a flag of robin check; the nearest is --upstream-url\n"),
         (
             ["wait", "--timeout", "5"],
             'robin: argument --timeout: "5" has no unit: write 5s or 5ms; robin wait --help lists what there is\n',
@@ -107,8 +107,8 @@ def test_the_reference_page_has_every_command_and_each_flag_that_is_no_setting()
     settings = {setting.flag for setting in SETTINGS.values()}
     for command in COMMANDS.values():
         section = PAGE.split(f"## robin {command.name}\n")[1].split("\n## ")[0]
-        for action in (found for found in parser_of(command)._actions if found.option_strings):
-            flag = action.option_strings[-1]
+        for action in (found for found in parser_of(command)._actions if found.option_strings or found.metavar):
+            flag = action.option_strings[-1] if action.option_strings else str(action.metavar).partition(" | ")[0]
             assert flag in settings or flag.startswith("--no-") or flag == "--help" or flag in section, (command.name, flag)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from robin.cli.one_token import NoToken, OneToken, fetch_one
 from robin.config.load import Loaded, load
-from robin.config.settings import Settings
+from robin.identity.settings import IdentitySettings
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.manual_clock import ManualClock
@@ -18,13 +18,13 @@ from robin.transport.clock import SystemClock
 from robin.wire.workload_api import JwtSvid
 
 
-def settings(**environ: str) -> Settings:
+def settings(**environ: str) -> IdentitySettings:
     loaded = load({}, {"ROBIN_UPSTREAM_URL": "https://broker.example", **environ})
     assert isinstance(loaded, Loaded), [str(error) for error in loaded]
-    return loaded.settings
+    return loaded.settings.identity
 
 
-def svid_settings(socket: str, **environ: str) -> Settings:
+def svid_settings(socket: str, **environ: str) -> IdentitySettings:
     svid = {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_AUDIENCE": "broker.test", "ROBIN_SPIFFE_SOCKET": f"unix://{socket}"}
     return settings(**svid, **environ)
 

@@ -39,12 +39,12 @@ CLASHES = [
     (
         {"ROBIN_LISTEN_ADDR": "0.0.0.0:4000"},
         "robin: ROBIN_LISTEN_ADDR (from env): 0.0.0.0:4000 is not a loopback address; "
-        "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity",
+        "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network use the identity",
     ),
     (
         {"ROBIN_LISTEN_ADDR": ":4000"},
         "robin: ROBIN_LISTEN_ADDR (from env): :4000 is not a loopback address; "
-        "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity",
+        "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network use the identity",
     ),
     (
         {"ROBIN_LISTEN_ADDR": "127.0.0.1:1", "ROBIN_LISTEN_UDS": "/run/r.sock"},

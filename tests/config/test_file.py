@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.config.file import LIMIT_BYTES, load_settings_file, parse_settings_file
-from robin.config.parse import Refusal
+from robin.config.file import LIMIT_BYTES, check_name, is_yaml, load_content, parse_settings_file
+from robin.config.parse import InvalidValue
 
 GOOD = [
     (b"", {}),
@@ -73,24 +73,24 @@ BAD = [
 @pytest.mark.parametrize(("content", "values"), GOOD)
 def test_good_lines(content: bytes, values: dict[str, str]) -> None:
     text = parse_settings_file(content)
-    assert text.refusals == ()
+    assert text.errors == ()
     assert {line.key: line.value for line in text.lines} == values
 
 
 @pytest.mark.parametrize(("content", "message"), BAD)
 def test_bad_lines_say_which_and_why(content: bytes, message: str) -> None:
     text = parse_settings_file(content)
-    assert [f"{refusal.what}; {refusal.fix}" for refusal in text.refusals] == [message]
+    assert [f"{error.what}; {error.fix}" for error in text.errors] == [message]
 
 
 def test_every_bad_line_is_told_in_one_run_and_the_good_ones_stand() -> None:
     text = parse_settings_file(b"ROBIN_A=1\nx\n=2\nROBIN_B=3\n")
-    assert [refusal.what for refusal in text.refusals] == ["line 2: has no =", "line 3: has an empty key"]
+    assert [error.what for error in text.errors] == ["line 2: has no =", "line 3: has an empty key"]
     assert [(line.number, line.key) for line in text.lines] == [(1, "ROBIN_A"), (4, "ROBIN_B")]
 
 
 def test_a_byte_order_mark_is_refused() -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(InvalidValue) as caught:
         parse_settings_file(b"\xef\xbb\xbfROBIN_A=1\n")
     assert caught.value.what == "line 1: the file starts with a byte order mark"
 
@@ -98,60 +98,95 @@ def test_a_byte_order_mark_is_refused() -> None:
 def test_64_kib_are_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "robin.env"
     path.write_bytes(b"#" * LIMIT_BYTES)
-    assert load_settings_file(str(path)).refusals == ()
+    assert parse_settings_file(load_content(str(path))).errors == ()
     path.write_bytes(b"#" * (LIMIT_BYTES + 1))
-    with pytest.raises(Refusal, match="larger than 64 KiB"):
-        load_settings_file(str(path))
+    with pytest.raises(InvalidValue, match="larger than 64 KiB"):
+        parse_settings_file(load_content(str(path)))
 
 
 @pytest.mark.parametrize("name", ["robin.yaml", "robin.yml", "robin.json", "robin.TOML"])
-def test_names_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("")
-    with pytest.raises(Refusal, match="named like another format"):
-        load_settings_file(str(tmp_path / name))
+def test_key_value_lines_in_a_file_named_like_another_format_are_refused(name: str) -> None:
+    with pytest.raises(InvalidValue, match="named like another format"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "yaml"),
+    [
+        ("robin.env", b"# version: 1\n\nROBIN_AUDIENCE=a: b\n", False),
+        ("robin.env", b"export ROBIN_AUDIENCE=a\nversion: 1\n", False),
+        ("robin.yaml", b"ROBIN_AUDIENCE=a\n", False),
+        ("robin.env", b"nonsense\n", False),
+        ("robin.env", b"", False),
+        ("config", b"# settings\r\nversion: 1\r\n", True),
+        ("config", b"---\n", True),
+        ("config", b"%YAML 1.2\n---\n", True),
+        ("config", b'"version": 1', True),
+        ("config", b"sidecar:\n", True),
+        ("config", b'{"version": 1}', True),
+        ("config", b"\xef\xbb\xbfversion: 1", True),
+        ("robin.yaml", b"nonsense", True),
+        ("robin.YML", b"", True),
+    ],
+)
+def test_the_content_tells_which_format_a_file_has_and_where_it_says_nothing_the_name(name: str, content: bytes, yaml: bool) -> None:
+    assert is_yaml(name, content) is yaml
 
 
 def test_a_world_writable_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "robin.env"
     path.write_text("ROBIN_A=1\n")
     path.chmod(0o646)
-    with pytest.raises(Refusal, match="world-writable"):
-        load_settings_file(str(path))
+    with pytest.raises(InvalidValue, match="world-writable"):
+        load_content(str(path))
     path.chmod(0o664)
-    assert load_settings_file(str(path)).lines[0].value == "1"
+    assert load_content(str(path)) == b"ROBIN_A=1\n"
 
 
 def test_what_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
-        with pytest.raises(Refusal, match="not a regular file"):
-            load_settings_file(str(path))
+    (tmp_path / "link.yaml").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link.yaml", tmp_path, Path("/dev/null")):
+        with pytest.raises(InvalidValue, match="not a regular file"):
+            load_content(str(path))
+
+
+def test_a_symlink_is_followed_as_a_mounted_config_map_is_one_and_its_target_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("version: 1\n")
+    (tmp_path / "robin.yaml").symlink_to("target")
+    assert load_content(str(tmp_path / "robin.yaml")) == b"version: 1\n"
+    (tmp_path / "target").chmod(0o646)
+    with pytest.raises(InvalidValue, match="world-writable"):
+        load_content(str(tmp_path / "robin.yaml"))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InvalidValue, match="cannot read the file: Too many levels of symbolic links"):
+        load_content(str(tmp_path / "loop"))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Refusal) as caught:
-        load_settings_file(str(tmp_path / "none.env"))
+    with pytest.raises(InvalidValue) as caught:
+        load_content(str(tmp_path / "none.env"))
     assert caught.value.what == "cannot read the file: No such file or directory"
-    with pytest.raises(Refusal, match="cannot read the file: not a path"):
-        load_settings_file("a\0b")
+    with pytest.raises(InvalidValue, match="cannot read the file: not a path"):
+        load_content("a\0b")
 
 
 def test_no_message_quotes_a_value() -> None:
     secret = b"hunter2hunter2"
     lines = b"X " + secret + b"\nROBIN_A='" + secret + b"\nROBIN_B='1'" + secret + b"\n k=" + secret + b"\nROBIN_C=\xff" + secret
     text = parse_settings_file(lines)
-    assert len(text.refusals) == 5
-    assert "hunter2" not in "".join(refusal.what + refusal.fix for refusal in text.refusals)
+    assert len(text.errors) == 5
+    assert "hunter2" not in "".join(error.what + error.fix for error in text.errors)
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_lines_and_refusals_of_one_printable_line(content: bytes) -> None:
     try:
         text = parse_settings_file(content)
-    except Refusal as refusal:
-        said = refusal.what
+    except InvalidValue as error:
+        said = error.what
     else:
-        said = "".join(f"{refusal.what}; {refusal.fix}" for refusal in text.refusals)
+        said = "".join(f"{error.what}; {error.fix}" for error in text.errors)
         assert len({line.key for line in text.lines}) == len(text.lines)
     assert said.isprintable()
 
@@ -166,5 +201,5 @@ def test_what_is_written_in_quotes_is_read_back(values: dict[str, str]) -> None:
     written = {key: value.replace('"', "") for key, value in values.items()}
     content = "".join(f'{key}="{value}"\n' for key, value in written.items()).encode()
     text = parse_settings_file(content)
-    assert text.refusals == ()
+    assert text.errors == ()
     assert {line.key: line.value for line in text.lines} == written

@@ -2,36 +2,35 @@
 
 import subprocess
 import sys
-from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.config.layers import Layer, SettingError, Sourced
+from robin.config.layers import Layer, ResolvedValue, SettingError
 from robin.config.load import Loaded, environment, load, load_identity, load_value
-from robin.config.settings import IdentityPart
 from robin.config.table import SETTINGS
+from robin.identity.settings import JwtSvidSettings
 from robin.model.address import ActivatedAddress, TcpAddress, UnixAddress
 
 URL = {"ROBIN_UPSTREAM_URL": "https://broker.example"}
 
-# One key of each kind: field of Settings, then text and value for flag, environment, file and default.
+# One key of each kind: its place in SidecarSettings, then text and value for flag, environment, file and default.
 LAYERS = [
-    ("ROBIN_ADMIN_QUIT", "admin_quit", ("true", True), ("0", False), ("1", True), False),
-    ("ROBIN_IDENTITY_WAIT", "identity_wait_s", ("1s", 1.0), ("1500ms", 1.5), ("0", 0.0), 2.0),
-    ("ROBIN_MAX_HEAD_SIZE", "max_head_size_bytes", ("1MiB", 1048576), ("8KiB", 8192), ("4096", 4096), 65536),
-    ("ROBIN_MAX_FIELDS", "max_fields", ("10", 10), ("11", 11), ("12", 12), 100),
-    ("ROBIN_LOG_LEVEL", "log_level", ("debug", "debug"), ("warning", "warning"), ("error", "error"), "info"),
-    ("ROBIN_TOKEN_FILE", "token_file", ("/a", "/a"), ("/b", "/b"), ("/c", "/c"), "/var/run/secrets/tokens/token"),
-    ("ROBIN_AUDIENCE", "audience", ("a,b", "a,b"), ("b", "b"), ("c", "c"), None),
-    ("ROBIN_ALLOWED_HOSTS", "allowed_hosts", ("a", ("a",)), ("none", ()), ("c,d", ("c", "d")), ("localhost", "127.0.0.1", "[::1]")),
-    ("ROBIN_SPIFFE_ID", "spiffe_id", ("spiffe://a", "spiffe://a"), ("spiffe://b", "spiffe://b"), ("spiffe://c", "spiffe://c"), None),
-    ("ROBIN_UPSTREAM_IDLE_TIMEOUT", "upstream_idle_timeout_s", ("1s", 1.0), ("auto", None), ("3s", 3.0), None),
+    ("ROBIN_ADMIN_QUIT", "listeners.admin_quit", ("true", True), ("0", False), ("1", True), False),
+    ("ROBIN_TOKEN_FILE_GRACE", "identity.grace_s", ("1s", 1.0), ("1500ms", 1.5), ("0", 0.0), 10.0),
+    ("ROBIN_MAX_HEAD_SIZE", "limits.head_bytes", ("1MiB", 1048576), ("8KiB", 8192), ("4096", 4096), 65536),
+    ("ROBIN_MAX_FIELDS", "limits.fields", ("10", 10), ("11", 11), ("12", 12), 100),
+    ("ROBIN_LOG_LEVEL", "telemetry.log_level", ("debug", "debug"), ("warning", "warning"), ("error", "error"), "info"),
+    ("ROBIN_TOKEN_FILE", "identity.token_file", ("/a", "/a"), ("/b", "/b"), ("/c", "/c"), "/var/run/secrets/tokens/token"),
+    ("ROBIN_AUDIENCE", "identity.audience", ("a,b", "a,b"), ("b", "b"), ("c", "c"), None),
+    ("ROBIN_ALLOWED_HOSTS", "guards.allowed_hosts", ("a", ("a",)), ("none", ()), ("c,d", ("c", "d")), ("localhost", "127.0.0.1", "[::1]")),
+    ("ROBIN_UPSTREAM_IDLE_TIMEOUT", "deadlines.upstream_idle_s", ("1s", 1.0), ("auto", None), ("3s", 3.0), None),
     (
         "ROBIN_LISTEN_ADDR",
-        "listen",
+        "listeners.proxy",
         ("127.0.0.1:1", (TcpAddress(host="127.0.0.1", port=1),)),
         ("systemd:x", (ActivatedAddress(name="x"),)),
         ("[::1]:3", (TcpAddress(host="::1", port=3),)),
@@ -59,7 +58,7 @@ def errors(flags: dict[str, str], environ: dict[str, str]) -> list[str]:
     return [str(error) for error in outcome]
 
 
-def source_of(outcome: Loaded, key: str) -> Sourced:
+def source_of(outcome: Loaded, key: str) -> ResolvedValue:
     return next(source for source in outcome.sources if source.key == key)
 
 
@@ -75,7 +74,7 @@ def test_flag_beats_environment_beats_file_beats_default(
         (loaded({}, {}), default, Layer.DEFAULT),
     ]
     for outcome, value, layer in steps:
-        assert getattr(outcome.settings, field) == value
+        assert attrgetter(field)(outcome.settings) == value
         assert source_of(outcome, key).layer is layer
     assert source_of(steps[2][0], key).line == 2
 
@@ -83,18 +82,18 @@ def test_flag_beats_environment_beats_file_beats_default(
 def test_an_empty_value_counts_as_unset_in_every_layer(tmp_path: Path) -> None:
     config = settings_file(tmp_path, "ROBIN_MAX_FIELDS=''", "ROBIN_AUDIENCE=")
     outcome = loaded({"ROBIN_MAX_FIELDS": "", "ROBIN_AUDIENCE": ""}, {"ROBIN_MAX_FIELDS": "", "ROBIN_CONFIG": config})
-    assert (outcome.settings.max_fields, outcome.settings.audience) == (100, None)
+    assert (outcome.settings.limits.fields, outcome.settings.identity.audience) == (100, None)
     assert source_of(outcome, "ROBIN_MAX_FIELDS").layer is Layer.DEFAULT
 
 
 def test_an_empty_flag_uncovers_the_environment() -> None:
-    assert loaded({"ROBIN_AUDIENCE": ""}, {"ROBIN_AUDIENCE": "from-env"}).settings.audience == "from-env"
+    assert loaded({"ROBIN_AUDIENCE": ""}, {"ROBIN_AUDIENCE": "from-env"}).settings.identity.audience == "from-env"
 
 
 def test_the_file_is_named_by_flag_before_environment(tmp_path: Path) -> None:
     path = settings_file(tmp_path, "ROBIN_AUDIENCE=from-file")
     outcome = loaded({"ROBIN_CONFIG": path}, {"ROBIN_CONFIG": "/nonexistent.env"})
-    assert (outcome.settings.audience, outcome.settings.config) == ("from-file", path)
+    assert (outcome.settings.identity.audience, outcome.settings.config) == ("from-file", path)
 
 
 def test_the_near_miss_of_an_allow_list_is_refused_with_its_right_name() -> None:
@@ -187,21 +186,23 @@ def test_a_file_that_cannot_be_used_is_one_error_beside_the_others(tmp_path: Pat
 def test_the_workload_api_may_come_from_the_spiffe_variable() -> None:
     svid = {"ROBIN_TOKEN_SOURCE": "jwtsvid", "ROBIN_AUDIENCE": "a", "SPIFFE_ENDPOINT_SOCKET": "unix:///run/spiffe.sock"}
     outcome = loaded({}, svid)
-    assert outcome.settings.spiffe_socket == UnixAddress(path="/run/spiffe.sock")
+    assert isinstance(outcome.settings.identity, JwtSvidSettings)
+    assert outcome.settings.identity.spiffe_socket == UnixAddress(path="/run/spiffe.sock")
     assert source_of(outcome, "ROBIN_SPIFFE_SOCKET").note == "from SPIFFE_ENDPOINT_SOCKET"
     own = loaded({}, {**svid, "ROBIN_SPIFFE_SOCKET": "unix:///run/own.sock"})
-    assert own.settings.spiffe_socket == UnixAddress(path="/run/own.sock")
+    assert isinstance(own.settings.identity, JwtSvidSettings)
+    assert own.settings.identity.spiffe_socket == UnixAddress(path="/run/own.sock")
 
 
 @pytest.mark.parametrize(("uids", "mode", "expected"), [("", "", 0o600), ("1000", "", 0o666), ("1000", "0660", 0o660), ("", "600", 0o600)])
 def test_the_socket_mode_follows_the_uid_list_unless_it_is_set(uids: str, mode: str, expected: int) -> None:
     environ = {"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_PEERCRED_ALLOW_UIDS": uids, "ROBIN_UDS_MODE": mode}
-    assert loaded({}, environ).settings.listen == (UnixAddress(path="/run/r.sock", mode=expected),)
+    assert loaded({}, environ).settings.listeners.proxy == (UnixAddress(path="/run/r.sock", mode=expected),)
 
 
 def test_on_a_unix_socket_hosts_are_judged_only_when_set() -> None:
-    assert loaded({}, {"ROBIN_LISTEN_UDS": "/run/r.sock"}).settings.allowed_hosts is None
-    assert loaded({}, {"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_ALLOWED_HOSTS": "robin"}).settings.allowed_hosts == ("robin",)
+    assert loaded({}, {"ROBIN_LISTEN_UDS": "/run/r.sock"}).settings.guards.allowed_hosts is None
+    assert loaded({}, {"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_ALLOWED_HOSTS": "robin"}).settings.guards.allowed_hosts == ("robin",)
 
 
 def test_one_value_alone_needs_no_other() -> None:
@@ -215,10 +216,8 @@ def test_the_identity_alone_needs_no_upstream_and_is_what_the_whole_says(tmp_pat
     path = settings_file(tmp_path, "ROBIN_AUDIENCE=a", "ROBIN_TOKEN_SOURCE=jwtsvid")
     environ = {"ROBIN_CONFIG": path, "SPIFFE_ENDPOINT_SOCKET": "unix:///run/spiffe.sock", "ROBIN_TOKEN_MIN_VALIDITY": "7s"}
     alone = load_identity({"ROBIN_SVID_HINT": "b"}, environ)
-    assert isinstance(alone, IdentityPart)
-    whole = loaded({"ROBIN_SVID_HINT": "b"}, environ).settings
-    for field in fields(IdentityPart):
-        assert getattr(alone, field.name) == getattr(whole, field.name), field.name
+    assert isinstance(alone, JwtSvidSettings)
+    assert alone == loaded({"ROBIN_SVID_HINT": "b"}, environ).settings.identity
     assert alone.spiffe_socket == UnixAddress(path="/run/spiffe.sock")
 
 

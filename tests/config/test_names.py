@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robin.config import names
-from robin.config.parse import Kind, Refusal
+from robin.config.parse import InvalidValue, Kind
 from robin.model.message import RequiredField
 
 LONG = "a" * 63
@@ -44,7 +44,7 @@ def test_allowed_hosts_are_lower_case_and_without_port(text: str, hosts: tuple[s
     ],
 )
 def test_a_host_that_could_not_match_is_refused(text: str, what: str, fix: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(InvalidValue) as caught:
         names.parse_allowed_hosts(text)
     assert (caught.value.what, caught.value.fix) == (what, fix)
 
@@ -68,7 +68,7 @@ def test_origins_are_kept_as_browsers_send_them(text: str) -> None:
     ],
 )
 def test_an_origin_that_no_browser_sends_is_refused(text: str, fix: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(InvalidValue) as caught:
         names.parse_allowed_origins(text)
     assert caught.value.fix == fix
 
@@ -81,7 +81,7 @@ def test_strip_list_names_compare_lower_case_and_underscore_as_hyphen() -> None:
 @pytest.mark.parametrize("name", ["Host", "content_length", "Transfer-Encoding", "Connection", "authorization", "Via", "Expect"])
 def test_fields_that_frame_or_route_cannot_be_stripped_or_required(name: str) -> None:
     for parse in (names.parse_strip_headers, names.parse_required_header):
-        with pytest.raises(Refusal, match="Robin makes or removes itself"):
+        with pytest.raises(InvalidValue, match="Robin makes or removes itself"):
             parse(name)
 
 
@@ -99,7 +99,7 @@ def test_a_required_header_is_a_name_with_or_without_a_value(text: str, header: 
 
 @pytest.mark.parametrize("text", ["x-robin:", "x-robin: \t", ":value", "x robin", "x-robin:é", "x-robin:a\tb\x1b"])
 def test_a_required_header_that_could_never_be_sent_is_refused(text: str) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(InvalidValue):
         names.parse_required_header(text)
 
 
@@ -107,9 +107,9 @@ def test_upgrade_tokens_are_lower_case_and_h2c_is_refused() -> None:
     assert names.parse_upgrade_protocols("WebSocket,custom/1.0") == ("websocket", "custom/1.0")
     assert names.parse_upgrade_protocols("none") == ()
     for text in ("h2c", "websocket,H2C", "h2c/1"):
-        with pytest.raises(Refusal, match="is never forwarded"):
+        with pytest.raises(InvalidValue, match="is never forwarded"):
             names.parse_upgrade_protocols(text)
-    with pytest.raises(Refusal, match="not an upgrade token"):
+    with pytest.raises(InvalidValue, match="not an upgrade token"):
         names.parse_upgrade_protocols("web socket")
 
 
@@ -136,7 +136,7 @@ def test_spiffe_ids_are_kept(text: str) -> None:
     ],
 )
 def test_other_texts_are_no_spiffe_ids(text: str) -> None:
-    with pytest.raises(Refusal, match="is not a SPIFFE ID"):
+    with pytest.raises(InvalidValue, match="is not a SPIFFE ID"):
         names.parse_spiffe_id(text)
 
 
@@ -155,8 +155,8 @@ def test_any_text_is_a_value_or_a_refusal_of_one_printable_line(text: str, kind:
     said = ""
     try:
         kind.parse(text)
-    except Refusal as refusal:
-        said = f"{refusal.what}; {refusal.fix}"
+    except InvalidValue as error:
+        said = f"{error.what}; {error.fix}"
     assert said == "" or said.isprintable()
 
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robin.config import parse
-from robin.config.parse import Refusal
+from robin.config.parse import InvalidValue, nearest
 
 UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 ANY_TEXT = st.text(min_size=1, max_size=60)
 
 
 def refusal_of(kind: parse.Kind, text: str) -> tuple[str, str]:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(InvalidValue) as caught:
         kind.parse(text)
     return caught.value.what, caught.value.fix
 
@@ -30,7 +30,7 @@ def test_a_bare_zero_is_the_only_number_without_unit() -> None:
 
 @pytest.mark.parametrize("text", ["1.5s", "-1s", "+1s", "1 s", "s", "1d", "1S", "١s", "1s ", "1h30", "0x1s", "1_0s", "1s\n"])
 def test_other_texts_are_no_durations(text: str) -> None:
-    with pytest.raises(Refusal, match="duration"):
+    with pytest.raises(InvalidValue, match="duration"):
         parse.parse_duration(text)
 
 
@@ -41,7 +41,7 @@ def test_a_size_is_bytes(number: int, unit: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("text", ["64k", "64KB", "64 KiB", "1GiB", "-1", "1.5MiB", "٣", "KiB"])
 def test_other_texts_are_no_sizes(text: str) -> None:
-    with pytest.raises(Refusal, match="size"):
+    with pytest.raises(InvalidValue, match="size"):
         parse.parse_size(text)
 
 
@@ -52,7 +52,7 @@ def test_booleans_have_four_spellings(text: str, value: bool) -> None:
 
 @pytest.mark.parametrize("text", ["True", "yes", "on", "TRUE", "00", " true", "2"])
 def test_no_other_spelling_is_a_boolean(text: str) -> None:
-    with pytest.raises(Refusal, match="boolean"):
+    with pytest.raises(InvalidValue, match="boolean"):
         parse.parse_boolean(text)
 
 
@@ -130,8 +130,8 @@ def test_any_text_is_a_value_or_a_refusal_of_one_printable_line(text: str, kind:
     said = ""
     try:
         kind.parse(text)
-    except Refusal as refusal:
-        said = f"{refusal.what}; {refusal.fix}"
+    except InvalidValue as error:
+        said = f"{error.what}; {error.fix}"
     assert said == "" or said.isprintable()
 
 
@@ -142,3 +142,26 @@ def test_controls_and_undecodable_bytes_are_known(character: str) -> None:
 
 def test_tab_and_ordinary_text_are_no_controls() -> None:
     assert parse.CONTROLS.search("a\tb é \u00a0 日") is None
+
+
+KNOWN = ("TOKEN_FILE", "TOKEN_FORMAT", "MAX_HEAD_SIZE", "WORKERS")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("TOKENFILE", "TOKEN_FILE"),
+        ("TOKEN_FIEL", "TOKEN_FILE"),
+        ("WORKER", "WORKERS"),
+        ("TOKEN_PATH", None),
+        ("MAX_BODY_SIZE", None),
+        ("X", None),
+        ("", None),
+    ],
+)
+def test_only_a_close_word_is_suggested(word: str, meant: str | None) -> None:
+    assert nearest(word, KNOWN) == meant
+
+
+def test_a_long_word_is_cut_before_it_is_compared() -> None:
+    assert nearest("WORKERS" + "S" * 1_000_000, KNOWN) is None

@@ -14,8 +14,8 @@ def test_the_page_in_the_tree_is_current() -> None:
 
 
 def test_the_page_lists_exactly_the_keys_and_defaults() -> None:
-    rows = re.findall(r"^\| `(ROBIN_[A-Z_]+)` \| (`?)(.*?)\2 \| (.*?) \| (.*?) \|$", PAGE.read_text(), flags=re.MULTILINE)
-    assert {key: default for key, _quote, default, _kind, _meaning in rows} == {
-        key: setting.default_text for key, setting in SETTINGS.items()
+    rows = re.findall(r"^\| `(ROBIN_[A-Z_]+)` \| `?(.*?)`? \| (`?)(.*?)\3 \| (.*?) \| (.*?) \|$", PAGE.read_text(), flags=re.MULTILINE)
+    assert {key: (path, default) for key, path, _quote, default, _kind, _meaning in rows} == {
+        key: (setting.path, setting.default_text) for key, setting in SETTINGS.items()
     }
     assert len(rows) == len(SETTINGS)

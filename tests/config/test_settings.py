@@ -1,4 +1,4 @@
-"""Settings: frozen, of the types it claims, and translated into the engine's limits without loss."""
+"""SidecarSettings: of the types that its parts declare, and without loss from the texts."""
 
 import dataclasses
 import types
@@ -7,7 +7,9 @@ import typing
 import pytest
 
 from robin.config.load import Loaded, load
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
+from robin.config.table import SETTINGS
+from robin.identity.settings import FileIdentitySettings, JwtSvidSettings
 from robin.model.limits import Deadlines, Limits
 from robin.model.message import RequiredField
 
@@ -32,7 +34,7 @@ EVERYTHING = {
 }
 
 
-def settings(environ: dict[str, str]) -> Settings:
+def settings(environ: dict[str, str]) -> SidecarSettings:
     loaded = load({}, environ)
     assert isinstance(loaded, Loaded), [str(error) for error in loaded]
     return loaded.settings
@@ -44,6 +46,8 @@ def _fits(value: object, hint: object) -> bool:
         return any(_fits(value, one) for one in arguments)
     if origin is typing.Literal:
         return value in arguments
+    if dataclasses.is_dataclass(hint):
+        return type(value) is hint and all(_fits(getattr(value, name), inner) for name, inner in typing.get_type_hints(hint).items())
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if hint is None or hint is type(None):
@@ -53,23 +57,24 @@ def _fits(value: object, hint: object) -> bool:
 
 
 @pytest.mark.parametrize("environ", [{"ROBIN_UPSTREAM_URL": "http://127.0.0.1:9"}, EVERYTHING])
-def test_every_field_holds_the_type_it_claims(environ: dict[str, str]) -> None:
+def test_every_field_of_every_part_holds_the_type_it_declares(environ: dict[str, str]) -> None:
     chosen = settings(environ)
-    hints = typing.get_type_hints(Settings)
-    wrong = {name: getattr(chosen, name) for name, hint in hints.items() if not _fits(getattr(chosen, name), hint)}
-    assert wrong == {}
+    assert [name for name, hint in typing.get_type_hints(SidecarSettings).items() if not _fits(getattr(chosen, name), hint)] == []
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_every_setting_reaches_a_field() -> None:
+    """A row whose field name does not exist would be read, checked and dropped."""
+    parts = {"timeouts": "deadlines"}
     chosen = settings(EVERYTHING)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        chosen.workers = 2  # type: ignore[misc]
-
-
-def test_the_defaults_are_the_engines_defaults() -> None:
-    chosen = settings({"ROBIN_UPSTREAM_URL": "https://broker.example"})
-    assert chosen.limits == Limits()
-    assert chosen.deadlines == Deadlines()
+    identity = {field.name for kind in (FileIdentitySettings, JwtSvidSettings) for field in dataclasses.fields(kind)}
+    lost = {
+        key
+        for key, setting in SETTINGS.items()
+        if setting.path
+        and setting.field not in identity
+        and not hasattr(getattr(chosen, parts.get(setting.group, setting.group)), setting.field)
+    }
+    assert lost == {"ROBIN_TOKEN_SOURCE", "ROBIN_SVID_ON_DENIED", "ROBIN_LISTEN_UDS", "ROBIN_UDS_MODE"}, "each of these gives another field"
 
 
 def test_limits_and_deadlines_are_taken_over() -> None:
@@ -94,10 +99,10 @@ def test_limits_and_deadlines_are_taken_over() -> None:
 
 
 def test_the_unsafe_switches_in_force_are_named_as_the_metric_names_them() -> None:
-    assert settings({"ROBIN_UPSTREAM_URL": "https://broker.example"}).unsafe_switches == ()
+    assert settings({"ROBIN_UPSTREAM_URL": "https://broker.example"}).unsafe.names == ()
     on = {f"ROBIN_UNSAFE_{name}": "true" for name in ("LISTEN", "UPSTREAM_HTTP", "ANY_HOST")}
-    assert settings({"ROBIN_UPSTREAM_URL": "https://broker.example", **on}).unsafe_switches == ("listen", "upstream_http", "any_host")
+    assert settings({"ROBIN_UPSTREAM_URL": "https://broker.example", **on}).unsafe.names == ("listen", "upstream_http", "any_host")
 
 
 def test_the_required_header_is_a_value_of_its_own() -> None:
-    assert settings(EVERYTHING).require_header == RequiredField(name=b"x-robin", value=b"yes")
+    assert settings(EVERYTHING).guards.require_header == RequiredField(name=b"x-robin", value=b"yes")

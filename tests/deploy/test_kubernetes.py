@@ -14,7 +14,7 @@ from tests.journeys.life import launched, probe
 from robin.admin.pages import Pages
 from robin.admin.readiness import Readiness
 from robin.config.load import Loaded, load
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.config.table import SETTINGS
 from robin.model.identity import IdentityState, IdentityStatus
 from robin.model.message import RequestHead
@@ -54,7 +54,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
     return {one["name"]: one["value"] for one in container.get("env", [])}
 
 
-def settings(path: Path) -> Settings:
+def settings(path: Path) -> SidecarSettings:
     loaded = load({}, environment(robin_of(path)))
     assert isinstance(loaded, Loaded), loaded
     return loaded.settings
@@ -68,8 +68,8 @@ def test_these_manifests_are_shipped():
 def test_robin_takes_the_settings(path: Path):
     assert set(environment(robin_of(path))) <= SETTINGS.keys()
     chosen = settings(path)
-    assert chosen.token_file == f"{TOKENS}/token"
-    assert chosen.audience is not None
+    assert chosen.identity.token_file == f"{TOKENS}/token"
+    assert chosen.identity.audience is not None
     assert all(isinstance(value, str) for value in environment(robin_of(path)).values()), "Kubernetes takes only strings here"
 
 
@@ -80,7 +80,7 @@ def test_the_token_is_for_the_audience_rotates_and_is_robins_alone(path: Path):
     (source,) = volume["projected"]["sources"]
     token = source["serviceAccountToken"]
     assert token["path"] == "token"
-    assert token["audience"] == settings(path).audience
+    assert token["audience"] == settings(path).identity.audience
     assert token["expirationSeconds"] >= 600, "the API server refuses less"
     mounts = {one["name"]: mount for one in containers(path) for mount in one.get("volumeMounts", []) if mount["name"] == "tokens"}
     assert set(mounts) == {"robin"}, "the application must not see the token"
@@ -104,7 +104,7 @@ def test_robin_is_confined_as_the_image_is_made_to_be(path: Path):
 
 @by_file
 def test_the_pod_waits_longer_than_the_longest_drain(path: Path):
-    assert pod(path)["terminationGracePeriodSeconds"] > settings(path).drain_max_s
+    assert pod(path)["terminationGracePeriodSeconds"] > settings(path).lifecycle.drain_max_s
 
 
 @by_file
@@ -116,7 +116,7 @@ def test_probes_ask_for_pages_that_are_there_on_the_admin_port(path: Path):
         return
     (port,) = robin["ports"]
     assert port == {"name": "admin", "containerPort": 4001}
-    assert [one.port for one in settings(path).admin if hasattr(one, "port")] == [4001]
+    assert [one.port for one in settings(path).listeners.admin if hasattr(one, "port")] == [4001]
     pages = Pages(status=_ready, scrape=lambda _: ("text/plain", b""), begin_drain=None)
     for name, asked in probes.items():
         assert asked["port"] == "admin"
@@ -150,10 +150,10 @@ def test_the_application_holds_no_credential_and_calls_robin(path: Path):
 def test_the_daemonset_listens_where_its_folder_is_and_for_listed_users_only():
     path = MANIFESTS / "daemonset.yaml"
     chosen, spec = settings(path), pod(path)
-    (address,) = chosen.listen
+    (address,) = chosen.listeners.proxy
     (volume,) = [one for one in spec["volumes"] if one["name"] == "run"]
     assert str(address) == f"unix:{volume['hostPath']['path']}/robin.sock"
-    assert chosen.peercred_allow_uids == (10001, 10002)
+    assert chosen.listeners.allow_uids == (10001, 10002)
     (owner,) = spec["initContainers"]
     assert owner["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "FOWNER"]}
     assert owner["command"][0] == stages(DOCKERFILE.read_text())[1].one("ENTRYPOINT").exec_form[0], "there is no shell in the image"

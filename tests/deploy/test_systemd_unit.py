@@ -68,7 +68,7 @@ def test_the_unit_gives_a_late_identity_and_a_drain_their_time():
     assert service["TimeoutStartSec"] == ["infinity"]
     loaded = load({"ROBIN_UPSTREAM_URL": "https://broker.example"}, {})
     assert isinstance(loaded, Loaded)
-    assert float(service["TimeoutStopSec"][0].removesuffix("s")) > loaded.settings.drain_max_s
+    assert float(service["TimeoutStopSec"][0].removesuffix("s")) > loaded.settings.lifecycle.drain_max_s
     limits = loaded.settings.limits
     assert int(service["LimitNOFILE"][0]) > 2 * (limits.connections + limits.upstream_connections)
 

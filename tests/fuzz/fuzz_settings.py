@@ -1,4 +1,4 @@
-"""Invariant: any bytes as a settings file are lines or refusals that name their line and quote no value; CRLF means what LF means."""
+"""Invariant: any bytes as a settings file are lines or errors that name their line and quote no value; CRLF means what LF means."""
 
 # ruff: noqa: E501 - a table of words; a check asserts on what was raised, outside of pytest too
 
@@ -6,7 +6,7 @@ import re
 
 from robin.config.file import FileText, parse_settings_file
 from robin.config.load import load
-from robin.config.parse import Refusal
+from robin.config.parse import InvalidValue
 
 CANARY = "canary-S3CRET"
 SEEDS = (
@@ -31,15 +31,15 @@ _LINE = re.compile(r"line ([0-9]+): ")
 def check(data: bytes) -> None:
     """Raise when the invariant does not hold for `data`."""
     text = _parsed(data)
-    if isinstance(text, Refusal):
+    if isinstance(text, InvalidValue):
         assert CANARY not in text.what + text.fix
         return
     last = data.count(b"\n") + 1
-    for refusal in text.refusals:
-        number = _LINE.match(refusal.what)
-        assert number, refusal.what
+    for error in text.errors:
+        number = _LINE.match(error.what)
+        assert number, error.what
         assert 1 <= int(number[1]) <= last
-        assert CANARY not in refusal.what + refusal.fix
+        assert CANARY not in error.what + error.fix
     keys = [line.key for line in text.lines]
     assert len(keys) == len(set(keys))
     assert all(re.fullmatch("[A-Z][A-Z0-9_]*", key) for key in keys)
@@ -49,25 +49,25 @@ def check(data: bytes) -> None:
     _check_settings({line.key: line.value for line in text.lines if line.key.startswith("ROBIN_")})
 
 
-def _parsed(data: bytes) -> FileText | Refusal:
+def _parsed(data: bytes) -> FileText | InvalidValue:
     try:
         return parse_settings_file(data)
-    except Refusal as refusal:
-        return refusal
+    except InvalidValue as error:
+        return error
 
 
-def _plain(text: FileText | Refusal) -> object:
-    """Something that compares: a Refusal is an exception."""
-    if isinstance(text, Refusal):
+def _plain(text: FileText | InvalidValue) -> object:
+    """Something that compares: an InvalidValue is an exception."""
+    if isinstance(text, InvalidValue):
         return text.what
-    return text.lines, [(refusal.what, refusal.fix) for refusal in text.refusals]
+    return text.lines, [(error.what, error.fix) for error in text.errors]
 
 
 def _check_settings(environ: dict[str, str]) -> None:
     """The values as an environment: settings, or errors that each name a key and a fix."""
     loaded = load({}, environ)
     if not isinstance(loaded, tuple):
-        assert loaded.settings.upstream.origin.host
+        assert loaded.settings.upstream.url.origin.host
         return
     assert loaded
     for error in loaded:

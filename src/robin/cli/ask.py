@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from robin.cli.flags import given, refuse
+from robin.config.addresses import parse_admin
 from robin.config.load import environment, load_value
-from robin.config.parse import Refusal
-from robin.config.place import parse_admin
+from robin.config.parse import InvalidValue
 from robin.model.address import Address, TcpAddress, UnixAddress
 from robin.transport.clock import SystemClock
 
@@ -112,8 +112,8 @@ def admin_places(args: argparse.Namespace) -> tuple[Place, ...]:
     if args.admin is not None:
         try:
             addresses = parse_admin(args.admin)
-        except Refusal as refusal:
-            _refuse_usage(f"--admin: {refusal.what}; {refusal.fix}")
+        except InvalidValue as error:
+            _refuse_usage(f"--admin: {error.what}; {error.fix}")
     else:
         addresses, errors = load_value("ROBIN_ADMIN_ADDR", given(args), environment())
         if errors:

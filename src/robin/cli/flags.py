@@ -5,11 +5,10 @@ import sys
 from collections.abc import Container, Iterable
 from typing import NoReturn
 
-from robin.config.layers import SettingError
-from robin.config.load import Loaded, environment, load, load_identity
-from robin.config.parse import Refusal, duration
-from robin.config.settings import IdentityPart
+from robin.config.load import Loaded, Problem, environment, load, load_identity
+from robin.config.parse import InvalidValue, duration
 from robin.config.table import SECTIONS, SETTINGS, Setting
+from robin.identity.settings import IdentitySettings
 
 _WAIT = duration("0s")
 
@@ -41,8 +40,8 @@ def seconds(text: str) -> float:
     """A duration in the settings' own grammar, for flags that are no settings."""
     try:
         wait_s: float = _WAIT.parse(text)
-    except Refusal as refusal:
-        raise argparse.ArgumentTypeError(f"{refusal.what}: {refusal.fix}") from None
+    except InvalidValue as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.fix}") from None
     return wait_s
 
 
@@ -54,7 +53,7 @@ def load_or_exit(args: argparse.Namespace) -> Loaded:
     return outcome
 
 
-def identity_or_exit(args: argparse.Namespace) -> IdentityPart:
+def identity_or_exit(args: argparse.Namespace) -> IdentitySettings:
     """The same for the identity's settings alone."""
     outcome = load_identity(given(args), environment())
     if isinstance(outcome, tuple):
@@ -62,7 +61,7 @@ def identity_or_exit(args: argparse.Namespace) -> IdentityPart:
     return outcome
 
 
-def refuse(errors: Iterable[SettingError]) -> NoReturn:
+def refuse(errors: Iterable[Problem | str]) -> NoReturn:
     """Say what is wrong with the settings, and exit 2."""
     for error in errors:
         print(error, file=sys.stderr)

@@ -16,7 +16,10 @@ from typing import NoReturn
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, the module in `cli/commands` that has `configure(parser)` and `run(args) -> int`, and what it does."""
+    """One command: its name, which is also that of its module in `cli/commands`, and what it does.
+
+    The module has `configure(parser)` and `run(args) -> int`, and `ARGUMENTS` where it takes some besides flags.
+    """
 
     name: str
     summary: str
@@ -33,6 +36,7 @@ COMMANDS: dict[str, Command] = {
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
         Command("check", "show every setting, its value and origin; no network"),
+        Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
         Command("doctor", "look for what would go wrong, and say how to mend it"),
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     first = words[0] if words else ""
     if first in ("-h", "--help", "help"):
-        from robin.cli.teach import overview  # noqa: PLC0415 - only help pays for it
+        from robin.cli.help import overview  # noqa: PLC0415 - only help pays for it
 
         print(overview((command.name, command.summary) for command in COMMANDS.values()))
         return 0
@@ -83,10 +87,10 @@ class _Parser(argparse.ArgumentParser):
         last = message.rpartition(" ")[2]
         fix = f"a command comes first: robin {last} ..." if last in COMMANDS else f"{self.prog} --help lists what there is"
         if message.startswith("unrecognized arguments: --"):
-            from robin.config.nearest import nearest  # noqa: PLC0415 - only a mistake pays for it
+            from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
             flag = message.split()[2].partition("=")[0]  # never its value, which may be a secret
-            message = f"{flag} is no flag of {self.prog}"
+            message = f"{flag} is not a flag of {self.prog}"
             meant = nearest(flag[2:], (known[2:] for known in self._option_string_actions if known.startswith("--")))
             fix = f"the nearest is --{meant}" if meant else fix
         print(f"robin: {message!a:.300}; {fix}".replace("'", ""), file=sys.stderr)
@@ -96,7 +100,8 @@ class _Parser(argparse.ArgumentParser):
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """The parser of one command, with its flags."""
     module = import_module(command.module)
-    usage = f"robin {command.name} [flags]"
+    arguments = getattr(module, "ARGUMENTS", "")
+    usage = f"robin {command.name} {arguments} [flags]" if arguments else f"robin {command.name} [flags]"
     parser = _Parser(prog=f"robin {command.name}", usage=usage, description=module.__doc__, allow_abbrev=False)
     module.configure(parser)
     return parser
@@ -110,11 +115,11 @@ def _run_command(command: Command, words: list[str]) -> int:
 
 
 def _unknown_command(word: str) -> int:
-    from robin.config.nearest import nearest  # noqa: PLC0415 - only a mistake pays for it
+    from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
     meant = nearest(word, COMMANDS)
     advice = f"the nearest is {meant}; " if meant else ""
-    print(f"robin: {word[:80]!a} is no command; {advice}robin --help lists them", file=sys.stderr)
+    print(f"robin: {word[:80]!a} is not a command; {advice}robin --help lists them", file=sys.stderr)
     return 2
 
 

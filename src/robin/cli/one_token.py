@@ -1,19 +1,21 @@
-"""One token, fetched once and laid open: for `robin token` and `robin doctor`. Its bytes stay in their Secret."""
+"""One token, fetched once and decoded: for `robin token` and `robin doctor`. Its bytes stay in their Secret."""
 
 import asyncio
 from dataclasses import dataclass
 
-from robin.config.settings import IdentityPart
 from robin.identity.catalog import open_source, token_rules
+from robin.identity.settings import FileIdentitySettings, IdentitySettings
 from robin.identity.source import RawIdentity, SourceFailure
 from robin.model.faults import Fault
 from robin.transport.clock import Clock
 from robin.wire.jwt_inspection import Unverified, numeric_date, parse_unverified
 
+_FILE_S = 10.0  # a file on a network that hangs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneToken:
-    """What the platform gave and what it says."""
+    """What the platform gave, and its decoded parts."""
 
     raw: RawIdentity
     laid_open: Unverified
@@ -21,23 +23,23 @@ class OneToken:
 
     @property
     def expires_in_s(self) -> float | None:
-        """Seconds to `exp`, negative when past; None when it does not say."""
+        """Seconds to `exp`, negative when past; None without an `exp`."""
         expires_at = numeric_date((self.laid_open.claims or {}).get("exp"))
         return None if expires_at is None else expires_at - self.fetched_at
 
 
 class NoToken(Exception):
-    """None could be had; the message names the variable and the fix."""
+    """There is no token; the message names the variable and the fix."""
 
 
-def fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
+def fetch_one(settings: IdentitySettings, clock: Clock) -> OneToken:
     """Read or fetch one token, within the source's own deadline. Raises NoToken."""
     return asyncio.run(_fetch_one(settings, clock))
 
 
-async def _fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
+async def _fetch_one(settings: IdentitySettings, clock: Clock) -> OneToken:
     try:
-        async with asyncio.timeout(settings.svid_fetch_timeout_s + 1):
+        async with asyncio.timeout(_FILE_S if isinstance(settings, FileIdentitySettings) else settings.fetch_timeout_s + 1):
             raw = await _fetch(settings)
     except SourceFailure as failure:
         raise NoToken(failure.detail + _where(settings)) from None
@@ -46,18 +48,16 @@ async def _fetch_one(settings: IdentityPart, clock: Clock) -> OneToken:
     except TimeoutError:
         raise NoToken("deadline_exceeded: no token came within ROBIN_SVID_FETCH_TIMEOUT; check the platform") from None
     now = clock.wall()
-    return OneToken(
-        raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings.identity), now=now, issued_to=raw.issued_to), fetched_at=now
-    )
+    return OneToken(raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to), fetched_at=now)
 
 
-def _where(settings: IdentityPart) -> str:
-    """The path, which a default leaves unsaid; of a Workload API the detail is enough."""
-    return f" (ROBIN_TOKEN_FILE is {settings.token_file})" if settings.token_source == "file" else ""  # noqa: S105 - a word, not a token
+def _where(settings: IdentitySettings) -> str:
+    """The path, which may be a default that the user never wrote; for a Workload API the detail is enough."""
+    return f" (ROBIN_TOKEN_FILE is {settings.token_file})" if isinstance(settings, FileIdentitySettings) else ""
 
 
-async def _fetch(settings: IdentityPart) -> RawIdentity:
-    opened = open_source(settings.identity)
+async def _fetch(settings: IdentitySettings) -> RawIdentity:
+    opened = open_source(settings)
     try:
         return await opened.source.fetch(settings.audience)
     finally:

@@ -1,4 +1,4 @@
-"""Rules between settings: each names the keys it judges, runs only when they all parsed, and says what clashes and the fix.
+"""Rules between settings: each names the keys that it checks, runs only when they all parsed, and yields the conflicts with their fixes.
 
 Pure: values in, errors out; nothing is opened, resolved or bound. Also the warnings that a start with these settings deserves.
 """
@@ -7,25 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robin.config.layers import Layer, SettingError, Sourced
-from robin.config.place import overlaps, reaches
-from robin.config.settings import Settings
+from robin.config.addresses import overlaps, reaches
+from robin.config.layers import Layer, ResolvedValue, SettingError
+from robin.config.settings import SidecarSettings
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
-UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, unless somebody changed it
+UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, unless it was changed
 LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ParsedSettings:
     """Parsed values by key (None: unset; of the type that the key's parser returns) and where each came from."""
 
     values: Mapping[str, Any]
-    sources: Mapping[str, Sourced]
+    sources: Mapping[str, ResolvedValue]
 
     def explicit(self, key: str) -> bool:
-        """Whether somebody set it, rather than the default."""
+        """True if a layer set it; False for the default."""
         return self.sources[key].layer is not Layer.DEFAULT
 
     def named(self, key: str) -> str:
@@ -34,7 +34,8 @@ class Draft:
 
     def error(self, key: str, what: str, fix: str) -> SettingError:
         """An error at `key`."""
-        return SettingError(key=key, layer=self.sources[key].layer, what=what, fix=fix)
+        source = self.sources[key]
+        return SettingError(key=key, layer=source.layer, what=what, fix=fix, at=source.at)
 
     @property
     def listen(self) -> tuple[Address, ...]:
@@ -48,92 +49,92 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A judgement over `keys`."""
+    """One rule over `keys`."""
 
     keys: tuple[str, ...]
-    judge: Callable[[Draft], Iterator[SettingError]]
+    judge: Callable[[ParsedSettings], Iterator[SettingError]]
 
 
-def _upstream_scheme(draft: Draft) -> Iterator[SettingError]:
-    upstream: UpstreamUrl | None = draft.values["ROBIN_UPSTREAM_URL"]
-    if upstream is None or upstream.origin.tls or draft.values["ROBIN_UNSAFE_UPSTREAM_HTTP"]:
+def _upstream_scheme(parsed: ParsedSettings) -> Iterator[SettingError]:
+    upstream: UpstreamUrl | None = parsed.values["ROBIN_UPSTREAM_URL"]
+    if upstream is None or upstream.origin.tls or parsed.values["ROBIN_UNSAFE_UPSTREAM_HTTP"]:
         return
     if is_loopback(upstream.origin.host) or upstream.origin.host == "localhost":  # the dialer takes only loopback for `localhost`
         return
     fix = "use https, or set ROBIN_UNSAFE_UPSTREAM_HTTP=true to send the identity in clear text"
-    yield draft.error("ROBIN_UPSTREAM_URL", "http to a host that is not loopback", fix)
+    yield parsed.error("ROBIN_UPSTREAM_URL", "http to a host that is not loopback", fix)
 
 
-def _upstream_is_robin(draft: Draft) -> Iterator[SettingError]:
-    upstream: UpstreamUrl | None = draft.values["ROBIN_UPSTREAM_URL"]
-    admin: tuple[Address, ...] = draft.values["ROBIN_ADMIN_ADDR"]
-    for key, addresses in (("ROBIN_LISTEN_ADDR", draft.listen), ("ROBIN_ADMIN_ADDR", admin)):
+def _upstream_is_robin(parsed: ParsedSettings) -> Iterator[SettingError]:
+    upstream: UpstreamUrl | None = parsed.values["ROBIN_UPSTREAM_URL"]
+    admin: tuple[Address, ...] = parsed.values["ROBIN_ADMIN_ADDR"]
+    for key, addresses in (("ROBIN_LISTEN_ADDR", parsed.listen), ("ROBIN_ADMIN_ADDR", admin)):
         for address in addresses:
             if upstream is not None and reaches(upstream.origin, address):
-                what = f"{upstream.origin} is Robin itself, at {address} of {draft.named(key)}"
-                yield draft.error("ROBIN_UPSTREAM_URL", what, "name the broker that requests should go to")
+                what = f"{upstream.origin} is Robin itself, at {address} of {parsed.named(key)}"
+                yield parsed.error("ROBIN_UPSTREAM_URL", what, "name the broker that requests should go to")
                 return
 
 
-def _listen_on_loopback(draft: Draft) -> Iterator[SettingError]:
-    if draft.values["ROBIN_UNSAFE_LISTEN"]:
+def _listen_on_loopback(parsed: ParsedSettings) -> Iterator[SettingError]:
+    if parsed.values["ROBIN_UNSAFE_LISTEN"]:
         return
-    for address in draft.listen:
+    for address in parsed.listen:
         if isinstance(address, TcpAddress) and not is_loopback(address.host):
-            fix = "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity"
-            yield draft.error("ROBIN_LISTEN_ADDR", f"{address} is not a loopback address", fix)
+            fix = "use 127.0.0.1 or [::1], or set ROBIN_UNSAFE_LISTEN=true to let the network use the identity"
+            yield parsed.error("ROBIN_LISTEN_ADDR", f"{address} is not a loopback address", fix)
 
 
-def _one_kind_of_listener(draft: Draft) -> Iterator[SettingError]:
-    if draft.explicit("ROBIN_LISTEN_UDS") and draft.explicit("ROBIN_LISTEN_ADDR"):
-        yield draft.error("ROBIN_LISTEN_UDS", f"set together with {draft.named('ROBIN_LISTEN_ADDR')}", "keep one of them")
+def _one_kind_of_listener(parsed: ParsedSettings) -> Iterator[SettingError]:
+    if parsed.explicit("ROBIN_LISTEN_UDS") and parsed.explicit("ROBIN_LISTEN_ADDR"):
+        yield parsed.error("ROBIN_LISTEN_UDS", f"set together with {parsed.named('ROBIN_LISTEN_ADDR')}", "keep one of them")
 
 
-def _uids_need_a_unix_listener(draft: Draft) -> Iterator[SettingError]:
-    if draft.values["ROBIN_PEERCRED_ALLOW_UIDS"] is not None and draft.values["ROBIN_LISTEN_UDS"] is None:
+def _uids_need_a_unix_listener(parsed: ParsedSettings) -> Iterator[SettingError]:
+    if parsed.values["ROBIN_PEERCRED_ALLOW_UIDS"] is not None and parsed.values["ROBIN_LISTEN_UDS"] is None:
         fix = "set ROBIN_LISTEN_UDS, or remove the list"
-        yield draft.error("ROBIN_PEERCRED_ALLOW_UIDS", "set without a Unix listener, where alone a caller's UID is known", fix)
+        yield parsed.error("ROBIN_PEERCRED_ALLOW_UIDS", "set without a Unix listener, where alone a caller's UID is known", fix)
 
 
-def _admin_beside_proxy(draft: Draft) -> Iterator[SettingError]:
-    admin: tuple[Address, ...] = draft.values["ROBIN_ADMIN_ADDR"]
+def _admin_beside_proxy(parsed: ParsedSettings) -> Iterator[SettingError]:
+    admin: tuple[Address, ...] = parsed.values["ROBIN_ADMIN_ADDR"]
     for address in admin:
-        if any(overlaps(address, other) for other in draft.listen):
-            yield draft.error("ROBIN_ADMIN_ADDR", f"{address} is also where the proxy listens", "use another port, path or name")
+        if any(overlaps(address, other) for other in parsed.listen):
+            yield parsed.error("ROBIN_ADMIN_ADDR", f"{address} is also where the proxy listens", "use another port, path or name")
 
 
-def _quit_needs_admin(draft: Draft) -> Iterator[SettingError]:
-    if draft.values["ROBIN_ADMIN_QUIT"] and not draft.values["ROBIN_ADMIN_ADDR"]:
-        what = f"true without an admin listener, {draft.named('ROBIN_ADMIN_ADDR')}"
-        yield draft.error("ROBIN_ADMIN_QUIT", what, "set ROBIN_ADMIN_ADDR, or remove it")
+def _quit_needs_admin(parsed: ParsedSettings) -> Iterator[SettingError]:
+    if parsed.values["ROBIN_ADMIN_QUIT"] and not parsed.values["ROBIN_ADMIN_ADDR"]:
+        what = f"true without an admin listener, {parsed.named('ROBIN_ADMIN_ADDR')}"
+        yield parsed.error("ROBIN_ADMIN_QUIT", what, "set ROBIN_ADMIN_ADDR, or remove it")
 
 
 _FOR_JWTSVID = "is required for ROBIN_TOKEN_SOURCE=jwtsvid"
 
 
-def _jwtsvid_needs(draft: Draft) -> Iterator[SettingError]:
-    source = draft.values["ROBIN_TOKEN_SOURCE"]
-    if source == "jwtsvid" and draft.values["ROBIN_AUDIENCE"] is None:
+def _jwtsvid_needs(parsed: ParsedSettings) -> Iterator[SettingError]:
+    source = parsed.values["ROBIN_TOKEN_SOURCE"]
+    if source == "jwtsvid" and parsed.values["ROBIN_AUDIENCE"] is None:
         yield SettingError.missing("ROBIN_AUDIENCE", _FOR_JWTSVID, "set it to the audience that the upstream expects")
-    if source == "jwtsvid" and draft.values["ROBIN_SPIFFE_SOCKET"] is None:
+    if source == "jwtsvid" and parsed.values["ROBIN_SPIFFE_SOCKET"] is None:
         fix = "set it to unix:///path/to/agent.sock, or set SPIFFE_ENDPOINT_SOCKET"
         yield SettingError.missing("ROBIN_SPIFFE_SOCKET", _FOR_JWTSVID, fix)
 
 
-def _opaque_excludes(draft: Draft) -> Iterator[SettingError]:
-    source, shape = draft.values["ROBIN_TOKEN_SOURCE"], draft.values["ROBIN_TOKEN_FORMAT"]
+def _opaque_excludes(parsed: ParsedSettings) -> Iterator[SettingError]:
+    source, shape = parsed.values["ROBIN_TOKEN_SOURCE"], parsed.values["ROBIN_TOKEN_FORMAT"]
     if shape == "opaque" and source != "file":
         fix = "use ROBIN_TOKEN_FORMAT=jwt, or ROBIN_TOKEN_SOURCE=file"
-        yield draft.error("ROBIN_TOKEN_FORMAT", f"opaque with {draft.named('ROBIN_TOKEN_SOURCE')} jwtsvid, which is a JWT", fix)
-    if shape == "opaque" and draft.values["ROBIN_AUDIENCE"] is not None:
+        yield parsed.error("ROBIN_TOKEN_FORMAT", f"opaque with {parsed.named('ROBIN_TOKEN_SOURCE')} jwtsvid, which is a JWT", fix)
+    if shape == "opaque" and parsed.values["ROBIN_AUDIENCE"] is not None:
         fix = "unset ROBIN_AUDIENCE, or use ROBIN_TOKEN_FORMAT=jwt"
-        yield draft.error("ROBIN_TOKEN_FORMAT", f"opaque with {draft.named('ROBIN_AUDIENCE')}, which could not be checked", fix)
+        yield parsed.error("ROBIN_TOKEN_FORMAT", f"opaque with {parsed.named('ROBIN_AUDIENCE')}, which could not be checked", fix)
 
 
-def _drain_order(draft: Draft) -> Iterator[SettingError]:
-    if draft.values["ROBIN_DRAIN_MAX"] < draft.values["ROBIN_DRAIN_MIN"]:
+def _drain_order(parsed: ParsedSettings) -> Iterator[SettingError]:
+    if parsed.values["ROBIN_DRAIN_MAX"] < parsed.values["ROBIN_DRAIN_MIN"]:
         fix = "make ROBIN_DRAIN_MAX at least as long as ROBIN_DRAIN_MIN"
-        yield draft.error("ROBIN_DRAIN_MAX", f"shorter than {draft.named('ROBIN_DRAIN_MIN')}", fix)
+        yield parsed.error("ROBIN_DRAIN_MAX", f"shorter than {parsed.named('ROBIN_DRAIN_MIN')}", fix)
 
 
 _LISTENING = ("ROBIN_LISTEN_ADDR", "ROBIN_LISTEN_UDS")
@@ -152,25 +153,27 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def check(draft: Draft) -> Iterator[SettingError]:
-    """Every clash between settings that parsed."""
+def check(parsed: ParsedSettings) -> Iterator[SettingError]:
+    """Every conflict between settings that parsed."""
     for rule in RULES:
-        if all(key in draft.values for key in rule.keys):
-            yield from rule.judge(draft)
+        if all(key in parsed.values for key in rule.keys):
+            yield from rule.judge(parsed)
 
 
-def warnings(settings: Settings) -> tuple[tuple[str, str], ...]:
+def warnings(settings: SidecarSettings) -> tuple[tuple[str, str], ...]:
     """What a start with these settings should warn of: (code, sentence)."""
-    said = []
-    if settings.unsafe_listen:
-        said.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: whoever reaches the listener spends the identity"))
-    if settings.unsafe_upstream_http:
-        said.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
-    if settings.unsafe_any_host:
-        said.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
-    if settings.peercred and settings.peercred_allow_uids is None:
-        said.append(("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode lets in can spend it"))
-    if UNMAPPED_UID in (settings.peercred_allow_uids or ()):
-        what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace the kernel says so of every UID without a mapping"
-        said.append(("unmapped_uids_listed", what))
-    return tuple(said)
+    found = []
+    if settings.unsafe.listen:
+        found.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: anyone who reaches the listener can use the identity"))
+    if settings.unsafe.upstream_http:
+        found.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
+    if settings.unsafe.any_host:
+        found.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
+    if settings.listeners.peer_credentials and settings.listeners.allow_uids is None:
+        found.append(
+            ("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode admits can use the identity")
+        )
+    if UNMAPPED_UID in (settings.listeners.allow_uids or ()):
+        what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace every UID without a mapping appears as it"
+        found.append(("unmapped_uids_listed", what))
+    return tuple(found)

@@ -1,8 +1,10 @@
-"""Where the text of each setting came from (flag > environment > file > default), and what is said when it is wrong."""
+"""Where the text of each setting came from (flag > environment > file > default), and how an error about it is written."""
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+from robin.config.diagnostic import Diagnostic, Position
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]{1,80}")
 
@@ -17,36 +19,48 @@ class Layer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sourced:
+class ResolvedValue:
     """The text that won for one key, and its layer.
 
-    `text` None: unset. `line` is the line of the file; `via` the foreign variable it was taken from; `note` what people should know.
+    `text` None: unset. `line` is the line of the file, `at` its exact position in robin.yaml; `via` the foreign variable it was taken from;
+    `note` what people should know.
     """
 
     key: str
     text: str | None
     layer: Layer
     line: int | None = None
+    at: Position | None = None
     via: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingError:
-    """One thing wrong with the settings. `unset`: nobody gave a value, so no layer is at fault."""
+    """One thing wrong with the settings. `unset`: no layer gave a value, so none is at fault. `at`: the value stands in robin.yaml."""
 
     key: str
     layer: Layer
     what: str
     fix: str
     unset: bool = False
+    at: Position | None = None
 
     @classmethod
     def missing(cls, key: str, what: str, fix: str) -> "SettingError":
         """`key` has no value and must have one."""
         return cls(key=key, layer=Layer.DEFAULT, what=what, fix=fix, unset=True)
 
+    @property
+    def diagnostic(self) -> Diagnostic | None:
+        """The same about a place in robin.yaml; None when the value came from elsewhere."""
+        if self.at is None:
+            return None
+        return Diagnostic(at=self.at, code="settings_conflict", message=f"{self.key}: {self.what}", fix=self.fix)
+
     def __str__(self) -> str:
+        if (diagnostic := self.diagnostic) is not None:
+            return str(diagnostic)
         key = self.key if _PLAIN_KEY.fullmatch(self.key) else ascii(self.key[:80])
         if self.unset:
             return f"robin: {key} {self.what}: {self.fix}"

@@ -1,7 +1,7 @@
-"""From flags, environment, file and defaults to Settings, or to the list of everything that is wrong: the only reader of the environment.
+"""From flags, environment, file and defaults to SidecarSettings, or to the list of every error: the only reader of the environment.
 
-Nothing is resolved, bound or connected here. A key that nobody knows is an error wherever it appears, so that a typo cannot open an
-allow-list; only the shapes of Kubernetes service links are ignored, and only in the environment.
+Nothing is resolved, bound or connected here. An unknown key is an error wherever it appears, so that a typo cannot open an allow-list;
+only the shapes of Kubernetes service links are ignored, and only in the environment.
 """
 
 import os
@@ -10,15 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robin.config.check import Draft, check
-from robin.config.file import FileText, load_settings_file
-from robin.config.layers import Layer, SettingError, Sourced
-from robin.config.nearest import nearest
+from robin.config.check import ParsedSettings, check
+from robin.config.diagnostic import Diagnostic
+from robin.config.file import FileText, check_name, is_yaml, load_content, parse_settings_file
+from robin.config.layers import Layer, ResolvedValue, SettingError
 from robin.config.notes import looks_commented, note
-from robin.config.parse import CONTROLS, Refusal
-from robin.config.settings import IdentityPart, Settings
+from robin.config.parse import CONTROLS, InvalidValue, nearest
+from robin.config.robin_yaml import sidecar_lines
+from robin.config.settings import SidecarSettings
+from robin.config.sidecar import build_identity, build_sidecar
 from robin.config.table import IDENTITY_KEYS, PREFIX, SETTINGS
-from robin.model.address import UnixAddress
+from robin.identity.settings import IdentitySettings
 
 CONFIG = "ROBIN_CONFIG"
 SPIFFE_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"  # of the SPIFFE Workload Endpoint specification, section 4
@@ -31,12 +33,15 @@ SERVICE_LINK = re.compile(
 )
 
 
+Problem = SettingError | Diagnostic  # an error at a setting, or at a place in robin.yaml
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """Valid settings, and for each key of the table, in its order, the text and layer that won."""
 
-    settings: Settings
-    sources: tuple[Sourced, ...]
+    settings: SidecarSettings
+    sources: tuple[ResolvedValue, ...]
 
 
 def environment() -> Mapping[str, str]:
@@ -44,101 +49,108 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
-def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | tuple[SettingError, ...]:
+def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded | tuple[Problem, ...]:
     """Settings from `flags` (by key, as text) over `environ` over the file over the defaults; or every error found, at least one."""
-    draft, errors = _draft(SETTINGS, flags, environ)
+    parsed, errors = _parse_all(SETTINGS, flags, environ)
     if errors:
         return tuple(errors)
-    settings = _settings(draft)
-    return Loaded(settings=settings, sources=tuple(replace(source, note=note(source, settings)) for source in draft.sources.values()))
+    settings = build_sidecar(parsed)
+    return Loaded(settings=settings, sources=tuple(replace(source, note=note(source, settings)) for source in parsed.sources.values()))
 
 
-def load_identity(flags: Mapping[str, str], environ: Mapping[str, str]) -> IdentityPart | tuple[SettingError, ...]:
+def load_identity(flags: Mapping[str, str], environ: Mapping[str, str]) -> IdentitySettings | tuple[Problem, ...]:
     """The identity's settings alone, for commands that need no other, or every error found in them, among the names and in the file."""
-    draft, errors = _draft(IDENTITY_KEYS, flags, environ)
-    return tuple(errors) if errors else IdentityPart(**_fields(draft))
+    parsed, errors = _parse_all(IDENTITY_KEYS, flags, environ)
+    return tuple(errors) if errors else build_identity(parsed)
 
 
-def _draft(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Draft, list[SettingError]]:
-    """These keys, chosen and parsed, and all that is wrong with them, with the file and with names that nobody knows."""
-    file, errors = _load_file(flags, environ)
-    errors += _unknown(flags, environ, file)
+def _parse_all(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[ParsedSettings, list[Problem]]:
+    """These keys, chosen and parsed, and all that is wrong with them, with the file and with unknown names."""
+    file, problems = _load_file(flags, environ)
+    problems += _unknown(flags, environ, file)
     sources = {key: _choose(key, flags, environ, file) for key in keys}
     if sources["ROBIN_TOKEN_SOURCE"].text == "jwtsvid":
         sources["ROBIN_SPIFFE_SOCKET"] = _spiffe_socket(sources["ROBIN_SPIFFE_SOCKET"], environ)
     values: dict[str, Any] = {}
     for key, source in sources.items():
         outcome = _parse(source)
-        if isinstance(outcome, SettingError):
-            errors.append(outcome)
-        else:
+        if not isinstance(outcome, SettingError):
             values[key] = outcome
-    draft = Draft(values=values, sources=sources)
-    errors += check(draft)
-    return draft, errors
+        elif not (outcome.unset and file.diagnostics):
+            problems.append(outcome)
+    parsed = ParsedSettings(values=values, sources=sources)
+    if not file.diagnostics:  # what a broken file would have set is unknown, so that a rule could report a false conflict
+        problems += check(parsed)
+    return parsed, problems
 
 
-def load_value(key: str, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Any, tuple[SettingError, ...]]:
+def load_value(key: str, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Any, tuple[Problem, ...]]:
     """The value of one key alone, for commands that need nothing else, and what is wrong with it or with the file."""
-    file, errors = _load_file(flags, environ)
+    file, problems = _load_file(flags, environ)
     outcome = _parse(_choose(key, flags, environ, file))
     if isinstance(outcome, SettingError):
-        return None, (*errors, outcome)
-    return outcome, tuple(errors)
+        return None, (*problems, outcome)
+    return outcome, tuple(problems)
 
 
-def _load_file(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[FileText, list[SettingError]]:
-    source = _choose(CONFIG, flags, environ, FileText(lines=(), refusals=()))
+def _load_file(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[FileText, list[Problem]]:
+    source = _choose(CONFIG, flags, environ, FileText(lines=(), errors=()))
     if source.text is None:
-        return FileText(lines=(), refusals=()), []
+        return FileText(lines=(), errors=()), []
     try:
-        file = load_settings_file(source.text)
-    except Refusal as refusal:
-        file = FileText(lines=(), refusals=(refusal,))
-    return file, [SettingError(key=CONFIG, layer=source.layer, what=refusal.what, fix=refusal.fix) for refusal in file.refusals]
+        content = load_content(source.text)
+        if is_yaml(source.text, content):
+            file = sidecar_lines(content, source.text)
+        else:
+            check_name(source.text)
+            file = parse_settings_file(content)
+    except InvalidValue as error:
+        file = FileText(lines=(), errors=(error,))
+    errors = [SettingError(key=CONFIG, layer=source.layer, what=error.what, fix=error.fix) for error in file.errors]
+    return file, [*file.diagnostics, *errors]
 
 
-def _choose(key: str, flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> Sourced:
+def _choose(key: str, flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> ResolvedValue:
     """The strongest layer that sets `key`; an empty value counts as unset."""
     if text := flags.get(key):
-        return Sourced(key=key, text=text, layer=Layer.FLAG)
+        return ResolvedValue(key=key, text=text, layer=Layer.FLAG)
     if text := environ.get(key):
-        return Sourced(key=key, text=text, layer=Layer.ENV)
+        return ResolvedValue(key=key, text=text, layer=Layer.ENV)
     for line in file.lines:
         if line.key == key and line.value:
-            return Sourced(key=key, text=line.value, layer=Layer.FILE, line=line.number)
-    return Sourced(key=key, text=SETTINGS[key].default, layer=Layer.DEFAULT)
+            return ResolvedValue(key=key, text=line.value, layer=Layer.FILE, line=line.number, at=line.at)
+    return ResolvedValue(key=key, text=SETTINGS[key].default, layer=Layer.DEFAULT)
 
 
-def _spiffe_socket(source: Sourced, environ: Mapping[str, str]) -> Sourced:
+def _spiffe_socket(source: ResolvedValue, environ: Mapping[str, str]) -> ResolvedValue:
     if source.text is None and (text := environ.get(SPIFFE_VARIABLE)):
         return replace(source, text=text, layer=Layer.ENV, via=SPIFFE_VARIABLE)
     return source
 
 
-def _parse(source: Sourced) -> Any:
+def _parse(source: ResolvedValue) -> Any:
     """The value of a source; None when unset; a SettingError when it is not one."""
     setting = SETTINGS[source.key]
     if source.text is None and setting.required:
         return SettingError.missing(setting.key, "is required", f"set it to {setting.kind.bounds}, or give {setting.flag}")
     try:
         return _value(source)
-    except Refusal as refusal:
+    except InvalidValue as error:
         where = f"line {source.line}: " if source.line else ""
-        fix = f"{refusal.fix} (there are no inline comments)" if looks_commented(source) else refusal.fix
-        return SettingError(key=source.via or source.key, layer=source.layer, what=where + refusal.what, fix=fix)
+        fix = f"{error.fix} (there are no inline comments)" if looks_commented(source) else error.fix
+        return SettingError(key=source.via or source.key, layer=source.layer, what=where + error.what, fix=fix)
 
 
-def _value(source: Sourced) -> Any:
+def _value(source: ResolvedValue) -> Any:
     if source.text is None:
         return None
     if len(source.text) > LIMIT_CHARACTERS or CONTROLS.search(source.text) is not None:
-        raise Refusal("holds a control character or is not UTF-8", "write it as plain text on one line")
+        raise InvalidValue("holds a control character or is not UTF-8", "write it as plain text on one line")
     return SETTINGS[source.key].kind.parse(source.text)
 
 
 def _unknown(flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> Iterator[SettingError]:
-    """Keys that nobody knows, each with the one that was most likely meant."""
+    """Unknown keys, each with the one that was most likely meant."""
     for key in flags:
         if key not in SETTINGS:
             yield _unknown_key(key, Layer.FLAG, "")
@@ -154,39 +166,3 @@ def _unknown_key(key: str, layer: Layer, where: str) -> SettingError:
     meant = nearest(key.removeprefix(PREFIX), (known.removeprefix(PREFIX) for known in SETTINGS))  # the prefix is alike in all
     fix = f"write {PREFIX}{meant} (the nearest), or remove it" if meant else "remove it, or find its name in robin --help"
     return SettingError(key=key, layer=layer, what=f"{where}unknown setting", fix=fix)
-
-
-def _settings(draft: Draft) -> Settings:
-    """Most are a value of the table under its own name, a few are drawn together."""
-    peercred = draft.values["ROBIN_LISTEN_UDS"] is not None
-    hosts = draft.values["ROBIN_ALLOWED_HOSTS"] if draft.explicit("ROBIN_ALLOWED_HOSTS") or not peercred else None
-    return Settings(
-        **_fields(draft),
-        upstream=draft.values["ROBIN_UPSTREAM_URL"],
-        listen=tuple(_with_mode(address, draft) if isinstance(address, UnixAddress) else address for address in draft.listen),
-        peercred=peercred,
-        admin=draft.values["ROBIN_ADMIN_ADDR"],
-        allowed_hosts=hosts,
-    )
-
-
-def _fields(draft: Draft) -> dict[str, Any]:
-    """The values that are fields of Settings as they are, by the name of the field."""
-    suffixes = {"duration": "_s", "size": "_bytes"}
-    return {
-        key.removeprefix(PREFIX).lower() + suffixes.get(SETTINGS[key].kind.name, ""): value
-        for key, value in draft.values.items()
-        if key not in _DRAWN_TOGETHER
-    }
-
-
-_DRAWN_TOGETHER = frozenset(
-    ("ROBIN_UPSTREAM_URL", "ROBIN_LISTEN_ADDR", "ROBIN_LISTEN_UDS", "ROBIN_UDS_MODE", "ROBIN_ADMIN_ADDR", "ROBIN_ALLOWED_HOSTS")
-)
-
-
-def _with_mode(address: UnixAddress, draft: Draft) -> UnixAddress:
-    mode = draft.values["ROBIN_UDS_MODE"]
-    if mode is None:
-        mode = 0o600 if draft.values["ROBIN_PEERCRED_ALLOW_UIDS"] is None else 0o666
-    return replace(address, mode=mode)

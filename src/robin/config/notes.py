@@ -1,27 +1,28 @@
-"""What a person reading `robin check` should know of a setting beyond its text: what follows from others, and that it has no effect."""
+"""What `robin check` adds to a setting beyond its text: what follows from others, and that it has no effect."""
 
 import re
 from collections.abc import Iterator
 
-from robin.config.layers import Layer, Sourced
-from robin.config.settings import Settings
+from robin.config.layers import Layer, ResolvedValue
+from robin.config.settings import SidecarSettings
 from robin.config.table import SETTINGS
+from robin.identity.settings import FileIdentitySettings
 from robin.model.address import UnixAddress
 
 _COMMENT = re.compile("[ \t]#")
 
 
-def looks_commented(source: Sourced) -> bool:
-    """Whether a line of the file seems to have a comment behind its value; the grammar has none, so it is part of the value."""
-    return source.layer is Layer.FILE and source.text is not None and _COMMENT.search(source.text) is not None
+def looks_commented(source: ResolvedValue) -> bool:
+    """Whether a KEY=value line seems to have a comment behind its value; the grammar has none, so it is part of the value."""
+    return source.layer is Layer.FILE and source.at is None and source.text is not None and _COMMENT.search(source.text) is not None
 
 
-def note(source: Sourced, settings: Settings) -> str:
-    """All that is to be said of one setting; empty: nothing."""
+def note(source: ResolvedValue, settings: SidecarSettings) -> str:
+    """The notes on one setting; empty: none."""
     return "; ".join(_notes(source, settings))
 
 
-def _notes(source: Sourced, settings: Settings) -> Iterator[str]:
+def _notes(source: ResolvedValue, settings: SidecarSettings) -> Iterator[str]:
     if source.via:
         yield f"from {source.via}"
     if source.layer is Layer.DEFAULT:
@@ -30,29 +31,31 @@ def _notes(source: Sourced, settings: Settings) -> Iterator[str]:
         yield f"not used: {reason}"
     elif looks_commented(source):
         yield "all of it, the # too: there are no inline comments"
-    if source.key == "ROBIN_UDS_MODE" and source.text == "auto" and isinstance(settings.listen[0], UnixAddress):
-        yield f"{settings.listen[0].mode:04o}"
+    if source.key == "ROBIN_UDS_MODE" and source.text == "auto" and isinstance(settings.listeners.proxy[0], UnixAddress):
+        yield f"{settings.listeners.proxy[0].mode:04o}"
 
 
-def _of_default(key: str, settings: Settings) -> Iterator[str]:
+def _of_default(key: str, settings: SidecarSettings) -> Iterator[str]:
     if key == "ROBIN_LISTEN_ADDR":
-        yield "replaced by ROBIN_LISTEN_UDS" if settings.peercred else "and [::1]:4000 where there is IPv6"
+        yield "replaced by ROBIN_LISTEN_UDS" if settings.listeners.peer_credentials else "and [::1]:4000 where there is IPv6"
     if key == "ROBIN_ADMIN_ADDR":
         yield "every interface; on a host use 127.0.0.1:4001"
-    if key == "ROBIN_ALLOWED_HOSTS" and settings.allowed_hosts is None:
+    if key == "ROBIN_ALLOWED_HOSTS" and settings.guards.allowed_hosts is None:
         yield "not judged on a Unix socket unless set"
 
 
-def _unused(key: str, settings: Settings) -> str:
-    """Why a setting that somebody made has no effect; empty: it has one."""
-    if SETTINGS[key].only_source not in ("", settings.token_source):
-        return f"ROBIN_TOKEN_SOURCE={settings.token_source}"
-    if key == "ROBIN_TOKEN_MIN_VALIDITY" and settings.token_format == "opaque":  # noqa: S105 - a word, not a token
+def _unused(key: str, settings: SidecarSettings) -> str:
+    """Why a setting that is not a default has no effect; empty: it has one."""
+    identity = settings.identity
+    source = "file" if isinstance(identity, FileIdentitySettings) else "jwtsvid"
+    if SETTINGS[key].only_source not in ("", source):
+        return f"ROBIN_TOKEN_SOURCE={source}"
+    if key == "ROBIN_TOKEN_MIN_VALIDITY" and isinstance(identity, FileIdentitySettings) and identity.token_format == "opaque":  # noqa: S105 - a word, not a token
         return "ROBIN_TOKEN_FORMAT=opaque"
-    if key == "ROBIN_UPSTREAM_CA_FILE" and not settings.upstream.origin.tls:
+    if key == "ROBIN_UPSTREAM_CA_FILE" and not settings.upstream.url.origin.tls:
         return "ROBIN_UPSTREAM_URL is http"
-    if key == "ROBIN_UDS_MODE" and not isinstance(settings.listen[0], UnixAddress):
+    if key == "ROBIN_UDS_MODE" and not isinstance(settings.listeners.proxy[0], UnixAddress):
         return "Robin makes no Unix socket for callers"
-    if key in ("ROBIN_ALLOWED_HOSTS", "ROBIN_ALLOWED_ORIGINS") and settings.unsafe_any_host:
+    if key in ("ROBIN_ALLOWED_HOSTS", "ROBIN_ALLOWED_ORIGINS") and settings.unsafe.any_host:
         return "ROBIN_UNSAFE_ANY_HOST=true"
     return ""

@@ -1,18 +1,20 @@
-"""Text of one setting -> value, for the scalar kinds: boolean, choice, duration, size, integer, mode, path, text, lists of them.
+"""Parse the text of one setting, for the scalar kinds: boolean, choice, duration, size, integer, mode, path, text, lists of them.
 
-A parser returns its value or raises `Refusal(what, fix)`. A refusal quotes the text only when it is short and cannot be a token
+A parser returns its value or raises `InvalidValue(what, fix)`. The message quotes the text only when it is short and cannot be a token
 put there by mistake. Digits are ASCII digits.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 N = TypeVar("N", int, float)
 
 _SHOWN_LIMIT = 40
 _CORRECTED_LIMIT = 130  # the longest socket path and its scheme
+_NEAREST_LENGTH = 80
+_NEAREST_RATIO = 0.8  # of difflib: about one wrong letter in five
 _DURATION = re.compile(r"(?:[0-9]{1,12}(?:ms|s|m|h))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -21,14 +23,18 @@ _UNIT_BYTES = {None: 1, "KiB": 1024, "MiB": 1024 * 1024}
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,11}")
 _MODE = re.compile(r"0?[0-7]{3}")
 
-# What no value may hold, lest it end a line or drive a terminal: C0 and C1 controls but HTAB, and undecodable bytes (surrogates).
-CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+# What no value may hold, since it could end a line or control a terminal: C0 and C1 controls but HTAB, and undecodable bytes (surrogates).
+_CONTROLS = r"\u0000-\u0008\u000a-\u001f\u007f-\u009f\ud800-\udfff"
+CONTROLS = re.compile(f"[{_CONTROLS}]")
+
+_ONE_UNIT = "write one whole number with ms, s, m or h, such as 90m"
+_HIGHEST_UID = 0xFFFF_FFFE
 
 # No wait, lifetime or grace is longer than a week: every time has a limit.
 LONGEST = "168h"
 
 
-class Refusal(Exception):
+class InvalidValue(Exception):
     """A text that is not a value of its kind: `what` is wrong, and the `fix`."""
 
     def __init__(self, what: str, fix: str) -> None:
@@ -37,28 +43,62 @@ class Refusal(Exception):
         self.fix = fix
 
 
+YamlType = Literal["string", "integer", "boolean"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a value is written in YAML, as far as JSON Schema can express it: the types of its scalar and what holds for each of them.
+
+    `pattern` is for strings, and written as both Python and ECMA 262 read it; `hint` is the fix when a string does not match it.
+    `listed`: in YAML it is a sequence of such scalars, in a line of text they stand between commas.
+    """
+
+    types: tuple[YamlType, ...] = ("string",)
+    pattern: str = f"^[^{_CONTROLS}]+$"
+    hint: str = "write plain text on one line"
+    choices: tuple[str, ...] = ()
+    lowest: int | None = None
+    highest: int | None = None
+    listed: bool = False
+
+
+_TEXT = Form()
+# A list in YAML has its own brackets, so that no item of it may hold the comma of the text form.
+LIST = Form(pattern=f"^[^,{_CONTROLS}]+$", hint="write each item of the list on its own", listed=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of value: its name and bounds as the reference page says them, and its parser."""
+    """One kind of value: its name and bounds as the reference page gives them, its parser, and its form in YAML."""
 
     name: str
     parse: Callable[[str], Any]
     bounds: str = ""
+    form: Form = _TEXT
 
 
-def _may_be_said(text: str, limit: int) -> bool:
-    """Whether a message may hold `text`: short, plain ASCII, and like neither a token nor a password."""
+def _may_be_quoted(text: str, limit: int) -> bool:
+    """True if a message may hold `text`: short, plain ASCII, and like neither a token nor a password."""
     return len(text) <= limit and text.isascii() and text.isprintable() and "eyJ" not in text and "@" not in text
 
 
 def shown(text: str) -> str:
     """`text` in quotes for a message; only its length when a message may not hold it."""
-    return f'"{text}"' if _may_be_said(text, _SHOWN_LIMIT) else f"a value of {len(text)} characters"
+    return f'"{text}"' if _may_be_quoted(text, _SHOWN_LIMIT) else f"a value of {len(text)} characters"
 
 
 def write(corrected: str, form: str) -> str:
     """The fix that shows a text corrected; only the `form` it should have when a message may not hold it."""
-    return f"write {corrected if _may_be_said(corrected, _CORRECTED_LIMIT) else form}"
+    return f"write {corrected if _may_be_quoted(corrected, _CORRECTED_LIMIT) else form}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that differs from `word` in a few letters only; None where there is none, since a wild guess misleads."""
+    import difflib  # noqa: PLC0415 - only a mistake pays for it
+
+    found = difflib.get_close_matches(word[:_NEAREST_LENGTH], list(known), n=1, cutoff=_NEAREST_RATIO)
+    return found[0] if found else None
 
 
 def parse_items(text: str) -> tuple[str, ...]:
@@ -67,7 +107,7 @@ def parse_items(text: str) -> tuple[str, ...]:
     if items == ("none",):
         return ()
     if "" in items:
-        raise Refusal("the list has an empty item", "remove the extra comma, or write none for an empty list")
+        raise InvalidValue("the list has an empty item", "remove the extra comma, or write none for an empty list")
     return items
 
 
@@ -77,7 +117,7 @@ def parse_boolean(text: str) -> bool:
         return True
     if text in ("false", "0"):
         return False
-    raise Refusal(f"{shown(text)} is not a boolean", "write true or false")
+    raise InvalidValue(f"{shown(text)} is not a boolean", "write true or false")
 
 
 def parse_duration(text: str) -> float:
@@ -86,8 +126,8 @@ def parse_duration(text: str) -> float:
         return 0.0
     if _DURATION.fullmatch(text) is None:
         if text.isascii() and text.isdigit():
-            raise Refusal(f"{shown(text)} has no unit", f"write {text[:12]}s or {text[:12]}ms")
-        raise Refusal(f"{shown(text)} is not a duration", "write whole numbers with ms, s, m or h, such as 500ms, 10s or 1h30m")
+            raise InvalidValue(f"{shown(text)} has no unit", f"write {text[:12]}s or {text[:12]}ms")
+        raise InvalidValue(f"{shown(text)} is not a duration", "write whole numbers with ms, s, m or h, such as 500ms, 10s or 1h30m")
     return sum(int(number) * _UNIT_MS[unit] for number, unit in _DURATION_PART.findall(text)) / 1000
 
 
@@ -95,14 +135,14 @@ def parse_size(text: str) -> int:
     """Bytes of an integer with an optional `KiB` or `MiB`."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise Refusal(f"{shown(text)} is not a size", "write a whole number of bytes, or one with KiB or MiB, such as 64KiB")
+        raise InvalidValue(f"{shown(text)} is not a size", "write a whole number of bytes, or one with KiB or MiB, such as 64KiB")
     return int(match[1]) * _UNIT_BYTES[match[2]]
 
 
 def parse_integer(text: str) -> int:
     """A decimal number without sign or leading zero."""
     if _INTEGER.fullmatch(text) is None:
-        raise Refusal(f"{shown(text)} is not a whole number", "write decimal digits only")
+        raise InvalidValue(f"{shown(text)} is not a whole number", "write decimal digits only")
     return int(text)
 
 
@@ -111,7 +151,7 @@ def parse_mode(text: str) -> int | None:
     if text == "auto":
         return None
     if _MODE.fullmatch(text) is None:
-        raise Refusal(f"{shown(text)} is not a file mode", "write auto or octal permission bits such as 0600")
+        raise InvalidValue(f"{shown(text)} is not a file mode", "write auto or octal permission bits such as 0600")
     return int(text, 8)
 
 
@@ -119,8 +159,8 @@ def parse_uids(text: str) -> tuple[int, ...]:
     """Decimal user ids, each once."""
     uids = []
     for item in parse_items(text):
-        if _INTEGER.fullmatch(item) is None or int(item) > 0xFFFF_FFFE:
-            raise Refusal(f"{shown(item)} is not a user id", "write decimal UIDs from 0 to 4294967294, such as 1000,65532")
+        if _INTEGER.fullmatch(item) is None or int(item) > _HIGHEST_UID:
+            raise InvalidValue(f"{shown(item)} is not a user id", "write decimal UIDs from 0 to 4294967294, such as 1000,65532")
         uids.append(int(item))
     return tuple(dict.fromkeys(uids))
 
@@ -128,7 +168,7 @@ def parse_uids(text: str) -> tuple[int, ...]:
 def parse_absolute_path(text: str) -> str:
     """A path that starts with `/`."""
     if not text.startswith("/"):
-        raise Refusal(f"{shown(text)} is not an absolute path", "start it with /")
+        raise InvalidValue(f"{shown(text)} is not an absolute path", "start it with /")
     return text
 
 
@@ -144,9 +184,9 @@ def _within(parse: Callable[[str], N], low: str, high: str) -> Callable[[str], N
     def parse_within(text: str) -> N:
         value = parse(text)
         if value < lowest:
-            raise Refusal(f"{shown(text)} is below {low}", fix)
+            raise InvalidValue(f"{shown(text)} is below {low}", fix)
         if value > highest:
-            raise Refusal(f"{shown(text)} is above {high}", fix)
+            raise InvalidValue(f"{shown(text)} is above {high}", fix)
         return value
 
     return parse_within
@@ -155,19 +195,28 @@ def _within(parse: Callable[[str], N], low: str, high: str) -> Callable[[str], N
 def duration(low: str, high: str = LONGEST, *, or_auto: bool = False) -> Kind:
     """Durations from `low` to `high`; with `or_auto` also `auto`, which is None."""
     parse = _within(parse_duration, low, high)
+    number = "[0-9]{1,12}(ms|s|m|h)"
     if not or_auto:
-        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}")
-    return Kind(name="duration", parse=lambda text: None if text == "auto" else parse(text), bounds=f"auto, or {low} to {high}")
+        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}", form=Form(pattern=f"^{number}$", hint=_ONE_UNIT))
+    return Kind(
+        name="duration",
+        parse=lambda text: None if text == "auto" else parse(text),
+        bounds=f"auto, or {low} to {high}",
+        form=Form(pattern=f"^(auto|{number})$", hint=_ONE_UNIT),
+    )
 
 
 def size(low: str, high: str) -> Kind:
     """Sizes from `low` to `high`."""
-    return Kind(name="size", parse=_within(parse_size, low, high), bounds=f"{low} to {high}")
+    form = Form(types=("string", "integer"), pattern="^[0-9]{1,12}(KiB|MiB)?$", lowest=parse_size(low), highest=parse_size(high))
+    return Kind(name="size", parse=_within(parse_size, low, high), bounds=f"{low} to {high}", form=form)
 
 
 def integer(low: str, high: str) -> Kind:
     """Whole numbers from `low` to `high`."""
-    return Kind(name="integer", parse=_within(parse_integer, low, high), bounds=f"{low} to {high}" if low != high else f"only {low}")
+    bounds = f"{low} to {high}" if low != high else f"only {low}"
+    form = Form(types=("integer",), lowest=int(low), highest=int(high))
+    return Kind(name="integer", parse=_within(parse_integer, low, high), bounds=bounds, form=form)
 
 
 def choice(*names: str) -> Kind:
@@ -175,15 +224,15 @@ def choice(*names: str) -> Kind:
 
     def parse(text: str) -> str:
         if text not in names:
-            raise Refusal(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
+            raise InvalidValue(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
         return text
 
-    return Kind(name="choice", parse=parse, bounds=" ".join(names))
+    return Kind(name="choice", parse=parse, bounds=" ".join(names), form=Form(choices=names))
 
 
-BOOLEAN = Kind(name="boolean", parse=parse_boolean, bounds="true false")
-MODE = Kind(name="mode", parse=parse_mode, bounds="auto, or octal")
-UIDS = Kind(name="list of UIDs", parse=parse_uids)
-ABSOLUTE_PATH = Kind(name="path", parse=parse_absolute_path, bounds="absolute")
+BOOLEAN = Kind(name="boolean", parse=parse_boolean, bounds="true false", form=Form(types=("boolean",)))
+MODE = Kind(name="mode", parse=parse_mode, bounds="auto, or octal", form=Form(pattern="^(auto|0?[0-7]{3})$"))
+UIDS = Kind(name="list of UIDs", parse=parse_uids, form=Form(types=("integer",), lowest=0, highest=_HIGHEST_UID, listed=True))
+ABSOLUTE_PATH = Kind(name="path", parse=parse_absolute_path, bounds="absolute", form=Form(pattern=f"^/[^{_CONTROLS}]*$"))
 PATH = Kind(name="path", parse=parse_text)
 TEXT = Kind(name="text", parse=parse_text)

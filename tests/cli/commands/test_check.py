@@ -71,3 +71,46 @@ async def test_what_the_required_header_must_say_is_not_shown(run_robin: RunRobi
         ended = await run_robin("check", *form, "--require-header", "x-guard:hunter2", ROBIN_UPSTREAM_URL="https://broker.example")
         assert "hunter2" not in ended.out + ended.err
         assert "x-guard:(hidden)" in ended.out
+
+
+YAML = "version: 1\nsidecar:\n  upstream: {url: https://broker.example}\n"
+
+
+def yaml_file(folder: Path, text: str) -> str:
+    (folder / "config").write_text(text)
+    (folder / "config").chmod(0o600)
+    return str(folder / "config")
+
+
+async def test_a_robin_yaml_is_told_by_its_content_and_may_be_named_outright(run_robin: RunRobin, tmp_path: Path) -> None:
+    for words in (("check",), ("check", "sidecar")):
+        ended = await run_robin(*words, "--config", yaml_file(tmp_path, YAML))
+        assert (ended.code, ended.err) == (0, "")
+        assert "file line 3   https://broker.example" in ended.out
+
+
+async def test_errors_of_a_robin_yaml_have_file_line_column_code_message_and_fix(run_robin: RunRobin, tmp_path: Path) -> None:
+    config = yaml_file(tmp_path, YAML + "  limits: {feilds: 1}\n")
+    ended = await run_robin("check", "--json", "--config", config, ROBIN_MAX_CONNECTIONS="x")
+    assert ended.code == 2
+    found = json.loads(ended.out)
+    assert [error["key"] for error in found["errors"]] == ["ROBIN_MAX_CONNECTIONS"]
+    assert found["diagnostics"] == [
+        {
+            "file": config,
+            "line": 4,
+            "col": 12,
+            "severity": "error",
+            "code": "unknown_key",
+            "message": '"feilds" is not a key of sidecar.limits',
+            "fix": "write fields (the nearest), or remove it",
+        }
+    ]
+    assert ended.err.splitlines()[0] == (
+        f'{config}:4:12: error: unknown_key: "feilds" is not a key of sidecar.limits. Fix: write fields (the nearest), or remove it.'
+    )
+
+
+async def test_a_plane_that_does_not_exist_is_a_usage_error(run_robin: RunRobin) -> None:
+    ended = await run_robin("check", "gatway")
+    assert (ended.code, ended.err) == (2, "robin: 'gatway' is not a plane; use sidecar")

@@ -1,11 +1,12 @@
 """`robin sidecar` with bad settings (items I3, I4): exit 2, every error told, and nothing bound."""
 
 import socket
+from pathlib import Path
 
 import pytest
 from tests.cli.conftest import RunRobin
 
-from robin.testing.process import free_port
+from robin.testing.process import RobinProcess, free_port
 
 
 @pytest.mark.parametrize("words", [(), ("sidecar",)])
@@ -31,3 +32,20 @@ async def test_a_listener_beyond_loopback_needs_the_switch(run_robin: RunRobin) 
     assert ended.code == 2
     assert ended.err.startswith("robin: ROBIN_LISTEN_ADDR (from flag): 0.0.0.0:0 is not a loopback address; ")
     assert "ROBIN_UNSAFE_LISTEN=true" in ended.err
+
+
+async def test_it_runs_with_a_robin_yaml_and_a_flag_above_it(tmp_path: Path, token_file: Path) -> None:
+    config = tmp_path / "robin.yaml"
+    config.write_text(
+        "version: 1\n"
+        "sidecar:\n"
+        "  upstream: {url: 'http://127.0.0.1:9'}\n"
+        f"  identity: {{token_file: '{token_file}', audience: broker.test}}\n"
+        "  listeners: {proxy: ['127.0.0.1:0'], admin: []}\n"
+        "  telemetry: {log_level: error}\n"
+    )
+    config.chmod(0o600)
+    async with RobinProcess("sidecar", "--config", str(config), "--log-level", "info", settings={}) as robin:
+        started = await robin.event("started")
+        assert (started["upstream"], started["admin"]) == ("http://127.0.0.1:9", [])
+        assert await robin.stop() == 0

@@ -1,4 +1,4 @@
-"""`robin up`, its flags and its refusals; what it does when it runs is in tests/journeys/test_up.py."""
+"""`robin up`, its flags and its errors; what it does when it runs is in tests/journeys/test_up.py."""
 
 import argparse
 import asyncio

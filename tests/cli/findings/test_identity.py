@@ -6,7 +6,7 @@ from pathlib import Path
 from robin.cli.findings.finding import Finding, Health
 from robin.cli.findings.identity import look
 from robin.config.load import Loaded, load
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.manual_clock import ManualClock
@@ -15,7 +15,7 @@ from robin.transport.clock import SystemClock
 from robin.wire.workload_api import JwtSvid
 
 
-def settings(**environ: str) -> Settings:
+def settings(**environ: str) -> SidecarSettings:
     loaded = load({}, {"ROBIN_UPSTREAM_URL": "https://broker.example", "ROBIN_AUDIENCE": "broker.test", **environ})
     assert isinstance(loaded, Loaded), [str(error) for error in loaded]
     return loaded.settings

@@ -7,7 +7,7 @@ from dataclasses import replace
 from robin.cli.findings.finding import Finding, Health
 from robin.cli.findings.upstream import look
 from robin.config.load import Loaded, load
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.model.address import TcpAddress
 from robin.testing.connection import ScriptedConnection
 from robin.testing.process import free_port
@@ -15,19 +15,21 @@ from robin.testing.recording_upstream import RecordingUpstream
 from robin.transport.clock import SystemClock
 
 
-def settings(**environ: str) -> Settings:
+def settings(**environ: str) -> SidecarSettings:
     loaded = load({}, environ)
     assert isinstance(loaded, Loaded), [str(error) for error in loaded]
     return loaded.settings
 
 
-async def findings(chosen: Settings) -> list[Finding]:
+async def findings(chosen: SidecarSettings) -> list[Finding]:
     return await asyncio.to_thread(lambda: list(look(chosen, SystemClock())))
 
 
 async def test_a_name_that_resolves_to_robin_itself_is_a_loop() -> None:
     chosen = settings(ROBIN_UPSTREAM_URL="http://localhost:4999")
-    later = replace(chosen, listen=(TcpAddress(host="127.0.0.1", port=4999),))  # as if the name had begun to resolve there
+    later = replace(
+        chosen, listeners=replace(chosen.listeners, proxy=(TcpAddress(host="127.0.0.1", port=4999),))
+    )  # it resolves there later
     (loop,) = await findings(later)
     assert (loop.subject, loop.health) == ("upstream", Health.FAIL)
     assert loop.what == "loop: localhost port 4999: ROBIN_UPSTREAM_URL leads back to this Robin"

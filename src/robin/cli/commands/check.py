@@ -5,18 +5,25 @@ import json
 
 from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
-from robin.config.layers import SettingError, Sourced
-from robin.config.load import Loaded, environment, load
+from robin.config.diagnostic import Diagnostic
+from robin.config.layers import ResolvedValue
+from robin.config.load import Loaded, Problem, environment, load
+from robin.config.robin_yaml import SECTIONS
+
+ARGUMENTS = "[PLANE]"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Every setting is a flag, so that a command line can be checked as it will run."""
+    parser.add_argument("plane", nargs="?", default="sidecar", metavar="PLANE", help="whose settings [sidecar]")
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """0 the settings are right, 2 they are not."""
+    if args.plane not in SECTIONS:
+        refuse([f"robin: {args.plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])
     outcome = load(given(args), environment())
     if args.json:
         print(json.dumps(_errors(outcome) if isinstance(outcome, tuple) else _values(outcome), indent=2))
@@ -34,19 +41,24 @@ def _values(loaded: Loaded) -> dict[str, object]:
     return {"ok": True, "settings": settings, "warnings": [text for _code, text in warnings(loaded.settings)]}
 
 
-def _shown(source: Sourced) -> str | None:
-    """A value as it may be seen: what ROBIN_REQUIRE_HEADER demands is a shared secret in effect."""
+def _shown(source: ResolvedValue) -> str | None:
+    """A value as it may be shown: what ROBIN_REQUIRE_HEADER demands is a shared secret in effect."""
     if source.key == "ROBIN_REQUIRE_HEADER" and source.text is not None:
         name, colon, _ = source.text.partition(":")
         return f"{name}:(hidden)" if colon else name
     return source.text
 
 
-def _errors(errors: tuple[SettingError, ...]) -> dict[str, object]:
-    return {
-        "ok": False,
-        "errors": [{"key": error.key, "origin": str(error.layer), "what": error.what, "fix": error.fix} for error in errors],
-    }
+def _errors(problems: tuple[Problem, ...]) -> dict[str, object]:
+    """Errors at a setting, and those at a place in robin.yaml."""
+    errors, diagnostics = [], []
+    for problem in problems:
+        diagnostic = problem if isinstance(problem, Diagnostic) else problem.diagnostic
+        if diagnostic is not None:
+            diagnostics.append(diagnostic.json())
+        elif not isinstance(problem, Diagnostic):
+            errors.append({"key": problem.key, "origin": str(problem.layer), "what": problem.what, "fix": problem.fix})
+    return {"ok": False, "errors": errors} | ({"diagnostics": diagnostics} if diagnostics else {})
 
 
 def _table(loaded: Loaded) -> str:

@@ -1,4 +1,4 @@
-"""Show what the identity says: header, claims, time left, and each check of Robin. The token itself and its signature stay hidden."""
+"""Show the identity: header, claims, time left, and the result of each check. The token itself and its signature stay hidden."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from robin.wire.jwt_inspection import unsafe_text
 def configure(parser: argparse.ArgumentParser) -> None:
     """Every setting is a flag, so that the sidecar's command line will do; those that are read are listed: the identity's, and the file."""
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
-    parser.add_argument("--unsafe-print-token", action="store_true", help="print the raw token: whoever sees it is this workload")
+    parser.add_argument("--unsafe-print-token", action="store_true", help="print the raw token: anyone who has it can act as this workload")
     add_settings(parser, shown=(*IDENTITY_KEYS, CONFIG))
 
 
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     passed = all(check.passed for check in token.laid_open.checks)
     if args.json:
-        said = _values(token, passed=passed)
-        print(json.dumps(said | {"token": unsafe_text(token.raw.text)} if args.unsafe_print_token else said, indent=2))
+        values = _values(token, passed=passed)
+        print(json.dumps(values | {"token": unsafe_text(token.raw.text)} if args.unsafe_print_token else values, indent=2))
     elif args.unsafe_print_token:
         print(unsafe_text(token.raw.text))
     else:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from robin.cli.findings.finding import Finding, fail, from_detail, ok, warn
 from robin.cli.one_token import NoToken, OneToken, fetch_one
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
+from robin.identity.settings import FileIdentitySettings, IdentitySettings
 from robin.model.address import TcpAddress, UnixAddress
 from robin.transport.clock import Clock
 from robin.wire.jwt_inspection import NOT_BEFORE_LEEWAY_S
@@ -16,18 +17,19 @@ from robin.wire.jwt_inspection import NOT_BEFORE_LEEWAY_S
 CONNECT_S = 2.0
 
 
-def look(settings: Settings, clock: Clock) -> Iterator[Finding]:
+def look(settings: SidecarSettings, clock: Clock) -> Iterator[Finding]:
     """The file or the Workload API, then one token."""
-    if settings.token_source == "file":  # noqa: S105 - a word, not a token
-        yield from _file(settings.token_file)
-    elif settings.spiffe_socket is not None:
-        yield from _workload_api(settings.spiffe_socket)
+    identity = settings.identity
+    if isinstance(identity, FileIdentitySettings):
+        yield from _file(identity.token_file)
+    else:
+        yield from _workload_api(identity.spiffe_socket)
     try:
-        token = fetch_one(settings, clock)
+        token = fetch_one(identity, clock)
     except NoToken as none:
         yield from_detail("token", str(none))
         return
-    yield from _token(settings, token)
+    yield from _token(identity, token)
 
 
 def _file(path: str) -> Iterator[Finding]:
@@ -64,7 +66,7 @@ def _workload_api(address: UnixAddress | TcpAddress) -> Iterator[Finding]:
             yield ok("workload api", f"{address} accepts connections")
 
 
-def _token(settings: Settings, token: OneToken) -> Iterator[Finding]:
+def _token(settings: IdentitySettings, token: OneToken) -> Iterator[Finding]:
     claims = token.laid_open.claims or {}
     if token.raw.warning:
         yield warn("token", token.raw.warning, "choose one")

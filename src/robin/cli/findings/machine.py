@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from robin.cli.ask import Unanswered, ask, dialled
 from robin.cli.findings.finding import Finding, fail, ok, warn
-from robin.config.settings import Settings
+from robin.config.settings import SidecarSettings
 from robin.model.address import Address, TcpAddress, UnixAddress
 from robin.transport.listen import BindError, bind
 
@@ -21,11 +21,11 @@ _OTHERWISE = " (if it is another one, yours cannot start: exit 3)"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
-def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+def look(settings: SidecarSettings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Listeners, then limits, then the environment."""
     for variable, addresses in (
-        ("ROBIN_LISTEN_UDS" if settings.peercred else "ROBIN_LISTEN_ADDR", settings.listen),
-        ("ROBIN_ADMIN_ADDR", settings.admin),
+        ("ROBIN_LISTEN_UDS" if settings.listeners.peer_credentials else "ROBIN_LISTEN_ADDR", settings.listeners.proxy),
+        ("ROBIN_ADMIN_ADDR", settings.listeners.admin),
     ):
         for address in addresses:
             yield _place(variable, address)
@@ -122,10 +122,10 @@ def _folder(variable: str, path: str, how: str) -> Finding:
     return ok("socket", f"{path} of {variable} {how}")
 
 
-def _open_files(settings: Settings) -> Finding:
+def _open_files(settings: SidecarSettings) -> Finding:
     """The hard limit counts: the sidecar raises the soft one to it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.max_connections + settings.upstream_max_connections + SPARE_FILES
+    wanted = settings.limits.connections + settings.limits.upstream_connections + SPARE_FILES
     allowed = "any number" if hard == resource.RLIM_INFINITY else str(hard)
     what = f"{allowed} allowed at most (`ulimit -Hn`), {wanted} wanted at most"
     if hard == resource.RLIM_INFINITY or hard >= wanted:

@@ -5,8 +5,8 @@ import ssl
 from collections.abc import Iterator
 
 from robin.cli.findings.finding import Finding, fail, ok, warn
-from robin.config.place import reaches
-from robin.config.settings import Settings
+from robin.config.addresses import reaches
+from robin.config.settings import SidecarSettings
 from robin.model.faults import Fault
 from robin.model.origin import Origin
 from robin.planes.sidecar.build import build_endpoint
@@ -21,33 +21,33 @@ DAY_S = 86400.0
 SOON_S = 7 * DAY_S
 
 
-def look(settings: Settings, clock: Clock) -> Iterator[Finding]:
+def look(settings: SidecarSettings, clock: Clock) -> Iterator[Finding]:
     """Roots, name, connection, certificate."""
     tls = None
-    if settings.upstream.origin.tls:
+    if settings.upstream.url.origin.tls:
         try:
-            tls = UpstreamTls(settings.upstream_ca_file, lambda _result: None)
+            tls = UpstreamTls(settings.upstream.ca_file, lambda _result: None)
         except RootsError as error:
-            yield fail("upstream roots", f"{settings.upstream_ca_file}: {error}", "name a readable PEM bundle in ROBIN_UPSTREAM_CA_FILE")
+            yield fail("upstream roots", f"{settings.upstream.ca_file}: {error}", "name a readable PEM bundle in ROBIN_UPSTREAM_CA_FILE")
             return
         roots = tls.context.cert_store_stats()["x509_ca"]
-        if roots or settings.upstream_ca_file:
-            yield ok("upstream roots", f"{roots} CA certificates from {settings.upstream_ca_file or 'the system'}")
+        if roots or settings.upstream.ca_file:
+            yield ok("upstream roots", f"{roots} CA certificates from {settings.upstream.ca_file or 'the system'}")
         else:
             yield warn("upstream roots", "the system has no CA certificates in one file", "set ROBIN_UPSTREAM_CA_FILE, or install them")
     yield from asyncio.run(_dial(settings, tls, clock))
 
 
-async def _dial(settings: Settings, tls: UpstreamTls | None, clock: Clock) -> list[Finding]:
+async def _dial(settings: SidecarSettings, tls: UpstreamTls | None, clock: Clock) -> list[Finding]:
     loop = asyncio.get_running_loop()
-    origin = settings.upstream.origin
+    origin = settings.upstream.url.origin
 
     def own(host: str, port: int) -> bool:
         reached = Origin(scheme=origin.scheme, host=host, port=port, authority=b"")
-        return any(reaches(reached, address) for address in (*settings.listen, *settings.admin))
+        return any(reaches(reached, address) for address in (*settings.listeners.proxy, *settings.listeners.admin))
 
-    dialer = Dialer(loop, tls=tls, connect_s=settings.upstream_connect_timeout_s, own=own)
-    endpoint = build_endpoint(settings.upstream, settings.upstream_ca_file)
+    dialer = Dialer(loop, tls=tls, connect_s=settings.deadlines.connect_s, own=own)
+    endpoint = build_endpoint(settings.upstream.url, settings.upstream.ca_file)
     permit = permit_probe(endpoint)
     try:
         stream = await dialer.dial(permit, lambda: Stream(loop, Sweeper(loop)))
@@ -76,8 +76,8 @@ _CONNECTIONS = {
 }
 
 
-def _refused(fault: Fault, settings: Settings) -> Finding:
-    place = f"{settings.upstream.origin.host} port {settings.upstream.origin.port}"
+def _refused(fault: Fault, settings: SidecarSettings) -> Finding:
+    place = f"{settings.upstream.url.origin.host} port {settings.upstream.url.origin.port}"
     word, _, fix = fault.detail.partition(": ")
     if fault.code == "upstream_certificate":
         return fail("upstream tls", f"{word}: {place}: {_CERTIFICATES.get(word, 'its certificate is not trusted')}", fix)

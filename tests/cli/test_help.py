@@ -27,7 +27,7 @@ def test_help_has_what_it_is_the_quick_start_the_commands_and_where_to_read_on(t
         assert f"  {command.name:<10}{command.summary}\n" in text
     assert "Exit codes: 0 drained" in text
     assert "docs/reference/settings.md" in text
-    assert "an unknown ROBIN_ name is an error, but for\nthose that Kubernetes makes for a Service named robin, such as ROBIN_PORT." in text
+    assert "An unknown ROBIN_ name is an error, except those that Kubernetes makes for a Service named robin" in text
 
 
 def test_help_names_the_values_of_each_choice(text: str) -> None:

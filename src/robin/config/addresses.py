@@ -1,14 +1,14 @@
-"""Text of one setting -> value, for places: where to listen, the Workload API endpoint, the upstream URL.
+"""Parse the text of one setting, for addresses: where to listen, the Workload API endpoint, the upstream URL.
 
-Hosts of listeners and endpoints are literal IP addresses: a name that resolves anew could open the proxy to the network. Also the one
-judgement on places: whether two of them are, or reach, the same socket.
+Hosts of listeners and endpoints are literal IP addresses: a name that resolves anew could open the proxy to the network. Also
+decides whether two addresses are, or reach, the same socket.
 """
 
 import ipaddress
 import re
 
 from robin.config.names import parse_host
-from robin.config.parse import Kind, Refusal, parse_items, shown, write
+from robin.config.parse import LIST, InvalidValue, Kind, parse_items, shown, write
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, reached
 from robin.model.origin import Origin, UpstreamUrl
 
@@ -24,7 +24,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def _parse_port(text: str, *, lowest: int) -> int:
     if _PORT.fullmatch(text) is None or not lowest <= int(text) <= 65535:
-        raise Refusal(f"{shown(text)} is not a port", f"use {lowest} to 65535")
+        raise InvalidValue(f"{shown(text)} is not a port", f"use {lowest} to 65535")
     return int(text)
 
 
@@ -41,26 +41,26 @@ def _parse_ip(text: str) -> str:
 def parse_unix_path(text: str) -> str:
     """An absolute path that fits into a socket address."""
     if text.startswith("@"):
-        raise Refusal("abstract sockets have no owner and no mode", "use a path such as /run/robin/robin.sock")
+        raise InvalidValue("abstract sockets have no owner and no mode", "use a path such as /run/robin/robin.sock")
     if text.startswith("unix:"):
-        raise Refusal(f"{shown(text)} has a scheme where a plain path belongs", write("/" + text[5:].lstrip("/"), "the path alone"))
+        raise InvalidValue(f"{shown(text)} has a scheme where a plain path belongs", write("/" + text[5:].lstrip("/"), "the path alone"))
     if not text.startswith("/"):
-        raise Refusal(f"{shown(text)} is not an absolute path", "use a path such as /run/robin/robin.sock")
+        raise InvalidValue(f"{shown(text)} is not an absolute path", "use a path such as /run/robin/robin.sock")
     if text.endswith("/"):
-        raise Refusal(f"{shown(text)} is a directory", "name the socket itself, such as /run/robin/robin.sock")
+        raise InvalidValue(f"{shown(text)} is a directory", "name the socket itself, such as /run/robin/robin.sock")
     if (length := len(text.encode())) > UNIX_PATH_BYTES:
-        raise Refusal(f"the path has {length} bytes", f"use at most {UNIX_PATH_BYTES}")
+        raise InvalidValue(f"the path has {length} bytes", f"use at most {UNIX_PATH_BYTES}")
     return text
 
 
 def _parse_tcp(text: str) -> tuple[TcpAddress, ...]:
     host, colon, port_text = text.rpartition(":")
     if text.isdigit():
-        raise Refusal(f"{shown(text)} is a port alone", write(f"127.0.0.1:{text[:5]}", "host:port"))
+        raise InvalidValue(f"{shown(text)} is a port alone", write(f"127.0.0.1:{text[:5]}", "host:port"))
     if not colon or text.endswith("]"):
-        raise Refusal(f"{shown(text)} has no port", write(f"{text}:4000" if text else "host:port", "host:port"))
+        raise InvalidValue(f"{shown(text)} has no port", write(f"{text}:4000" if text else "host:port", "host:port"))
     if ":" in host and not host.startswith("["):
-        raise Refusal(f"{shown(text)} is an IPv6 address without brackets", "write [address]:port, such as [::1]:4000")
+        raise InvalidValue(f"{shown(text)} is an IPv6 address without brackets", "write [address]:port, such as [::1]:4000")
     port = _parse_port(port_text, lowest=0)
     if host == "localhost":
         return (TcpAddress(host="127.0.0.1", port=port), TcpAddress(host="::1", port=port, best_effort=True))
@@ -71,17 +71,19 @@ def _parse_tcp(text: str) -> tuple[TcpAddress, ...]:
         return (TcpAddress(host=_parse_ip(bare), port=port),)
     except ValueError:
         fix = "use an IP address, localhost, or nothing for every interface, such as 127.0.0.1:4000, [::1]:4000 or :4001"
-        raise Refusal(f"the host of {shown(text)} is not an IP address", fix) from None
+        raise InvalidValue(f"the host of {shown(text)} is not an IP address", fix) from None
 
 
 def _parse_address(text: str, *, unix: bool) -> tuple[Address, ...]:
     if text.startswith("systemd:"):
         if _SYSTEMD_NAME.fullmatch(text[8:]) is None:
-            raise Refusal(f"{shown(text)} names no systemd socket", "write systemd:NAME with the FileDescriptorName= of the socket unit")
+            raise InvalidValue(
+                f"{shown(text)} names no systemd socket", "write systemd:NAME with the FileDescriptorName= of the socket unit"
+            )
         return (ActivatedAddress(name=text[8:]),)
     if text.startswith("unix:"):
         if not unix:
-            raise Refusal(f"{shown(text)} is a Unix socket", "set ROBIN_LISTEN_UDS to the path instead")
+            raise InvalidValue(f"{shown(text)} is a Unix socket", "set ROBIN_LISTEN_UDS to the path instead")
         return (UnixAddress(path=parse_unix_path("/" + text[5:].lstrip("/") if text.startswith("unix:///") else text[5:])),)
     return _parse_tcp(text)
 
@@ -91,7 +93,7 @@ def _parse_addresses(text: str, *, unix: bool) -> tuple[Address, ...]:
     for index, address in enumerate(addresses):
         for earlier in addresses[:index]:
             if overlaps(earlier, address):
-                raise Refusal(f"{earlier} and {address} are the same socket", "keep one of them")
+                raise InvalidValue(f"{earlier} and {address} are the same socket", "keep one of them")
     return addresses
 
 
@@ -99,7 +101,7 @@ def parse_listen(text: str) -> tuple[Address, ...]:
     """TCP addresses and `systemd:NAME`, at least one."""
     addresses = _parse_addresses(text, unix=False)
     if not addresses:
-        raise Refusal("the list is empty, so nothing would listen", "name an address such as 127.0.0.1:4000")
+        raise InvalidValue("the list is empty, so nothing would listen", "name an address such as 127.0.0.1:4000")
     return addresses
 
 
@@ -116,52 +118,54 @@ def parse_listen_uds(text: str) -> Address:
 
 
 def parse_endpoint(text: str) -> UnixAddress | TcpAddress:
-    """A Workload API endpoint, `unix:///abs` or `tcp://IP:port` (SPIFFE Workload Endpoint section 4); a refusal shows the corrected URI."""
+    """A Workload API endpoint, `unix:///abs` or `tcp://IP:port` (SPIFFE Workload Endpoint section 4); the error shows the corrected URI."""
     scheme, colon, rest = text.partition(":")
     if "?" in rest or "#" in rest or "%" in rest:
-        raise Refusal("the endpoint has a query, fragment or percent escape", f"write {_ENDPOINT_FORM}")
+        raise InvalidValue("the endpoint has a query, fragment or percent escape", f"write {_ENDPOINT_FORM}")
     if scheme == "unix" and colon:
         if rest.startswith("//") and not rest.startswith("///"):
-            raise Refusal(f"{shown(text)} has a host where the path belongs", write(f"unix:///{rest[2:]}", _ENDPOINT_FORM))
+            raise InvalidValue(f"{shown(text)} has a host where the path belongs", write(f"unix:///{rest[2:]}", _ENDPOINT_FORM))
         path = "/" + rest.lstrip("/")
         if not rest.startswith("/") or path == "/":
-            raise Refusal(f"{shown(text)} has no absolute path", write(f"unix://{path}" if path != "/" else _ENDPOINT_FORM, _ENDPOINT_FORM))
+            raise InvalidValue(
+                f"{shown(text)} has no absolute path", write(f"unix://{path}" if path != "/" else _ENDPOINT_FORM, _ENDPOINT_FORM)
+            )
         return UnixAddress(path=parse_unix_path(path))
     if scheme == "tcp" and colon:
         return _parse_tcp_endpoint(text, rest)
     if text.startswith("/"):
-        raise Refusal(f"{shown(text)} has no scheme", write(f"unix://{text}", _ENDPOINT_FORM))
-    raise Refusal(f"{shown(text)} is not a Workload API endpoint", f"write {_ENDPOINT_FORM}")
+        raise InvalidValue(f"{shown(text)} has no scheme", write(f"unix://{text}", _ENDPOINT_FORM))
+    raise InvalidValue(f"{shown(text)} is not a Workload API endpoint", f"write {_ENDPOINT_FORM}")
 
 
 def _parse_tcp_endpoint(text: str, rest: str) -> TcpAddress:
     authority, slash, _path = rest.lstrip("/").partition("/")
     host, colon, port_text = authority.rpartition(":")
     if not colon or authority.endswith("]"):
-        raise Refusal(f"{shown(text)} has no port", write(f"tcp://{authority or 'IP'}:PORT", _ENDPOINT_FORM))
+        raise InvalidValue(f"{shown(text)} has no port", write(f"tcp://{authority or 'IP'}:PORT", _ENDPOINT_FORM))
     port = _parse_port(port_text, lowest=1)
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         address = TcpAddress(host=_parse_ip("127.0.0.1" if bare == "localhost" else bare), port=port)
     except ValueError:
-        raise Refusal(f"the host of {shown(text)} is not an IP address", f"write tcp://IP:{port}") from None
+        raise InvalidValue(f"the host of {shown(text)} is not an IP address", f"write tcp://IP:{port}") from None
     if f"tcp://{address}" != f"tcp:{rest}" or slash:
-        raise Refusal(f"{shown(text)} is not of the form tcp://IP:port", f"write tcp://{address}")
+        raise InvalidValue(f"{shown(text)} is not of the form tcp://IP:port", f"write tcp://{address}")
     return address
 
 
 def parse_upstream(text: str) -> UpstreamUrl:
     """`http[s]://host[:port][/base]`; no userinfo, query, fragment or dot segment. The base path keeps its bytes, less a final `/`."""
     if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
-        raise Refusal("the URL has a user name or password", "remove it: the only credential is the workload identity")
+        raise InvalidValue("the URL has a user name or password", "remove it: the only credential is the workload identity")
     if "?" in text or "#" in text:
-        raise Refusal("the URL has a query or fragment", "remove everything from the ? or #")
+        raise InvalidValue("the URL has a query or fragment", "remove everything from the ? or #")
     match = _URL.fullmatch(text)
     if match is None or match[2] == "":
-        raise Refusal(f"{shown(text)} is not a URL", "write https://host[:port][/base]")
+        raise InvalidValue(f"{shown(text)} is not a URL", "write https://host[:port][/base]")
     scheme = match[1].lower()
     if scheme not in _DEFAULT_PORTS:
-        raise Refusal(f"{shown(text)} is neither https nor http", "write https://host[:port][/base]")
+        raise InvalidValue(f"{shown(text)} is neither https nor http", "write https://host[:port][/base]")
     host = parse_host(match[2])
     port = _DEFAULT_PORTS[scheme] if match[3] is None else _parse_port(match[3], lowest=1)
     authority = host if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
@@ -172,10 +176,10 @@ def parse_upstream(text: str) -> UpstreamUrl:
 def _parse_base_path(text: str) -> bytes:
     path = text.removesuffix("/")
     if _BASE_PATH.fullmatch(path) is None:
-        raise Refusal("the base path has an empty segment or an unescaped byte", "use plain segments such as /v1, with %XX escapes")
+        raise InvalidValue("the base path has an empty segment or an unescaped byte", "use plain segments such as /v1, with %XX escapes")
     segments = path.lower().replace("%2e", ".").split("/")
     if "." in segments or ".." in segments:
-        raise Refusal("the base path has a dot segment", "write the path without . and ..")
+        raise InvalidValue("the base path has a dot segment", "write the path without . and ..")
     return path.encode("ascii")
 
 
@@ -188,7 +192,7 @@ def _covered(host: str) -> frozenset[int]:
 
 
 def overlaps(one: Address, other: Address) -> bool:
-    """Whether binding both would fail: the same path, name, or port on overlapping hosts. Port 0 never clashes."""
+    """True if binding both would fail: the same path, name, or port on overlapping hosts. Port 0 never clashes."""
     if isinstance(one, TcpAddress) and isinstance(other, TcpAddress):
         if one.port != other.port or one.port == 0:
             return False
@@ -201,7 +205,7 @@ def overlaps(one: Address, other: Address) -> bool:
 
 
 def reaches(origin: Origin, address: Address) -> bool:
-    """Whether dialling `origin` would reach a listener at `address`, as far as the texts say (a name may resolve there later)."""
+    """True if dialling `origin` would reach a listener at `address`, as far as the texts say (a name may resolve there later)."""
     if not isinstance(address, TcpAddress) or origin.port != address.port:
         return False
     if origin.host == "localhost":
@@ -214,7 +218,7 @@ def reaches(origin: Origin, address: Address) -> bool:
 
 
 UPSTREAM = Kind(name="URL", parse=parse_upstream, bounds="https://host[:port][/base]")
-LISTEN = Kind(name="list of addresses", parse=parse_listen, bounds="host:port, [v6]:port, localhost:port, systemd:NAME")
+LISTEN = Kind(name="list of addresses", parse=parse_listen, bounds="host:port, [v6]:port, localhost:port, systemd:NAME", form=LIST)
 LISTEN_UDS = Kind(name="path", parse=parse_listen_uds, bounds=f"at most {UNIX_PATH_BYTES} bytes, or systemd:NAME")
-ADMIN = Kind(name="list of addresses", parse=parse_admin, bounds="host:port, :port, unix:/path, systemd:NAME, off")
+ADMIN = Kind(name="list of addresses", parse=parse_admin, bounds="host:port, :port, unix:/path, systemd:NAME, off", form=LIST)
 ENDPOINT = Kind(name="endpoint", parse=parse_endpoint, bounds="unix:///abs or tcp://IP:port")

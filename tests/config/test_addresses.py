@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.config import place
-from robin.config.parse import Kind, Refusal
+from robin.config import addresses
+from robin.config.addresses import ADMIN, ENDPOINT, LISTEN, LISTEN_UDS, UPSTREAM
+from robin.config.parse import InvalidValue, Kind
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
 from robin.model.origin import Origin, UpstreamUrl
 
@@ -17,7 +18,7 @@ def tcp(host: str, port: int, *, best_effort: bool = False) -> TcpAddress:
 
 
 @pytest.mark.parametrize(
-    ("text", "addresses"),
+    ("text", "expected"),
     [
         ("127.0.0.1:4000", (tcp("127.0.0.1", 4000),)),
         ("[::1]:4000", (tcp("::1", 4000),)),
@@ -28,8 +29,8 @@ def tcp(host: str, port: int, *, best_effort: bool = False) -> TcpAddress:
         ("systemd:robin,127.0.0.1:1", (ActivatedAddress(name="robin"), tcp("127.0.0.1", 1))),
     ],
 )
-def test_listen_addresses(text: str, addresses: tuple[Address, ...]) -> None:
-    assert place.parse_listen(text) == addresses
+def test_listen_addresses(text: str, expected: tuple[Address, ...]) -> None:
+    assert addresses.parse_listen(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,8 @@ def test_listen_addresses(text: str, addresses: tuple[Address, ...]) -> None:
     ],
 )
 def test_a_listen_address_that_cannot_be_bound_is_refused(text: str, what: str, fix: str) -> None:
-    with pytest.raises(Refusal) as caught:
-        place.parse_listen(text)
+    with pytest.raises(InvalidValue) as caught:
+        addresses.parse_listen(text)
     assert (caught.value.what, caught.value.fix) == (what, fix)
 
 
@@ -60,24 +61,24 @@ def test_a_listen_address_that_cannot_be_bound_is_refused(text: str, what: str, 
     "text", ["example.com:80", "LOCALHOST:80", "[fe80::1%1]:80", "[::ffff:127.0.0.1]:80", "127.1:80", "[127.0.0.1]:80"]
 )
 def test_only_literal_addresses_are_listened_on(text: str) -> None:
-    with pytest.raises(Refusal, match="is not an IP address"):
-        place.parse_listen(text)
+    with pytest.raises(InvalidValue, match="is not an IP address"):
+        addresses.parse_listen(text)
 
 
 def test_admin_addresses_may_be_unix_sockets_or_off() -> None:
-    assert place.parse_admin("off") == ()
-    assert place.parse_admin("none") == ()
-    assert place.parse_admin(":4001") == (tcp("", 4001),)
-    assert place.parse_admin("unix:/run/a.sock,127.0.0.1:1") == (UnixAddress(path="/run/a.sock"), tcp("127.0.0.1", 1))
-    assert place.parse_admin("unix:///run/a.sock") == (UnixAddress(path="/run/a.sock"),)
+    assert addresses.parse_admin("off") == ()
+    assert addresses.parse_admin("none") == ()
+    assert addresses.parse_admin(":4001") == (tcp("", 4001),)
+    assert addresses.parse_admin("unix:/run/a.sock,127.0.0.1:1") == (UnixAddress(path="/run/a.sock"), tcp("127.0.0.1", 1))
+    assert addresses.parse_admin("unix:///run/a.sock") == (UnixAddress(path="/run/a.sock"),)
 
 
 def test_a_socket_path_has_at_most_107_bytes() -> None:
     longest = "/" + "a" * 106
-    assert place.parse_listen_uds(longest) == UnixAddress(path=longest)
-    assert place.parse_listen_uds("systemd:robin") == ActivatedAddress(name="robin")
-    with pytest.raises(Refusal) as caught:
-        place.parse_listen_uds(longest + "é")
+    assert addresses.parse_listen_uds(longest) == UnixAddress(path=longest)
+    assert addresses.parse_listen_uds("systemd:robin") == ActivatedAddress(name="robin")
+    with pytest.raises(InvalidValue) as caught:
+        addresses.parse_listen_uds(longest + "é")
     assert (caught.value.what, caught.value.fix) == ("the path has 109 bytes", "use at most 107")
 
 
@@ -91,8 +92,8 @@ def test_a_socket_path_has_at_most_107_bytes() -> None:
     ],
 )
 def test_other_socket_paths_are_refused(text: str, fix: str) -> None:
-    with pytest.raises(Refusal) as caught:
-        place.parse_listen_uds(text)
+    with pytest.raises(InvalidValue) as caught:
+        addresses.parse_listen_uds(text)
     assert caught.value.fix == fix
 
 
@@ -107,7 +108,7 @@ def test_other_socket_paths_are_refused(text: str, fix: str) -> None:
     ],
 )
 def test_workload_api_endpoints(text: str, address: Address) -> None:
-    assert place.parse_endpoint(text) == address
+    assert addresses.parse_endpoint(text) == address
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ def test_workload_api_endpoints(text: str, address: Address) -> None:
     ],
 )
 def test_a_malformed_endpoint_is_shown_corrected(text: str, fix: str) -> None:
-    with pytest.raises(Refusal) as caught:
-        place.parse_endpoint(text)
+    with pytest.raises(InvalidValue) as caught:
+        addresses.parse_endpoint(text)
     assert caught.value.fix == fix
 
 
@@ -153,7 +154,7 @@ def url(scheme: str, host: str, port: int, authority: bytes, base: bytes = b"") 
     ],
 )
 def test_upstream_urls(text: str, upstream: UpstreamUrl) -> None:
-    assert place.parse_upstream(text) == upstream
+    assert addresses.parse_upstream(text) == upstream
 
 
 @pytest.mark.parametrize(
@@ -181,8 +182,8 @@ def test_upstream_urls(text: str, upstream: UpstreamUrl) -> None:
     ],
 )
 def test_a_doubtful_upstream_url_is_refused(text: str, what: str) -> None:
-    with pytest.raises(Refusal) as caught:
-        place.parse_upstream(text)
+    with pytest.raises(InvalidValue) as caught:
+        addresses.parse_upstream(text)
     assert caught.value.what in (what, "the URL has a user name or password")
     assert "secret" not in caught.value.what + caught.value.fix
 
@@ -210,7 +211,7 @@ def test_a_doubtful_upstream_url_is_refused(text: str, what: str) -> None:
     ],
 )
 def test_whether_an_upstream_is_one_of_our_listeners(target: str, listener: Address, meet: bool) -> None:
-    assert place.reaches(place.parse_upstream(target).origin, listener) is meet
+    assert addresses.reaches(addresses.parse_upstream(target).origin, listener) is meet
 
 
 ADDRESSES = st.builds(
@@ -220,18 +221,18 @@ ADDRESSES = st.builds(
 
 @given(ADDRESSES, ADDRESSES)
 def test_overlap_is_symmetric_and_needs_the_same_port(one: TcpAddress, other: TcpAddress) -> None:
-    assert place.overlaps(one, other) == place.overlaps(other, one)
+    assert addresses.overlaps(one, other) == addresses.overlaps(other, one)
     if one.port != other.port or one.port == 0:
-        assert not place.overlaps(one, other)
+        assert not addresses.overlaps(one, other)
     elif one.host == other.host or "" in (one.host, other.host):
-        assert place.overlaps(one, other)
+        assert addresses.overlaps(one, other)
 
 
 def test_sockets_overlap_by_path_or_name() -> None:
-    assert place.overlaps(UnixAddress(path="/a", mode=0o600), UnixAddress(path="/a"))
-    assert not place.overlaps(UnixAddress(path="/a"), UnixAddress(path="/b"))
-    assert place.overlaps(ActivatedAddress(name="a"), ActivatedAddress(name="a"))
-    assert not place.overlaps(ActivatedAddress(name="a"), tcp("", 1))
+    assert addresses.overlaps(UnixAddress(path="/a", mode=0o600), UnixAddress(path="/a"))
+    assert not addresses.overlaps(UnixAddress(path="/a"), UnixAddress(path="/b"))
+    assert addresses.overlaps(ActivatedAddress(name="a"), ActivatedAddress(name="a"))
+    assert not addresses.overlaps(ActivatedAddress(name="a"), tcp("", 1))
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 65535))
@@ -239,17 +240,17 @@ def test_what_an_address_says_of_itself_parses_back(ip: ipaddress.IPv4Address | 
     address = tcp(str(ip), port)
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         return
-    assert place.parse_listen(str(address)) == (address,)
+    assert addresses.parse_listen(str(address)) == (address,)
 
 
 PLACE_TEXT = st.one_of(st.text(min_size=1, max_size=60), st.from_regex(r"[a-z0-9:/.\[\]%@#?-]{1,40}", fullmatch=True))
 
 
-@given(PLACE_TEXT, st.sampled_from([place.UPSTREAM, place.LISTEN, place.LISTEN_UDS, place.ADMIN, place.ENDPOINT]))
+@given(PLACE_TEXT, st.sampled_from([UPSTREAM, LISTEN, LISTEN_UDS, ADMIN, ENDPOINT]))
 def test_any_text_is_a_value_or_a_refusal_of_one_printable_line(text: str, kind: Kind) -> None:
     said = ""
     try:
         kind.parse(text)
-    except Refusal as refusal:
-        said = f"{refusal.what}; {refusal.fix}"
+    except InvalidValue as error:
+        said = f"{error.what}; {error.fix}"
     assert said == "" or said.isprintable()

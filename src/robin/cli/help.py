@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from robin.config.table import SECTIONS
 
 _WHAT = """\
-robin - workload identity for programs that know nothing of credentials
+robin - workload identity for programs that hold no credentials
 
 Robin is a streaming HTTP proxy beside one workload. It holds the workload's short-lived identity (a projected
 Kubernetes token or a SPIFFE JWT-SVID), keeps it fresh, and puts it as `Authorization: Bearer` on every outbound
@@ -15,14 +15,14 @@ Start:
   robin --upstream-url https://broker.example:8443 --token-file /var/run/secrets/tokens/token
   curl http://127.0.0.1:4000/v1/models
 
-Commands (robin COMMAND --help says more):"""
+Commands (robin COMMAND --help lists their flags):"""
 
 _SETTINGS = """\
 
-Settings, each as flag, environment variable, or line of a file (--config): flag > environment > file > default.
-ROBIN_TOKEN_FILE is --token-file. Durations: 500ms, 10s, 1h30m. Sizes: 64KiB. Lists: a,b or none. Booleans: true or
-false, as flags --admin-quit or --no-admin-quit. An empty value counts as unset; an unknown ROBIN_ name is an error, but for
-those that Kubernetes makes for a Service named robin, such as ROBIN_PORT."""
+Settings, each as flag, environment variable, or in a file (--config, KEY=value lines or robin.yaml):
+flag > environment > file > default. ROBIN_TOKEN_FILE is --token-file. Durations: 500ms, 10s, 1h30m. Sizes: 64KiB.
+Lists: a,b or none. Booleans: true or false, as flags --admin-quit or --no-admin-quit. An empty value counts as unset.
+An unknown ROBIN_ name is an error, except those that Kubernetes makes for a Service named robin, such as ROBIN_PORT."""
 
 _MORE = """\
 

@@ -1,0 +1,40 @@
+"""The file robin.yaml: `version: 1` and one section for each plane. A plane is one line here, and one schema module."""
+
+from robin.config.diagnostic import Diagnostic, Position
+from robin.config.file import FileLine, FileText
+from robin.config.parse import Form, Kind, integer
+from robin.config.schema import Field, Mapping, Scalar, Schema
+from robin.config.sidecar import SCHEMA as SIDECAR
+from robin.config.table import BY_PATH
+
+SECTIONS: dict[str, Mapping] = {"sidecar": SIDECAR}
+
+_VERSION = Kind(name="integer", parse=integer("1", "1").parse, form=Form(types=("integer",), lowest=1, highest=1))
+
+
+def document() -> Schema:
+    """The schema of the whole file."""
+    version = Field(name="version", schema=Scalar(kind=_VERSION), help="the format of this file: 1", required=True)
+    return Mapping(fields=(version, *(Field(name=name, schema=schema) for name, schema in SECTIONS.items())))
+
+
+def sidecar_lines(content: bytes, name: str) -> FileText:
+    """The section `sidecar` as lines of settings, so that flags and environment go before it as before any file; or its diagnostics."""
+    from robin.config.yaml_reader import read_yaml  # noqa: PLC0415 - PyYAML is loaded only where there is a YAML file
+
+    root, diagnostics = read_yaml(content, name, document())
+    if root is None or any(one.severity == "error" for one in diagnostics):
+        return FileText(lines=(), errors=(), diagnostics=diagnostics)
+    section = root.value["sidecar"]
+    if section.at is None:
+        start = Position(file=name, line=1, col=1)
+        fix = "add `sidecar:` with its settings"
+        missing = Diagnostic(at=start, code="key_missing", message="there is no section `sidecar`", fix=fix)
+        return FileText(lines=(), errors=(), diagnostics=(missing,))
+    lines = [
+        FileLine(number=leaf.at.line, key=BY_PATH[f"{group}.{key}"].key, value=leaf.text, at=leaf.at)
+        for group, part in section.value.items()
+        for key, leaf in part.value.items()
+        if leaf.at is not None
+    ]
+    return FileText(lines=tuple(lines), errors=(), diagnostics=diagnostics)

@@ -1,0 +1,74 @@
+"""The sidecar's settings: its section of robin.yaml, made from the table, and the frozen value that is built from parsed settings."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from robin.config.check import ParsedSettings
+from robin.config.schema import Field, Mapping, Scalar
+from robin.config.settings import LifecycleSettings, SidecarSettings, UnsafeSettings
+from robin.config.table import BY_PATH, SETTINGS, Setting
+from robin.identity.settings import FileIdentitySettings, IdentitySettings, JwtSvidSettings
+from robin.model.address import Address, UnixAddress
+from robin.model.limits import Deadlines, Limits
+from robin.policy.settings import GuardSettings
+from robin.telemetry.settings import TelemetrySettings
+from robin.transport.settings import ListenerSettings, UpstreamSettings
+
+P = TypeVar("P")
+
+
+def _groups() -> Iterator[Field]:
+    for group in dict.fromkeys(setting.group for setting in BY_PATH.values()):
+        keys = tuple(_field(setting) for setting in BY_PATH.values() if setting.group == group)
+        yield Field(name=group, schema=Mapping(fields=keys))
+
+
+def _field(setting: Setting) -> Field:
+    """None is required, since a flag or a variable may give it."""
+    default = f"{setting.default}s" if setting.kind.name == "duration" and setting.default == "0" else setting.default
+    return Field(name=setting.name, schema=Scalar(kind=setting.kind, default=default), help=setting.help)
+
+
+SCHEMA = Mapping(fields=tuple(_groups()))
+
+
+def build_sidecar(parsed: ParsedSettings) -> SidecarSettings:
+    """The settings of `robin sidecar`, from values that parsed and do not clash."""
+    values = parsed.values
+    on_unix_socket = values["ROBIN_LISTEN_UDS"] is not None
+    hosts = values["ROBIN_ALLOWED_HOSTS"] if parsed.explicit("ROBIN_ALLOWED_HOSTS") or not on_unix_socket else None
+    return SidecarSettings(
+        identity=build_identity(parsed),
+        upstream=_part(UpstreamSettings, "upstream", parsed),
+        listeners=_part(ListenerSettings, "listeners", parsed, proxy=_proxy_addresses(parsed), peer_credentials=on_unix_socket),
+        guards=_part(GuardSettings, "guards", parsed, allowed_hosts=hosts),
+        limits=_part(Limits, "limits", parsed),
+        deadlines=_part(Deadlines, "timeouts", parsed),
+        lifecycle=_part(LifecycleSettings, "lifecycle", parsed),
+        telemetry=_part(TelemetrySettings, "telemetry", parsed),
+        unsafe=_part(UnsafeSettings, "unsafe", parsed),
+        config=values["ROBIN_CONFIG"],
+    )
+
+
+def build_identity(parsed: ParsedSettings) -> IdentitySettings:
+    """The identity alone; only its settings need to be parsed."""
+    if parsed.values["ROBIN_TOKEN_SOURCE"] == "file":  # noqa: S105 - a word, not a token
+        return _part(FileIdentitySettings, "identity", parsed)
+    return _part(JwtSvidSettings, "identity", parsed, stop_when_denied=parsed.values["ROBIN_SVID_ON_DENIED"] == "stop")
+
+
+def _part(part: type[P], group: str, parsed: ParsedSettings, **derived: Any) -> P:
+    """A part from the settings of its group that are its fields, and from those values that several settings give together."""
+    names = {field.name for field in fields(part)}  # type: ignore[arg-type]  # each part is a dataclass
+    own = {setting.field: parsed.values[key] for key, setting in SETTINGS.items() if setting.group == group and setting.field in names}
+    return part(**own | derived)
+
+
+def _proxy_addresses(parsed: ParsedSettings) -> tuple[Address, ...]:
+    """Where the proxy listens, with the mode of the Unix socket."""
+    mode = parsed.values["ROBIN_UDS_MODE"]
+    if mode is None:
+        mode = 0o600 if parsed.values["ROBIN_PEERCRED_ALLOW_UIDS"] is None else 0o666
+    return tuple(replace(address, mode=mode) if isinstance(address, UnixAddress) else address for address in parsed.listen)
