@@ -1,4 +1,4 @@
-"""What the probes say: a snapshot of the start, the drain and the identity, told without subject, audience, URL or token."""
+"""What the probes show: a snapshot of the start, the drain and the identity, without subject, audience, URL or token."""
 
 import json
 import math
@@ -17,7 +17,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether a request that came now would be served with a token, and new ones are welcome."""
+        """True if a request that came now would be accepted, and served with a token."""
         return self.identity.usable and not self.draining
 
     @property
