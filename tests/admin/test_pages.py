@@ -2,7 +2,7 @@
 
 import pytest
 
-from robin.admin.pages import Answer, Pages, refuse
+from robin.admin.pages import Pages, Response, refuse
 from robin.admin.readiness import Readiness
 from robin.model.faults import FAULTS, Fault
 from robin.model.identity import IdentityState, IdentityStatus
@@ -27,10 +27,10 @@ class Sidecar:
         self.accepts.append(accept)
         return "text/x", b"numbers\n"
 
-    def ask(self, start: str, *fields: str, local: bool = True, may_quit: bool = True) -> Answer:
+    def ask(self, start: str, *fields: str, local: bool = True, may_quit: bool = True) -> Response:
         pages = Pages(status=lambda: self.readiness, scrape=self.scrape, begin_drain=self.begin_drain if may_quit else None)
         raw = "\r\n".join([f"{start} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
-        return pages.answer(parse_request(raw, target_bytes=8192, fields_max=100), local=local)
+        return pages.respond(parse_request(raw, target_bytes=8192, fields_max=100), local=local)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def sidecar() -> Sidecar:
 def test_health_is_ok_whatever_the_identity_is(sidecar):
     sidecar.readiness = Readiness(started=False, draining=True, identities=(REFUSED,))
     for path in ("/healthz", "/livez", "/healthz?verbose"):
-        assert sidecar.ask(f"GET {path}") == Answer(status=200, content_type="text/plain; charset=utf-8", body=b"ok\n")
+        assert sidecar.ask(f"GET {path}") == Response(status=200, content_type="text/plain; charset=utf-8", body=b"ok\n")
 
 
 def test_startup_is_a_matter_of_having_started_once(sidecar):

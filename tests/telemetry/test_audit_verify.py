@@ -119,6 +119,12 @@ def test_a_cut_behind_a_checkpoint_is_an_unsealed_tail_and_not_called_forged(fol
     assert (found, chain.sealed_seq, chain.unsealed, chain.ended) == (None, sealed, kept - sealed, False)
 
 
+def test_a_log_that_went_on_after_a_cut_or_a_crash_says_so(folder: Folder):
+    folder.log.write_bytes(b"".join(folder.write(20, every=5)[:14]))
+    chain, found = judge(folder, b"".join(folder.write(1)))
+    assert (found, chain.interrupted, chain.interrupted_seq) == (None, 1, 15)
+
+
 def test_checkpoints_that_are_missing_from_the_rest_of_a_log_are_found(folder: Folder):
     log = folder.write(20, every=5)
     stripped = [*log[:8], *(line for line in log[8:] if b"audit.checkpoint" not in line)]

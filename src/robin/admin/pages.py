@@ -1,4 +1,4 @@
-"""What the admin plane answers to one request head: a table of pages, from state that is already there; nothing here waits for a fetch."""
+"""The admin plane's responses: a table of pages, rendered from state in memory. Nothing here waits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ READ: Final = "GET, HEAD"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     """One response. `allow` is the Allow field of a 405."""
 
     status: int
@@ -24,18 +24,18 @@ class Answer:
     allow: str | None = None
 
 
-_OK: Final = Answer(status=200, body=b"ok\n")
-_UNKNOWN: Final = Answer(status=404, body=b"not found\n")
-_FORBIDDEN: Final = Answer(status=403, body=b"quit is for processes on this machine, and never for browsers\n")
-BROKEN: Final = Answer(status=500, body=b"internal_error\n")
-OVERSIZED: Final = Answer(status=431, body=b"head_too_large\n")
+_OK: Final = Response(status=200, body=b"ok\n")
+_UNKNOWN: Final = Response(status=404, body=b"not found\n")
+_FORBIDDEN: Final = Response(status=403, body=b"quit is for processes on this machine, and never for browsers\n")
+BROKEN: Final = Response(status=500, body=b"internal_error\n")
+OVERSIZED: Final = Response(status=431, body=b"head_too_large\n")
 
 
-def refuse(fault: Fault) -> Answer:
-    """The answer to a head that could not be read; an unknown method is like a known one that is not allowed."""
+def refuse(fault: Fault) -> Response:
+    """Return the response to a head that could not be read; an unknown method is treated like a known one that is not allowed."""
     if fault.kind.status in {405, 501}:
-        return Answer(status=405, body=b"method_refused\n", allow=READ)
-    return Answer(status=fault.kind.status, body=f"{fault.code}\n".encode())
+        return Response(status=405, body=b"method_refused\n", allow=READ)
+    return Response(status=fault.kind.status, body=f"{fault.code}\n".encode())
 
 
 class Pages:
@@ -53,7 +53,7 @@ class Pages:
         self._status = status
         self._scrape = scrape
         self._begin_drain = begin_drain
-        self._pages: dict[bytes, Callable[[RequestHead], Answer]] = {
+        self._pages: dict[bytes, Callable[[RequestHead], Response]] = {
             b"/healthz": _healthz,
             b"/livez": _healthz,
             b"/startupz": self._startupz,
@@ -61,8 +61,8 @@ class Pages:
             b"/metrics": self._metrics,
         }
 
-    def answer(self, head: RequestHead, *, local: bool) -> Answer:
-        """The answer to `head`; `local`: the peer is on this machine (loopback or a Unix socket)."""
+    def respond(self, head: RequestHead, *, local: bool) -> Response:
+        """Return the response to `head`. `local`: the peer is on this machine (loopback or a Unix socket)."""
         path = head.path
         if path == QUIT and self._begin_drain is not None:
             return _quit(head, self._begin_drain, local=local)
@@ -70,32 +70,32 @@ class Pages:
         if page is None:
             return _UNKNOWN
         if head.method not in {"GET", "HEAD"}:
-            return Answer(status=405, body=b"method_refused\n", allow=READ)
+            return Response(status=405, body=b"method_refused\n", allow=READ)
         return page(head)
 
-    def _startupz(self, _: RequestHead) -> Answer:
+    def _startupz(self, _: RequestHead) -> Response:
         readiness = self._status()
-        return Answer(status=200 if readiness.started else 503, content_type=_JSON, body=readiness.render())
+        return Response(status=200 if readiness.started else 503, content_type=_JSON, body=readiness.render())
 
-    def _readyz(self, _: RequestHead) -> Answer:
+    def _readyz(self, _: RequestHead) -> Response:
         readiness = self._status()
-        return Answer(status=200 if readiness.ready else 503, content_type=_JSON, body=readiness.render())
+        return Response(status=200 if readiness.ready else 503, content_type=_JSON, body=readiness.render())
 
-    def _metrics(self, head: RequestHead) -> Answer:
+    def _metrics(self, head: RequestHead) -> Response:
         accept = b",".join(head.values(b"accept"))
         content_type, body = self._scrape(accept.decode("latin-1"))
-        return Answer(status=200, content_type=content_type, body=body)
+        return Response(status=200, content_type=content_type, body=body)
 
 
-def _healthz(_: RequestHead) -> Answer:
+def _healthz(_: RequestHead) -> Response:
     return _OK
 
 
-def _quit(head: RequestHead, begin_drain: Callable[[], None], *, local: bool) -> Answer:
-    """POST from this machine, by no browser: begin the drain; asked again, it says the same."""
+def _quit(head: RequestHead, begin_drain: Callable[[], None], *, local: bool) -> Response:
+    """Begin the drain on a POST from this machine that no browser made; a repeated POST has the same response."""
     if not local or head.outline.origin is not None or head.outline.fetch_site is not None:
         return _FORBIDDEN
     if head.method != "POST":
-        return Answer(status=405, body=b"method_refused\n", allow="POST")
+        return Response(status=405, body=b"method_refused\n", allow="POST")
     begin_drain()
-    return Answer(status=200, content_type=_JSON, body=b'{"status":"draining"}\n')
+    return Response(status=200, content_type=_JSON, body=b'{"status":"draining"}\n')

@@ -1,7 +1,7 @@
-"""The admin plane's sockets: a small HTTP/1.1 listener of its own, so that probes answer whatever the proxy is doing.
+"""The admin plane's sockets: a small HTTP/1.1 listener of its own, so that probes are served whatever the proxy does.
 
-It faces the pod network: heads of 8 KiB, 64 connections, 5 s for each head and each answer, one request at a time per connection. When all
-places are taken the oldest connection leaves, so that idle strangers cannot keep the kubelet's probe out. It never forwards anything, and
+It faces the pod network: heads of 8 KiB, 64 connections, 5 s for each head and each response, one request at a time per connection. At the
+limit the oldest connection is closed, so that idle peers cannot keep the kubelet's probe out. It never forwards anything, and
 no byte of a request gets into a log.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from robin.admin.pages import BROKEN, OVERSIZED, Answer, Pages, refuse
+from robin.admin.pages import BROKEN, OVERSIZED, Pages, Response, refuse
 from robin.admin.readiness import Readiness
 from robin.admin.shared_scrape import SharedScrape
 from robin.model.address import is_loopback
@@ -60,7 +60,7 @@ class AdminServer:
         self._acceptors: list[Acceptor] = []
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to accept connections."""
         loop = asyncio.get_running_loop()
         for bound in self._bounds:
             acceptor = Acceptor(loop, bound, self._take, self._exhausted, self._fatal)
@@ -101,37 +101,37 @@ class AdminServer:
         transport.set_write_buffer_limits(0)  # drain() waits until the kernel has it all
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
-            while await self._answer_next(reader, writer, local=local):
+            while await self._serve_next(reader, writer, local=local):
                 pass
             await self._linger(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # too slow, or gone
         finally:
-            transport.abort()  # nothing waits to be sent, or nobody takes it
+            transport.abort()  # all was sent, or the peer does not read it
 
-    async def _answer_next(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, local: bool) -> bool:
-        """Answer one request; whether another may follow on this connection."""
+    async def _serve_next(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, local: bool) -> bool:
+        """Serve one request. Returns True if another may follow on this connection."""
         head: RequestHead | None = None
         try:
             async with asyncio.timeout(self._wait_s):
                 head = parse_request(await reader.readuntil(b"\r\n\r\n"), target_bytes=HEAD_BYTES, fields_max=_FIELDS_MAX)
                 if head.framing == Framing.LENGTH and head.length <= HEAD_BYTES:
-                    await reader.readexactly(head.length)  # nobody asked for it; the next head is behind it
+                    await reader.readexactly(head.length)  # the body is not used; the next head follows it
         except asyncio.LimitOverrunError:
-            answer = OVERSIZED
+            response = OVERSIZED
         except Fault as fault:
-            answer = refuse(fault)
+            response = refuse(fault)
         else:
-            answer = self._answer(head, local=local)
+            response = self._respond(head, local=local)
         again = head is not None and head.keep_alive and head.framing != Framing.CHUNKED and head.length <= HEAD_BYTES
         async with asyncio.timeout(self._wait_s):
-            writer.write(_render(answer, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
+            writer.write(_render(response, again=again, bodiless=head is not None and head.method == "HEAD", wall=self._wall()))
             await writer.drain()
         await asyncio.sleep(0)  # what is pipelined leaves a turn to others
         return again
 
     async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Close our side first and take what is still coming, so that no reset overtakes the last answer (RFC 9112 9.6)."""
+        """Close our side first and read what still comes, so that no reset overtakes the last response (RFC 9112 9.6)."""
         if writer.can_write_eof():
             writer.write_eof()
         async with asyncio.timeout(LINGER_S):
@@ -139,31 +139,31 @@ class AdminServer:
                 if not await reader.read(HEAD_BYTES):
                     return
 
-    def _answer(self, head: RequestHead, *, local: bool) -> Answer:
+    def _respond(self, head: RequestHead, *, local: bool) -> Response:
         try:
-            return self._pages.answer(head, local=local)
-        except Exception as error:  # noqa: BLE001 - a page that fails must not end the listener; the log says where
+            return self._pages.respond(head, local=local)
+        except Exception as error:  # noqa: BLE001 - a page that fails must not end the listener; the event log has its stack
             self._failed("", error)
             return BROKEN
 
 
-def _render(answer: Answer, *, again: bool, bodiless: bool, wall: float) -> bytes:
+def _render(response: Response, *, again: bool, bodiless: bool, wall: float) -> bytes:
     lines = [
-        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
         f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime(wall))}",
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body)}",
+        f"Content-Type: {response.content_type}",
+        f"Content-Length: {len(response.body)}",
         "Cache-Control: no-store",
         f"Connection: {'keep-alive' if again else 'close'}",
     ]
-    if answer.allow is not None:
-        lines.append(f"Allow: {answer.allow}")
+    if response.allow is not None:
+        lines.append(f"Allow: {response.allow}")
     head = "\r\n".join([*lines, "", ""]).encode("ascii")
-    return head if bodiless else head + answer.body
+    return head if bodiless else head + response.body
 
 
 def _from_here(sock: socket.socket) -> bool:
-    """Whether the peer is this machine; a peer that is gone already counts as elsewhere."""
+    """Return True if the peer is on this machine; a peer that is gone counts as elsewhere."""
     try:
         return is_loopback(sock.getpeername()[0])
     except OSError:

@@ -1,6 +1,6 @@
-"""One scrape a turn of the event loop, whoever asks: peers that ask without pause cost one text a turn, not one each.
+"""At most one scrape per turn of the event loop for all peers, so that peers that scrape without pause cost one text per turn.
 
-What is shared is never old: it is forgotten in the next turn, before a request that came after it is answered.
+The shared text is never old: it is dropped in the next turn, before a later request is served.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ Scrape = Callable[[str], tuple[str, bytes]]
 
 
 class SharedScrape:
-    """Calls `scrape` with the Accept value of the first who asks in a turn, once for each of the two formats."""
+    """Calls `scrape` with the first Accept value of a turn, once for each of the two formats."""
 
     __slots__ = ("_made", "_scrape")
 
@@ -21,7 +21,7 @@ class SharedScrape:
         self._made: dict[bool, tuple[str, bytes]] = {}
 
     def __call__(self, accept: str) -> tuple[str, bytes]:
-        """The content type and the text."""
+        """Return the content type and the text."""
         openmetrics = prefers_openmetrics(accept)
         made = self._made.get(openmetrics)
         if made is None:

@@ -1,1 +1,1 @@
-"""Names, metrics, the exchange record."""
+"""Metrics, the access record, the event log, the audit log."""

@@ -2,7 +2,7 @@
 
 Rules: the event loop never waits for the disk; one thread writes and syncs, and records that wait at the same time share one sync. What
 waits is bounded. A record that `append` returned for is in the file, and on the disk if it asked for that; all that is written is on the
-disk within `sync_within_s`. Who makes a record keeps tokens, header values, queries and bodies out of it.
+disk within `sync_within_s`. Planes keep tokens, header values, queries and bodies out of records.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from robin.telemetry.audit_chain import LINE_BYTES, MEMBERS, RecordError, check, render_line
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable
@@ -19,6 +19,8 @@ from robin.telemetry.timestamp import TimestampFormatter
 
 _ENVELOPE_BYTES: Final = 1024  # more than the members of every record take
 _BATCH: Final = 256
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class AuditRecord:
 
 
 class _Entry:
-    """A record on its way; `future` is that of the task that waits for it, if one does."""
+    """A record on its way; `future` belongs to the task that waits for it, if there is one."""
 
     __slots__ = ("draft", "future", "octets", "sync")
 
@@ -115,14 +117,10 @@ class AuditLog:
         reason = self._enqueue(record, future)
         if reason:
             raise AuditUnavailable("closed" if reason == "closed" else "overloaded", reason)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await future
-        except TimeoutError:
-            raise AuditUnavailable("timeout", f"the disk did not take the record within {self._timeout_s:g} s") from None
+        await self._within_time(future)
 
     def put(self, record: AuditRecord) -> None:
-        """Write the record in a moment; one that cannot be written is counted, and the next record that can is preceded by a note of it."""
+        """Write the record in a moment. One that cannot be written is counted and noted before the next that can. Raises RecordError."""
         if self._enqueue(record, None):
             with self._condition:
                 self._lost += 1
@@ -135,8 +133,7 @@ class AuditLog:
                 raise AuditUnavailable("closed" if self._closing else "overloaded", "the log is closing or being reopened")
             self._reopened = future
             self._condition.notify()
-        async with asyncio.timeout(self._timeout_s):
-            return await future
+        return await self._within_time(future)
 
     async def close(self) -> bool:
         """Write what waits, seal the log with a checkpoint, and give the file back. Returns False where that took too long or failed."""
@@ -149,8 +146,15 @@ class AuditLog:
         except TimeoutError:
             return False
 
+    async def _within_time(self, future: asyncio.Future[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await future
+        except TimeoutError:
+            raise AuditUnavailable("timeout", f"the disk took longer than {self._timeout_s:g} s") from None
+
     def _enqueue(self, record: AuditRecord, future: asyncio.Future[None] | None) -> str:
-        """Hand a record to the thread. Returns why not, or nothing. Raises RecordError."""
+        """Queue a record for the thread. Returns the reason if it cannot be queued, else an empty text. Raises RecordError."""
         check({"event": record.event, "id": record.id, "fields": record.fields})
         if not record.fields.keys().isdisjoint(MEMBERS):
             raise RecordError("a field has the name of a member of the chain")

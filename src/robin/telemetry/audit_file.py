@@ -314,7 +314,7 @@ def _behind_last_newline(fd: int, size: int) -> int:
 
 
 def _set_aside(fd: int, start: int, end: int, path: Path) -> dict[str, object]:
-    """Append bytes of a file to a side file, and return what the log says of them."""
+    """Append bytes of a file to a side file, and return the note of them for the log."""
     digest = hashlib.sha256()
     side = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Reading audit files of anyone, also of an attacker: line by line with a bounded length, and the verification of a chain over files.
+"""Verification of an audit chain over its files, which may be those of an attacker: line by line, with a bounded length.
 
 Rules: nothing that a file holds raises, grows memory or is trusted before its hash was compared. The first break ends the verification.
 """
@@ -42,11 +42,13 @@ class Chain:
     checkpoints: int = 0
     sealed_seq: int = 0
     every: int = 0
+    interrupted: int = 0  # how often a process went on with a log that was not closed
+    interrupted_seq: int = 0  # the first record of the last such process
     ended: bool = False  # the last record is a checkpoint that closed or rotated the log
 
     @property
     def unsealed(self) -> int:
-        """How many records no checkpoint covers. They may have been changed, and others cut off, by one who could write the file."""
+        """How many records no checkpoint covers. They may have been changed, and others cut off, by an attacker who can write the file."""
         return self.seq - self.sealed_seq if self.records else 0
 
 
@@ -93,6 +95,9 @@ def _verify_line(chain: Chain, line: bytes, keys: Mapping[str, VerifySignature],
         return found
     if not chain.records:
         chain.first_seq, chain.sealed_seq = seq, seq - 1
+    if event == "audit.open" and chain.records and not chain.ended:
+        chain.interrupted += 1
+        chain.interrupted_seq = seq
     if event == "audit.open" and type(record.get("checkpoint_every")) is int:
         chain.every = int(str(record["checkpoint_every"]))
     if event == "audit.checkpoint":

@@ -1,7 +1,6 @@
-"""Metrics as text: Prometheus text 0.0.4, or OpenMetrics 1.0 where the scraper asks for it.
+"""Metrics as text: Prometheus text 0.0.4, or OpenMetrics 1.0 where the scraper accepts it.
 
-Written here rather than by prometheus_client: loading that costs 4 MiB and, under load, the first scrape a quarter of a second, where 50 ms
-are allowed. Its parsers, and promtool, are the oracles of the tests.
+Decision 5 has the reasons for not using prometheus_client. Its parsers, and promtool, are the oracles of the tests.
 """
 
 import math
@@ -28,7 +27,7 @@ class Exposition:
         self._plane = f'plane="{_escape(plane)}"'
 
     def scrape(self, accept: str) -> tuple[str, bytes]:
-        """The content type and the text, by the scraper's Accept value (empty where it sent none)."""
+        """Return the content type and the text for an Accept value (empty if the scraper sent none)."""
         openmetrics = prefers_openmetrics(accept)
         samples: dict[str, list[str]] = {name.name: [] for name in METRICS}
         for source in self._sources:
@@ -69,7 +68,7 @@ def _escape(text: str) -> str:
 
 
 def prefers_openmetrics(accept: str) -> bool:
-    """Whether an Accept value ranks OpenMetrics 1.0 at least as high as plain text (RFC 9110 12.5.1); it must name it."""
+    """Return True if an Accept value names OpenMetrics 1.0 and ranks it at least as high as plain text (RFC 9110 12.5.1)."""
     openmetrics = plain = 0.0
     for part in accept.lower().split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))
@@ -83,7 +82,7 @@ def prefers_openmetrics(accept: str) -> bool:
 
 
 def _weight(text: str) -> float:
-    """A qvalue; what is not one ranks nothing."""
+    """Return a qvalue as a number; 0 for text that is not one."""
     try:
         weight = float(text)
     except ValueError:

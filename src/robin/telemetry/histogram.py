@@ -1,10 +1,10 @@
-"""A histogram is a list of ints and a sum: one bisect per observation, cumulated only when somebody scrapes."""
+"""A histogram is a list of ints and a sum: one bisect per observation, cumulated only at a scrape."""
 
 from bisect import bisect_left
 from typing import Final
 
 EXCHANGE_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
-"""Bounds for whole exchanges: from a local answer to a model call of fifteen minutes."""
+"""Bounds for whole exchanges: from a local response to a model call of fifteen minutes."""
 
 CONNECT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds for connects and fetches."""

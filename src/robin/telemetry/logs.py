@@ -1,7 +1,7 @@
-"""Events: what happened besides exchanges, one line each, never raising, never repeated with the same code within a minute.
+"""Events: what happens besides exchanges, one line each. An event never raises; one with a code is written once a minute at most.
 
-A field is a plain value (text, number, truth, None, or lists, tuples and dicts of those). An exception becomes its type, since messages of
-parsers and servers may quote what they were given; bytes become their length. Everything is cut to a bounded size.
+A field is a plain value (text, number, truth, None, or lists, tuples and dicts of those). An exception becomes its type, because messages
+of parsers and servers may quote their input; bytes become their length. Everything is cut to a bounded size.
 """
 
 import json
@@ -15,7 +15,7 @@ from robin.telemetry.timestamp import TimestampFormatter
 from robin.telemetry.writer import LineWriter
 
 REPEAT_S: Final = 60.0
-"""An event with a code is written at most once in this time per (event, code); the next line says how many were not."""
+"""An event with a code is written at most once in this time per (event, code); the next line has the number of those that were not."""
 
 _LEVELS: Final = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _TEXT_MAX = 2048
@@ -25,7 +25,7 @@ _BARE = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")
 
 
 class _Repeats:
-    """When one (event, code) was last written, and how often it was held back since."""
+    """When one (event, code) was last written, and how many like it were suppressed since."""
 
     __slots__ = ("at", "suppressed")
 
@@ -57,19 +57,19 @@ class EventLog:
         self._repeats: dict[tuple[str, str], _Repeats] = {}
 
     def debug(self, event: str, *, code: str | None = None, **fields: object) -> None:
-        """What only a developer of Robin wants to see."""
+        """An event that helps to develop Robin."""
         self._put("debug", event, code, fields)
 
     def info(self, event: str, *, code: str | None = None, **fields: object) -> None:
-        """A change of state, as it should be."""
+        """An expected change of state."""
         self._put("info", event, code, fields)
 
     def warning(self, event: str, *, code: str | None = None, **fields: object) -> None:
-        """Something an operator should look at some day."""
+        """A condition that an operator should look at in time."""
         self._put("warning", event, code, fields)
 
     def error(self, event: str, *, code: str | None = None, **fields: object) -> None:
-        """Something an operator should look at now."""
+        """A condition that an operator should look at now."""
         self._put("error", event, code, fields)
 
     def _put(self, level: str, event: str, code: str | None, fields: Mapping[str, object]) -> None:
@@ -88,7 +88,7 @@ class EventLog:
         self._writer.put([json.dumps(line, separators=(",", ":")) + "\n" if self._style == "json" else _console(line)])
 
     def _suppressed(self, event: str, code: str) -> int | None:
-        """How many like this were held back since the last one; None: hold this one back too."""
+        """Return how many like this were suppressed since the last one; None to suppress this one too."""
         now = self._monotonic()
         repeats = self._repeats.get((event, code))
         if repeats is not None and now - repeats.at < REPEAT_S:
@@ -101,7 +101,7 @@ class EventLog:
 
 
 def _plain(value: object, depth: int) -> object:
-    """What JSON can say of a field, cut to size; never raises, never calls a foreign repr."""
+    """Return a field as JSON can hold it, cut to size. It never raises and never calls the repr of a value."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -120,13 +120,13 @@ def _plain(value: object, depth: int) -> object:
 
 
 def _name_error(error: BaseException) -> str:
-    """The type; of an OSError also what the kernel said, which quotes nobody."""
+    """Return the type, and for an OSError the text of its errno, which quotes no input."""
     name = type(error).__name__
     return f"{name}: {error.strerror}" if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.strerror else name
 
 
 def _console(line: dict[str, object]) -> str:
-    """For people: time of day, level, event, then fields as `name=value`, quoted where needed."""
+    """Render a line for people: time of day, level, event, then fields as `name=value`, quoted where needed."""
     ts, level, event = str(line.pop("ts")), str(line.pop("level")), str(line.pop("event"))
     fields = (f" {name}={_console_value(value)}" for name, value in line.items())
     return f"{ts[11:]} {level:<7} {event}{''.join(fields)}\n"
@@ -141,7 +141,7 @@ def _console_value(value: object) -> str:
 
 
 def stack_of(error: BaseException) -> str:
-    """Where an error came from, innermost frame first: types, functions and lines, no message, no locals; causes behind `<- `."""
+    """Return where an error came from, innermost frame first: types, functions and lines, no messages, no locals; causes follow `<- `."""
     parts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(parts) < 4:

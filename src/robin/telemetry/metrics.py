@@ -1,7 +1,7 @@
-"""The engine's counters: plain ints on one slotted object, bumped in place by the loop's thread, read when somebody scrapes.
+"""The engine's counters: plain ints on one slotted object, incremented in place by the loop's thread, read at a scrape.
 
-Rules: no locks, no label lookups beyond one dict get, no series that a caller can invent. `Recorder.flush` bumps what the end of an
-exchange tells (the attributes marked so); the engine bumps the rest as it goes. Tables are `defaultdict(int)`: `retries["eof"] += 1`.
+Rules: no locks, no label lookups beyond one dict get, no series that a caller can invent. `Recorder.flush` increments what is
+known at the end of an exchange (the attributes marked so), the engine the rest. Tables are `defaultdict(int)`: `retries["eof"] += 1`.
 """
 
 import platform
@@ -17,7 +17,7 @@ _CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 class Metrics:
-    """Every counter of one sidecar but the identity's (`IdentityMetrics`)."""
+    """Every counter of one process except those of its identities (`IdentityMetrics`)."""
 
     __slots__ = (
         "body_bytes_in",
@@ -44,12 +44,12 @@ class Metrics:
     def __init__(self, *, version: str, unsafe: Mapping[str, bool]) -> None:
         self.version = version
         self.unsafe = dict(unsafe)
-        # bumped by Recorder.flush
+        # incremented by Recorder.flush
         self.requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)  # (outcome, method, hundreds of the status or 0)
         self.request_duration: dict[str, Histogram] = {}  # by outcome
         self.time_to_first_byte = Histogram(EXCHANGE_S)
         self.upstream_responses: defaultdict[int, int] = defaultdict(int)  # by status code
-        # bumped by the engine
+        # incremented by the engine
         self.in_flight = 0
         self.body_bytes_in = 0  # from callers
         self.body_bytes_out = 0  # to callers

@@ -1,4 +1,4 @@
-"""Every metric's name, kind, labels and meaning, once: code bumps by attribute, the exposition and the reference page read this table.
+"""Every metric's name, kind, labels and meaning, once: code counts by attribute, the exposition and the reference page follow this table.
 
 Labels are bounded: closed sets, settings or status codes; never a path, a subject, an audience, an address of a caller.
 """
@@ -25,7 +25,7 @@ Reading = tuple[MetricName, tuple[str, ...], "float | Histogram"]
 
 
 class Readable(Protocol):
-    """Whatever holds counters: it yields its series when somebody scrapes."""
+    """A holder of counters, which yields its series at a scrape."""
 
     def readings(self) -> Iterator[Reading]:
         """Every series, read now; no waiting, no fetching."""

@@ -13,7 +13,7 @@ _START_TIME, _VIRTUAL, _RESIDENT_PAGES = 19, 20, 21
 
 
 class ProcessCounters:
-    """This process's CPU time, memory, descriptors and start; what /proc does not tell here is not yielded."""
+    """This process's CPU time, memory, descriptors and start; what /proc does not have on this machine is not yielded."""
 
     __slots__ = ("_proc", "_started_at")
 

@@ -1,4 +1,4 @@
-"""The one line per exchange: what happened, filled in by the hall as it goes, written when it ends.
+"""What one exchange did: filled in by the engine as the exchange proceeds, written as one line when it ends.
 
 A record is mutable while its exchange runs and belongs to that exchange alone. Times are seconds of the monotonic clock;
 nothing here holds token bytes, a query string or a field value.
@@ -11,7 +11,7 @@ from robin.model.message import RequestHead
 
 
 class ExchangeRecord:
-    """What one exchange did; docs/reference/log-fields.md has the line that comes of it. None where the exchange did not get that far."""
+    """The record of one exchange; docs/reference/log-fields.md describes its line. None where the exchange did not get that far."""
 
     __slots__ = (
         "bytes_in",
@@ -40,7 +40,7 @@ class ExchangeRecord:
         self.caller = caller
         self.started_at = started_at
         self.outcome = "internal_error"
-        self.request_id: str | None = None  # set by whoever shows it to the caller; else the recorder gives one
+        self.request_id: str | None = None  # set where the caller is shown it; else the recorder sets it
         self.method: str | None = None
         self.path: bytes | None = None  # without the query
         self.protocol: str | None = None  # "HTTP/1.1"
@@ -59,7 +59,7 @@ class ExchangeRecord:
         self.traceparent: bytes | None = None
 
     def note_head(self, head: RequestHead) -> None:
-        """What the request said of itself."""
+        """Copy what the record needs of the request head."""
         self.method = head.method
         self.path = head.path
         self.protocol = "HTTP/1.1" if head.minor else "HTTP/1.0"

@@ -93,7 +93,7 @@ class Recorder:
         self._source = identity_source
         self._timestamps = TimestampFormatter()
         self._templates: dict[tuple[object, ...], RecordTemplate] = {}
-        self._token: IdentityToken | None = None  # the one that the next two describe
+        self._token: IdentityToken | None = None  # the next two describe it
         self._token_text = ""
         self._expires_at: float | None = None
 
@@ -129,7 +129,7 @@ class Recorder:
         self.flush()
 
     def readings(self) -> Iterator[Reading]:
-        """None of its own. It is asked before those it counts in, so that they are up to date."""
+        """Yield nothing; flush, so that the metrics read after this are up to date."""
         self.flush()
         return iter(())
 
@@ -178,7 +178,7 @@ class Recorder:
         self._token = token
 
     def _console(self, record: ExchangeRecord, _: "RecordTemplate") -> str:
-        """The same for people: time of day, method, path, status, duration; what is out of the ordinary behind it."""
+        """Render a record for people: time of day, method, path, status, duration, then what is out of the ordinary."""
         path = "-" if record.path is None else render_path(record.path)[1:-1]
         parts = [
             self._timestamps.text(record.ended_at)[11:],
@@ -197,7 +197,7 @@ class Recorder:
 
 
 class RecordTemplate:
-    """What exchanges with the same repeated values have in common: their series, and the fixed parts of their line."""
+    """What records with the same repeated values have in common: their series, and the fixed parts of their line."""
 
     __slots__ = ("durations", "parts", "series")
 

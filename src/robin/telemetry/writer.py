@@ -1,6 +1,6 @@
-"""Log lines leave by a thread of their own, so that a full or blocked pipe never stops traffic: it costs lines, and those are counted.
+"""Log lines are written by a thread of their own, so that a full or blocked pipe never stops traffic: it costs lines, which are counted.
 
-`put` appends to a list and returns; the thread sleeps while there is nothing, gathers for `flush_s`, writes, and is alone in touching the
+`put` appends to a list and returns. The thread sleeps while the list is empty, collects lines for `flush_s`, and writes; only it uses the
 descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread, `_taken` and `_lost` the writer's.
 """
 
@@ -49,11 +49,11 @@ class LineWriter:
 
     @property
     def dropped(self) -> int:
-        """Lines that will never be read: refused because too many were waiting, or lost in a failed write."""
+        """Lines that were not written: refused because too many were queued, or lost in a failed write."""
         return self._refused + self._lost
 
     def put(self, lines: Sequence[str]) -> None:
-        """Hand over lines, each with its newline; those that find too many waiting are dropped and counted."""
+        """Queue lines, each with its newline; lines that do not fit are dropped and counted."""
         put, most = self._put, self._taken + self._limit
         for line in lines:
             if put + len(line) > most:
@@ -67,7 +67,7 @@ class LineWriter:
             self._wake.set()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Write what waits, for at most `timeout_s`; the rest, and lines put later, are dropped."""
+        """Write the queued lines, for at most `timeout_s`; the rest, and lines put later, are dropped."""
         self._limit = -1
         self._closing.set()
         self._wake.set()
@@ -97,12 +97,12 @@ class LineWriter:
         self._taken += len(text)
 
     def _write(self, text: bytes) -> bool:
-        """All of `text`, waiting as long as the descriptor wants; False when it fails (closed pipe, full disk) or is given up."""
+        """Write all of `text`, however long that takes. Returns False if it fails (closed pipe, full disk) or is given up."""
         rest = memoryview(text)
         while rest and not self._given_up:
             try:
                 rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # somebody made the shared descriptor non-blocking
+            except BlockingIOError:  # another process made the shared descriptor non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll(1000)

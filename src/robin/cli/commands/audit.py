@@ -134,6 +134,7 @@ def _values(chain: Chain, found: Break | None, *, keys: list[str]) -> dict[str, 
         "keys": keys,
         "sealed_seq": chain.sealed_seq,
         "unsealed": chain.unsealed,
+        "interrupted": chain.interrupted,
         "closed": chain.ended,
         "break": broken,
     }
@@ -144,6 +145,10 @@ def _summary(files: list[str], chain: Chain, *, signed: bool) -> str:
     lines = [f"ok: {len(files)} file{'s' * (len(files) > 1)}, records {chain.first_seq} to {chain.seq}, {chain.checkpoints} {checked}"]
     if chain.first_seq > 1:
         lines.append(f"the log begins before record {chain.first_seq}, in a file that was not given")
+    if chain.interrupted:
+        times = "once" if chain.interrupted == 1 else f"{chain.interrupted} times, the last time"
+        where = f"{times} with record {chain.interrupted_seq}"
+        lines.append(f"the log was continued without having been closed, {where}: a crash, or records were cut off")
     if not chain.ended:
         lines.append(f"unsealed tail after seq {chain.sealed_seq}: {chain.unsealed} records")
     return "\n".join(lines)
