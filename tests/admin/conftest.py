@@ -69,7 +69,7 @@ class Stand:
     """A running admin server with everything that a test may turn."""
 
     def __init__(self, folder: Path) -> None:
-        self.readiness = Readiness(started=True, draining=False, identity=FRESH)
+        self.readiness = Readiness(started=True, draining=False, identities=(FRESH,))
         self.scraped: list[str] = []
         self.broken: BaseException | None = None
         self.metrics_text = b"robin_x_total 1\n"

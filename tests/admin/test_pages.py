@@ -16,7 +16,7 @@ class Sidecar:
     """What the pages look at."""
 
     def __init__(self) -> None:
-        self.readiness = Readiness(started=True, draining=False, identity=FRESH)
+        self.readiness = Readiness(started=True, draining=False, identities=(FRESH,))
         self.accepts: list[str] = []
         self.quits = 0
 
@@ -39,24 +39,24 @@ def sidecar() -> Sidecar:
 
 
 def test_health_is_ok_whatever_the_identity_is(sidecar):
-    sidecar.readiness = Readiness(started=False, draining=True, identity=REFUSED)
+    sidecar.readiness = Readiness(started=False, draining=True, identities=(REFUSED,))
     for path in ("/healthz", "/livez", "/healthz?verbose"):
         assert sidecar.ask(f"GET {path}") == Answer(status=200, content_type="text/plain; charset=utf-8", body=b"ok\n")
 
 
 def test_startup_is_a_matter_of_having_started_once(sidecar):
-    sidecar.readiness = Readiness(started=False, draining=False, identity=FRESH)
+    sidecar.readiness = Readiness(started=False, draining=False, identities=(FRESH,))
     assert (sidecar.ask("GET /startupz")).status == 503
-    sidecar.readiness = Readiness(started=True, draining=True, identity=REFUSED)
+    sidecar.readiness = Readiness(started=True, draining=True, identities=(REFUSED,))
     answer = sidecar.ask("GET /startupz")
     assert (answer.status, answer.content_type, answer.body) == (200, "application/json", sidecar.readiness.render())
 
 
 def test_ready_is_a_matter_of_now(sidecar):
     for readiness, status in (
-        (Readiness(started=True, draining=False, identity=FRESH), 200),
-        (Readiness(started=True, draining=False, identity=REFUSED), 503),
-        (Readiness(started=True, draining=True, identity=FRESH), 503),
+        (Readiness(started=True, draining=False, identities=(FRESH,)), 200),
+        (Readiness(started=True, draining=False, identities=(REFUSED,)), 503),
+        (Readiness(started=True, draining=True, identities=(FRESH,)), 503),
     ):
         sidecar.readiness = readiness
         answer = sidecar.ask("GET /readyz")

@@ -32,7 +32,7 @@ async def test_probes_follow_the_state_of_the_moment_on_one_connection(stand):
     stand.start()
     connection = await stand.connect()
     assert (await connection.ask("/readyz"))[0] == 200
-    stand.readiness = Readiness(started=True, draining=False, identity=EXPIRED)
+    stand.readiness = Readiness(started=True, draining=False, identities=(EXPIRED,))
     status, fields, body = await connection.ask("/readyz")
     assert (status, fields["content-type"], fields["cache-control"]) == (503, "application/json", "no-store")
     assert json.loads(body)["reasons"] == ["identity_expired"]

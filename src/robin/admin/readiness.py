@@ -1,4 +1,4 @@
-"""What the probes say: a snapshot of the start, the drain and the identity, told without subject, audience, URL or token."""
+"""What the probes report: a snapshot of the start, the drain and the identities, without subject, audience, URL or token."""
 
 import json
 import math
@@ -9,16 +9,20 @@ from robin.model.identity import IdentityStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """`started`: the listeners are bound and a usable identity was seen once. `draining`: a drain began."""
+    """`started`: the listeners are bound and the plane was usable once. `draining`: a drain began.
+
+    `reasons`: what else keeps the plane from serving, beside its identities; empty: nothing.
+    """
 
     started: bool
     draining: bool
-    identity: IdentityStatus
+    identities: tuple[IdentityStatus, ...] = ()
+    reasons: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
-        """Whether a request that came now would be served with a token, and new ones are welcome."""
-        return self.identity.usable and not self.draining
+        """True if a request that arrives now would be served with a token, and new requests are welcome."""
+        return self.usable and not self.draining
 
     @property
     def status(self) -> str:
@@ -27,21 +31,37 @@ class Readiness:
             return "draining"
         if not self.started:
             return "starting"
-        return "ready" if self.identity.usable else "not_ready"
+        return "ready" if self.usable else "not_ready"
+
+    @property
+    def usable(self) -> bool:
+        """True if every identity is usable and nothing else keeps the plane from serving."""
+        return not self.reasons and all(identity.usable for identity in self.identities)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why the plane is not usable: each fault code once, those of the identities first."""
+        codes = [reason for identity in self.identities if not identity.usable for reason in identity.reasons]
+        return tuple(dict.fromkeys([*codes, *self.reasons]))
 
     def render(self) -> bytes:
-        """The body of /startupz and /readyz: JSON with the state, the reasons against it, and the identity."""
-        reasons: list[str] = []
-        if self.draining:
-            reasons.append("draining")
-        if not self.started:
-            reasons.append("starting")
-        if not self.identity.usable:
-            reasons.extend(self.identity.reasons)
-        left_s = self.identity.expires_in_s
-        identity = {
-            "source": self.identity.source,
-            "state": self.identity.state,
-            "expires_in_s": int(left_s) if left_s is not None and math.isfinite(left_s) else None,
-        }
-        return json.dumps({"status": self.status, "reasons": reasons, "identity": identity}, separators=(",", ":")).encode() + b"\n"
+        """Return the body of /startupz and /readyz: JSON with the state, the reasons against it, and the identities.
+
+        `identity` is the first one that is not usable, else the first one; with several, `identities` lists them all.
+        """
+        reasons = ["draining"] * self.draining + ["starting"] * (not self.started) + list(self.failures)
+        body: dict[str, object] = {"status": self.status, "reasons": reasons}
+        if self.identities:
+            body["identity"] = _describe(next((one for one in self.identities if not one.usable), self.identities[0]))
+        if len(self.identities) > 1:
+            body["identities"] = [_describe(one) for one in self.identities]
+        return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+def _describe(status: IdentityStatus) -> dict[str, object]:
+    left_s = status.expires_in_s
+    return {
+        "source": status.source,
+        "state": status.state,
+        "expires_in_s": int(left_s) if left_s is not None and math.isfinite(left_s) else None,
+    }
