@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 import robin
-from robin.app import Sidecar
+from robin.app.sidecar import Sidecar, sidecar_runtime
 from robin.config.load import Loaded, load
 from robin.testing.authority import IdentityAuthority
 from robin.testing.waiting import eventually
@@ -102,13 +102,15 @@ async def peers(tmp_path: Path) -> AsyncIterator[Peers]:
             {},
         )
         assert isinstance(loaded, Loaded)
-        sidecar = Sidecar(loaded.settings, {}, log_fd=log.fileno())
-        serving = asyncio.get_running_loop().create_task(sidecar.serve())
-        await eventually(lambda: sidecar.started, what="the sidecar")
-        host, _, port = sidecar.listening[0].rpartition(":")
+        runtime = sidecar_runtime(loaded.settings, {}, log_fd=log.fileno())
+        sidecar = runtime.plane
+        assert isinstance(sidecar, Sidecar)
+        serving = asyncio.get_running_loop().create_task(runtime.serve())
+        await eventually(lambda: runtime.started, what="the sidecar")
+        host, _, port = runtime.listening[0].rpartition(":")
         with socket.create_connection((host, int(port))) as caller:
             caller.setblocking(False)
-            both = Peers(caller, origin, sidecar._recorder.flush)
+            both = Peers(caller, origin, sidecar.flush)
 
             async def settled() -> bool:  # a token file is cached once it is more than a second old
                 await both.exchange()
@@ -118,9 +120,9 @@ async def peers(tmp_path: Path) -> AsyncIterator[Peers]:
             yield both
             if both.upstream is not None:
                 both.upstream.close()
-        sidecar.begin_drain()
+        runtime.begin_drain()
         assert await serving == 0
-        await sidecar.close()
+        await runtime.close()
 
 
 async def test_a_warm_exchange_stays_within_its_budget(tmp_path: Path) -> None:

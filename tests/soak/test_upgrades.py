@@ -17,7 +17,7 @@ import pytest
 from tests.soak.frames import BINARY, CLOSE, frame, read_frame
 from tests.soak.wire import Wire, connect
 
-from robin.app import Sidecar
+from robin.app.sidecar import sidecar_runtime
 from robin.config.load import Loaded, load
 from robin.testing.authority import IdentityAuthority
 from robin.testing.connection import PeerLeft
@@ -143,13 +143,13 @@ async def upgrading_sidecar(tmp_path: Path) -> AsyncIterator[tuple[int, Echo]]:
     )
     assert isinstance(loaded, Loaded)
     with (tmp_path / "log").open("wb") as log:
-        sidecar = Sidecar(loaded.settings, {}, log_fd=log.fileno())
-        serving = asyncio.create_task(sidecar.serve())
-        await eventually(lambda: sidecar.started, what="the sidecar")
-        yield int(sidecar.listening[0].rpartition(":")[2]), echo
-        sidecar.begin_drain()
+        runtime = sidecar_runtime(loaded.settings, {}, log_fd=log.fileno())
+        serving = asyncio.create_task(runtime.serve())
+        await eventually(lambda: runtime.started, what="the sidecar")
+        yield int(runtime.listening[0].rpartition(":")[2]), echo
+        runtime.begin_drain()
         assert await serving == 0
-        await sidecar.close()
+        await runtime.close()
     server.close()
     assert echo.failures == []
 

@@ -188,7 +188,7 @@ def test_activated_sockets_are_taken_by_name_and_stay_linked(folder: Path):
 def test_peer_credentials_are_the_kernels_word(folder: Path):
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
-        assert peer_credentials(ours) == (os.getuid(), os.getpid())
+        assert peer_credentials(ours) == (os.getpid(), os.getuid(), os.getgid())
 
 
 class Stand:

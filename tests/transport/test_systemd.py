@@ -25,8 +25,8 @@ def environ(heard: socket.socket, **more: str) -> Mapping[str, str]:
 
 def test_a_notice_is_one_datagram_of_lines(heard: socket.socket):
     notifier = Notifier(environ(heard), os.getpid())
-    notifier.tell("READY=1", "STATUS=serving")
-    notifier.tell("STOPPING=1")
+    notifier.notify("READY=1", "STATUS=serving")
+    notifier.notify("STOPPING=1")
     assert [heard.recv(4096), heard.recv(4096)] == [b"READY=1\nSTATUS=serving", b"STOPPING=1"]
     notifier.close()
 
@@ -34,14 +34,14 @@ def test_a_notice_is_one_datagram_of_lines(heard: socket.socket):
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1234", "/nowhere/at/all"])
 def test_no_or_another_manager_is_silence(address: str):
     notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}, 1)
-    notifier.tell("READY=1")
+    notifier.notify("READY=1")
     notifier.close()
 
 
 def test_a_manager_that_does_not_read_blocks_nothing(heard: socket.socket):
     notifier = Notifier(environ(heard), os.getpid())
     for _ in range(10_000):
-        notifier.tell("WATCHDOG=1")
+        notifier.notify("WATCHDOG=1")
     notifier.close()
 
 

@@ -9,16 +9,20 @@ from robin.model.identity import IdentityStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """`started`: the listeners are bound and every identity was usable once. `draining`: a drain began."""
+    """`started`: the listeners are bound and the plane was usable once. `draining`: a drain began.
+
+    `reasons`: what else keeps the plane from serving, beside its identities; empty: nothing.
+    """
 
     started: bool
     draining: bool
-    identities: tuple[IdentityStatus, ...]
+    identities: tuple[IdentityStatus, ...] = ()
+    reasons: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
         """True if a request that arrives now would be served with a token, and new requests are welcome."""
-        return self._usable and not self.draining
+        return self.usable and not self.draining
 
     @property
     def status(self) -> str:
@@ -27,29 +31,31 @@ class Readiness:
             return "draining"
         if not self.started:
             return "starting"
-        return "ready" if self._usable else "not_ready"
+        return "ready" if self.usable else "not_ready"
 
     @property
-    def identity_reasons(self) -> tuple[str, ...]:
-        """Why identities are not usable: each fault code once, in the order of the identities."""
-        return tuple(dict.fromkeys(reason for identity in self.identities if not identity.usable for reason in identity.reasons))
+    def usable(self) -> bool:
+        """True if every identity is usable and nothing else keeps the plane from serving."""
+        return not self.reasons and all(identity.usable for identity in self.identities)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why the plane is not usable: each fault code once, those of the identities first."""
+        codes = [reason for identity in self.identities if not identity.usable for reason in identity.reasons]
+        return tuple(dict.fromkeys([*codes, *self.reasons]))
 
     def render(self) -> bytes:
         """Return the body of /startupz and /readyz: JSON with the state, the reasons against it, and the identities.
 
         `identity` is the first one that is not usable, else the first one; with several, `identities` lists them all.
         """
-        reasons = ["draining"] * self.draining + ["starting"] * (not self.started) + list(self.identity_reasons)
+        reasons = ["draining"] * self.draining + ["starting"] * (not self.started) + list(self.failures)
         body: dict[str, object] = {"status": self.status, "reasons": reasons}
         if self.identities:
             body["identity"] = _describe(next((one for one in self.identities if not one.usable), self.identities[0]))
         if len(self.identities) > 1:
             body["identities"] = [_describe(one) for one in self.identities]
         return json.dumps(body, separators=(",", ":")).encode() + b"\n"
-
-    @property
-    def _usable(self) -> bool:
-        return all(identity.usable for identity in self.identities)
 
 
 def _describe(status: IdentityStatus) -> dict[str, object]:

@@ -18,9 +18,10 @@ class Evidence(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The caller of one downstream connection. `uid` and `pid` are the kernel's word (SO_PEERCRED) on Unix sockets, else None."""
+    """The caller of one downstream connection. `uid`, `gid` and `pid` are the kernel's word (SO_PEERCRED) on Unix sockets, else None."""
 
     evidence: Evidence
     listener: str
     uid: int | None = None
+    gid: int | None = None
     pid: int | None = None

@@ -8,7 +8,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
 from robin.model.exhaustion import EXHAUSTED
@@ -175,14 +175,21 @@ def _clear_stale(path: str) -> None:
         probe.close()
 
 
-def peer_credentials(sock: socket.socket) -> tuple[int, int] | None:
-    """(uid, pid) of a Unix peer at its connect, as the kernel says; None where it does not (SO_PEERCRED)."""
+class PeerCredentials(NamedTuple):
+    """The process that connected to a Unix socket, as it was at its connect."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: socket.socket) -> PeerCredentials | None:
+    """The credentials of a Unix peer, as the kernel noted them (SO_PEERCRED); None where it gives none."""
     try:
         packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError:
         return None
-    pid, uid, _ = struct.unpack("3I", packed)
-    return (uid, pid)
+    return PeerCredentials(*struct.unpack("3I", packed))
 
 
 class Acceptor:

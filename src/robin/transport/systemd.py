@@ -13,7 +13,7 @@ _FDS_MAX: Final = 64
 
 
 class Notifier:
-    """Tells the service manager what we do. Never raises: a manager that does not listen is no reason to fail."""
+    """Notifies the service manager of the state of this process. Never raises: a manager that is gone is no reason to fail."""
 
     __slots__ = ("_address", "_sock", "watchdog_s")
 
@@ -27,7 +27,7 @@ class Notifier:
         ours = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
         self.watchdog_s = int(usec) / 2e6 if self._sock and ours and usec.isdigit() and int(usec) else None
 
-    def tell(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
         """Send one notice, for example `READY=1`."""
         if self._sock is None:
             return

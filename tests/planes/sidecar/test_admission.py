@@ -1,4 +1,4 @@
-"""Who may open a connection, by a real process, since the kernel must speak (L2, L3)."""
+"""Who may open a connection, shown by a real process, since the kernel gives the peer's credentials (L2, L3)."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ from tests.corpus.judge import check_problem
 from tests.corpus.rig import Caller, Rig
 from tests.journeys.life import GET, activated, exchanges, metric, serving
 
-from robin.planes.sidecar.admission import DENIALS
+from robin.planes.sidecar.listener import REFUSALS
 from robin.testing.connection import ScriptedConnection
 from robin.testing.waiting import eventually
 
 
 def outer_address() -> str:
-    """An address of this machine that is not loopback; skips, loudly, where there is none."""
+    """An address of this machine that is not loopback; the test is skipped, and says so, where there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # no packet is sent
@@ -53,7 +53,7 @@ async def test_l3_a_peer_beyond_loopback_is_denied_though_the_listener_is_loopba
         assert (exchanges(rig)[0]["outcome"], exchanges(rig)[0]["peer_uid"]) == ("peer_denied", None)
 
 
-async def test_l2_a_user_that_is_not_listed_is_told_where_the_list_is(tmp_path: Path):
+async def test_l2_a_user_that_is_not_listed_is_denied_with_the_name_of_the_list(tmp_path: Path):
     path = tmp_path / "robin.sock"
     settings = {"ROBIN_LISTEN_UDS": str(path), "ROBIN_PEERCRED_ALLOW_UIDS": str(os.getuid() + 1)}
     async with serving(tmp_path, settings=settings) as rig:
@@ -64,16 +64,13 @@ async def test_l2_a_user_that_is_not_listed_is_told_where_the_list_is(tmp_path: 
         assert json.loads(refusal.body)["detail"] == "uid: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS"
 
 
-def test_each_reason_of_a_denial_has_a_text_of_its_own():
-    """The third, that the kernel names no user, no Unix socket of Linux shows: its text is all there is to look at."""
-    assert DENIALS.keys() == {"uid", "no_credentials", "not_loopback"}
-    assert all(text.startswith(f"{reason}: ") for reason, text in DENIALS.items())
-    assert len({text.partition(": ")[2] for text in DENIALS.values()}) == 3
-    assert DENIALS["no_credentials"] == "no_credentials: the kernel does not say whose connection this is; connect from this machine"
+def test_a_peer_without_credentials_has_a_text_of_its_own():
+    """No Unix socket of Linux shows this case, so its text is all that can be checked."""
+    assert REFUSALS["no_credentials"] == "no_credentials: the kernel does not say whose connection this is; connect from this machine"
 
 
 async def from_within_ipv6(rig: Rig, listener: socket.socket, source: str) -> Caller:
-    """An IPv4 connection to a dual-stack listener: the kernel tells both ends of it as IPv4 within IPv6."""
+    """An IPv4 connection to a dual-stack listener: the kernel reports both of its ends as IPv4 within IPv6."""
     _, peer = await asyncio.get_running_loop().create_connection(
         lambda: ScriptedConnection(lambda _: None), "127.0.0.1", listener.getsockname()[1], local_addr=(source, 0)
     )
@@ -92,20 +89,20 @@ async def test_l3_ipv4_peers_of_an_ipv6_socket_are_judged_as_ipv4(tmp_path: Path
             caller.send(GET)
             assert (await caller.answer()).status == 200
             seen = rig.bytes_seen
-            stranger = await from_within_ipv6(rig, passed, outer_address())
-            check_problem(await stranger.answer(), "peer_denied", "not_loopback")
+            outside = await from_within_ipv6(rig, passed, outer_address())
+            check_problem(await outside.answer(), "peer_denied", "not_loopback")
             assert rig.bytes_seen == seen
 
 
-async def test_l3_the_switch_lets_such_peers_in(tmp_path: Path):
+async def test_l3_the_switch_admits_such_peers(tmp_path: Path):
     async with serving(tmp_path, settings={"ROBIN_UNSAFE_LISTEN": "true"}) as rig:
         caller = await from_outside(rig, rig.address[1])
         caller.send(GET)
         assert (await caller.answer()).status == 200
 
 
-async def test_a_crowd_of_refused_callers_is_dropped_rather_than_gathered(tmp_path: Path):
-    """At most 64 refusals are written at a time; who comes on top of that is just closed."""
+async def test_of_many_refused_callers_at_once_some_are_closed_without_a_response(tmp_path: Path):
+    """At most 64 refusals are written at a time; more connections are just closed."""
     async with serving(tmp_path, settings={"ROBIN_MAX_CONNECTIONS": "1"}) as rig:
         kept = await rig.caller()
         kept.send(GET)
@@ -116,19 +113,19 @@ async def test_a_crowd_of_refused_callers_is_dropped_rather_than_gathered(tmp_pa
         refused = [0]
 
         def count() -> bool:
-            refused[0] = sum(_told(sock) for sock in crowd)
+            refused[0] = sum(_was_refused(sock) for sock in crowd)
             return len(exchanges(rig)) == 301
 
         await eventually(count, what="a record for each of them")
         assert 0 < refused[0] <= 300
         kept.send(GET)
-        assert (await kept.answer()).status == 200, "who was there first is served on"
+        assert (await kept.answer()).status == 200, "the admitted connection is still served"
         for sock in crowd:
             sock.close()
         assert len([record for record in exchanges(rig) if record["outcome"] == "limit_connections"]) == 300
 
 
-def _told(sock: socket.socket) -> bool:
+def _was_refused(sock: socket.socket) -> bool:
     try:
         return sock.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 503"
     except (BlockingIOError, ConnectionResetError):

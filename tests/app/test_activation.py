@@ -1,4 +1,4 @@
-"""Passed sockets against the settings: what is missing, unclaimed or of the wrong kind is told with its fix."""
+"""Passed sockets against the listeners: what is missing, unclaimed or of the wrong kind is refused with its fix."""
 
 import socket
 from collections.abc import Iterator
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 from tests.journeys.life import short_folder
 
+from robin.app.activation import check_activation
+from robin.app.plane import Listener
 from robin.model.address import ActivatedAddress, Address, TcpAddress
-from robin.planes.sidecar.activation import check_activation
+from robin.planes.sidecar.listener import ACTIVATION_FIXES, LISTENER_SETTINGS, listener_rule
 
 TCP = TcpAddress(host="127.0.0.1", port=4000)
 
@@ -34,13 +36,20 @@ def judge(
     *,
     listen: tuple[Address, ...] = (TCP,),
     admin: tuple[Address, ...] = (),
-    peercred: bool = False,
+    unix: bool = False,
     unsafe_listen: bool = False,
 ) -> str:
     """What is wrong; empty for nothing."""
     found = {name: [sockets[kind] for kind in kinds] for name, kinds in passed.items()}
+    listener = Listener(
+        setting=LISTENER_SETTINGS[unix],
+        addresses=listen,
+        rule=listener_rule(unix=unix, allow_uids=None, unsafe_listen=unsafe_listen),
+        take=lambda _rule, _sock, _bound: None,
+        fixes=ACTIVATION_FIXES[unix],
+    )
     try:
-        check_activation(found, listen=listen, admin=admin, peercred=peercred, unsafe_listen=unsafe_listen)
+        check_activation(found, [listener], admin)
     except ValueError as error:
         return str(error)
     return ""
@@ -49,7 +58,7 @@ def judge(
 WEB = (ActivatedAddress(name="web"),)
 
 
-def test_nothing_passed_and_nothing_wanted_is_fine(sockets):
+def test_nothing_passed_and_nothing_asked_for_is_fine(sockets):
     assert judge(sockets, {}) == ""
 
 
@@ -58,12 +67,12 @@ def test_loopback_sockets_are_taken(sockets, kinds: list[str]):
     assert judge(sockets, {"web": kinds}, listen=WEB) == ""
 
 
-def test_a_missing_name_is_told_with_the_unit_setting(sockets):
+def test_a_missing_name_is_refused_with_the_setting_of_the_unit(sockets):
     assert judge(sockets, {}, listen=WEB) == "systemd:web was not passed; add FileDescriptorName=web to the socket unit"
     assert "systemd:adm was not passed" in judge(sockets, {"web": ["v4"]}, listen=WEB, admin=(ActivatedAddress(name="adm"),))
 
 
-def test_an_unclaimed_socket_is_told(sockets):
+def test_an_unclaimed_socket_is_refused(sockets):
     assert judge(sockets, {"web": ["v4"], "more": ["v4"]}, listen=WEB).startswith("the passed socket more is not claimed; ")
 
 
@@ -73,9 +82,9 @@ def test_a_unix_socket_is_no_tcp_listener(sockets, kinds: list[str]):
 
 
 @pytest.mark.parametrize("kinds", [["v4"], ["unix", "v4"], ["every"]])
-def test_a_tcp_socket_never_passes_for_one_that_knows_its_callers(sockets, kinds: list[str]):
-    assert "no caller's UID is known" in judge(sockets, {"web": kinds}, listen=WEB, peercred=True, unsafe_listen=True)
-    assert judge(sockets, {"web": ["unix"]}, listen=WEB, peercred=True) == ""
+def test_a_tcp_socket_cannot_take_the_place_of_a_unix_socket(sockets, kinds: list[str]):
+    assert "no caller's UID is known" in judge(sockets, {"web": kinds}, listen=WEB, unix=True, unsafe_listen=True)
+    assert judge(sockets, {"web": ["unix"]}, listen=WEB, unix=True) == ""
 
 
 @pytest.mark.parametrize("kind", ["every", "every6"])

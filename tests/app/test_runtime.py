@@ -1,4 +1,4 @@
-"""The wiring inside this process, where it can be counted that nothing is left behind; what a user sees of it is in tests/journeys."""
+"""A sidecar's whole life inside this process, where what it leaves behind can be counted; what a user sees of it is in tests/journeys."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,11 @@ import uvloop
 from tests.corpus.rig import unsigned_token
 from tests.descriptors import no_descriptor_left
 
-from robin import app
-from robin.app import Sidecar
+from robin.app import shutdown
+from robin.app.runtime import live
+from robin.app.sidecar import build_sidecar, runtime_settings, sidecar_runtime
 from robin.config.load import Loaded, load
 from robin.config.settings import SidecarSettings
-from robin.planes.sidecar import ending
 from robin.testing.waiting import eventually
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -77,12 +78,12 @@ async def ask(port: int) -> bytes:
     return got
 
 
-async def test_what_fails_while_it_is_built_is_not_blamed_on_the_ca_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The notice to systemd wants a descriptor: it is to blame for nothing, and the bundle, of which this upstream has none, even less."""
+async def test_a_lack_of_descriptors_while_it_is_built_is_reported_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     chosen = settings(tmp_path)
     with no_descriptor_left():
-        code = await app._run(chosen, {"NOTIFY_SOCKET": str(tmp_path / "notify")})
-    assert code == ending.EXIT_FAILED
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        code = await live(runtime_settings(chosen), partial(build_sidecar, chosen), environ)
+    assert code == shutdown.EXIT_FAILED
     assert capsys.readouterr().err == "robin: cannot start: Too many open files\n"
 
 
@@ -90,18 +91,18 @@ def test_a_whole_life_leaves_no_descriptor_thread_or_task_behind(tmp_path: Path)
     async def live(log: int) -> None:
         server = await asyncio.start_server(answer_for_ever, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        sidecar = Sidecar(settings(tmp_path, ROBIN_UPSTREAM_URL=url), {}, log_fd=log)
-        serving = asyncio.ensure_future(sidecar.serve())
-        await eventually(lambda: sidecar.started, what="the start")
-        port = int(sidecar.listening[0].rpartition(":")[2])
+        runtime = sidecar_runtime(settings(tmp_path, ROBIN_UPSTREAM_URL=url), {}, log_fd=log)
+        serving = asyncio.ensure_future(runtime.serve())
+        await eventually(lambda: runtime.started, what="the start")
+        port = int(runtime.listening[0].rpartition(":")[2])
         assert (await ask(port))[:12] == ANSWER[:12]
         half = await asyncio.open_connection("127.0.0.1", port)
         half[1].write(GET[:10])
-        sidecar.begin_drain()
-        sidecar.begin_drain()
+        runtime.begin_drain()
+        runtime.begin_drain()
         half[1].write(GET[10:])
-        assert await serving == ending.EXIT_DRAINED
-        await sidecar.close()
+        assert await serving == shutdown.EXIT_DRAINED
+        await runtime.close()
         half[1].transport.abort()
         server.close()
         for _ in range(10):
@@ -118,36 +119,31 @@ def test_a_whole_life_leaves_no_descriptor_thread_or_task_behind(tmp_path: Path)
 
 
 @pytest.mark.parametrize("taken", ["ROBIN_ADMIN_ADDR", "ROBIN_LISTEN_ADDR"])
-def test_a_start_that_fails_half_way_gives_back_what_it_had(tmp_path: Path, taken: str, capsys: pytest.CaptureFixture[str]):
-    async def live(log: int, address: str) -> int:
-        sidecar = Sidecar(settings(tmp_path, **{taken: address}), {}, log_fd=log)
-        try:
-            return await sidecar.serve()
-        finally:
-            await sidecar.close()
-
+def test_a_start_that_fails_half_way_closes_what_it_opened(tmp_path: Path, taken: str, capsys: pytest.CaptureFixture[str]):
     before = held()
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
         (tmp_path / "log").open("wb") as log,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        assert runner.run(live(log.fileno(), f"127.0.0.1:{other.getsockname()[1]}")) == ending.EXIT_BIND
+        chosen = settings(tmp_path, **{taken: f"127.0.0.1:{other.getsockname()[1]}"})
+        code = runner.run(live(runtime_settings(chosen), partial(build_sidecar, chosen), {}, log_fd=log.fileno()))
+        assert code == shutdown.EXIT_BIND
     assert capsys.readouterr().err.startswith(f"robin: {taken}: 127.0.0.1:")
     assert held() == before
 
 
-def test_the_soft_limit_of_descriptors_becomes_what_is_granted():
-    """In a process of its own: a limit of this one would be everybody's."""
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_limit():
+    """In a process of its own, since a limit of this one would hold for the other tests too."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     code = (
         "import resource, sys\n"
         "hard = int(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
-        "from robin.app import _raise_descriptor_limit\n"
-        "_raise_descriptor_limit()\n"
+        "from robin.app.runtime import raise_descriptor_limit\n"
+        "raise_descriptor_limit()\n"
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
     )
     for granted in (80, min(hard, 4096) if hard > 0 else 4096):
-        told = subprocess.run([sys.executable, "-c", code, str(granted)], capture_output=True, text=True, check=True).stdout
-        assert told == f"{granted} {granted}\n"
+        printed = subprocess.run([sys.executable, "-c", code, str(granted)], capture_output=True, text=True, check=True).stdout
+        assert printed == f"{granted} {granted}\n"

@@ -1,0 +1,127 @@
+"""What the runtime and a plane give each other: the runtime's settings and shared parts, a plane's listeners, and the plane itself."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from robin.admin.readiness import Readiness
+from robin.model.address import Address
+from robin.proxy.admission import REFUSALS, Admission, ListenerRule, Refuse, Serve
+from robin.proxy.drain import Drain
+from robin.telemetry.logs import EventLog
+from robin.telemetry.metrics import Metrics
+from robin.telemetry.names import Readable
+from robin.telemetry.writer import LineWriter
+from robin.transport.clock import Clock
+from robin.transport.deadlines import Sweeper
+from robin.transport.entropy import Entropy
+from robin.transport.listen import BoundSocket, OwnAddresses
+from robin.transport.tasks import TaskOwner
+
+_FIXES: Final = {
+    "wrong_kind": "pass a socket of the other kind",
+    "not_loopback": "pass a socket that is bound to loopback",
+    "unclaimed": "name it in the settings, or do not pass it",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSettings:
+    """The settings of one process life, whatever plane runs in it.
+
+    `plane` is the label of its metrics. `admin_setting` names the setting of `admin` in messages. `unsafe`: the switches of the metric
+    `robin_unsafe`. `warnings`: events written once at the start, with their fields. Durations are in seconds.
+    """
+
+    plane: str
+    admin: tuple[Address, ...] = ()
+    admin_setting: str = "admin"
+    admin_quit: bool = False
+    drain_min_s: float = 0.0
+    drain_max_s: float
+    startup_timeout_s: float = 0.0  # 0: none
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    unsafe: Mapping[str, bool] = field(default_factory=dict)
+    warnings: tuple[tuple[str, Mapping[str, str]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the runtime shares with its plane. `own` are the addresses that this process listens on: nothing of it may dial them.
+
+    A plane calls `on_ready_change` when its readiness may have changed.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    entropy: Entropy
+    tasks: TaskOwner
+    sweeper: Sweeper
+    events: EventLog
+    writer: LineWriter
+    metrics: Metrics
+    drain: Drain
+    own: OwnAddresses
+    on_ready_change: Callable[[], None]
+
+    def build_admission(self, *, connections: int, serve: Serve, refuse: Refuse, details: Mapping[str, str] = REFUSALS) -> Admission:
+        """Build what judges the accepted sockets of all listeners of the plane."""
+        return Admission(
+            loop=self.loop,
+            tasks=self.tasks,
+            metrics=self.metrics,
+            connections=connections,
+            serve=serve,
+            refuse=refuse,
+            details=details,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Addresses to bind, and what accepts their connections: `take(rule, socket, bound)` owns the socket from then on.
+
+    `setting` names the addresses in messages. `fixes`: what to do about a socket that systemd passed and that does not fit.
+    """
+
+    setting: str
+    addresses: tuple[Address, ...]
+    rule: ListenerRule
+    take: Callable[[ListenerRule, socket.socket, BoundSocket], None]
+    fixes: Mapping[str, str] = field(default_factory=lambda: _FIXES)
+
+
+class Plane:
+    """One service in the runtime. A plane overrides what it has; all but `listeners` has a default.
+
+    Its builder binds nothing and contacts nothing; it may raise StartFailure. The runtime binds the listeners, calls `start`, and accepts.
+    The drain reaches the plane by `Parts.drain`: a connection is added to `drain.connections`, any other part by `drain.add`. `close`
+    comes after the drain, and also after a start that failed.
+    """
+
+    listeners: Sequence[Listener]
+    readables: Sequence[Readable] = ()  # metrics beside those of the runtime
+    chores: Sequence[Callable[[float], None]] = ()  # called at each sweep with the loop's time; must not block or raise
+    started_fields: Mapping[str, str] = {}  # of the event `started`
+
+    def readiness(self, *, started: bool, draining: bool) -> Readiness:
+        """Return the state for the probes, from what is known: this fetches nothing."""
+        return Readiness(started=started, draining=draining)
+
+    async def start(self) -> None:
+        """Start background work. The listeners are bound, and nothing is accepted yet."""
+
+    def reload(self) -> None:
+        """SIGHUP: read again what can change while the process runs."""
+
+    def flush(self) -> None:
+        """Write the records that are held back."""
+
+    async def close(self) -> None:
+        """Stop background work and close every connection to others."""
+
+
+Build = Callable[[Parts], Plane]

@@ -1,0 +1,19 @@
+"""The HTTP response to a connection that admission refused: no byte of a request was read, so there is a record but no request."""
+
+from robin.model.caller import Caller
+from robin.model.faults import Fault
+from robin.proxy.engine import Engine
+from robin.telemetry.record import ExchangeRecord
+from robin.wire.proxy_status import render_problem
+
+
+def refuse_connection(engine: Engine, caller: Caller, fault: Fault) -> bytes:
+    """Record the refused connection. Returns its response, which closes the connection."""
+    record = ExchangeRecord(caller, engine.clock())
+    record.outcome = fault.code
+    record.status = fault.kind.status
+    record.request_id = engine.recorder.request_id()
+    engine.recorder.finish(record)
+    return render_problem(
+        fault.kind, detail=fault.detail, request_id=record.request_id, retry_after_s=fault.retry_after_s, close=True, head_only=False
+    )
