@@ -7,6 +7,8 @@ from tests.proxy.rig import Room, open_room
 
 from robin.model.faults import Fault
 from robin.model.limits import Limits
+from robin.model.verdict import Permit
+from robin.telemetry.record import ExchangeRecord
 from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, answer, response
 from robin.testing.waiting import eventually
@@ -29,7 +31,7 @@ async def test_a_good_request_is_answered_injected_and_recorded(room: Room, upst
     (record,) = await room.records()
     assert (record["outcome"], record["status"], record["upstream_status"], record["path"]) == ("forwarded", 200, 200, "/x")
     assert (record["bytes_in"], record["bytes_out"], record["reused"], record["retries"]) == (3, 5, False, 0)
-    assert record["identity"]["sub"] == "alice"
+    assert (record["identity"]["sub"], record["credential"]) == ("alice", "forward")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,19 @@ async def test_who_is_refused_reaches_neither_identity_nor_upstream(
     assert room.outcomes() == {code: 1}
     assert upstream.connections == []
     await room.settled()
+
+
+async def test_what_the_audit_refuses_goes_nowhere_and_its_record_claims_no_credential(room: Room, upstream: RecordingUpstream) -> None:
+    async def refuse(record: ExchangeRecord, permit: Permit) -> None:
+        raise Fault("internal_error", "the audit log cannot be written")
+
+    room.engine.audit = refuse
+    caller = room.call()
+    assert status(await caller.ask(GET)) == 500
+    assert upstream.requests == []
+    await caller.hang_up()
+    (record,) = await room.records()
+    assert (record["outcome"], record["credential"], record["identity"]["sub"]) == ("internal_error", None, "alice")
 
 
 async def test_without_a_credential_the_upstream_is_not_contacted(room: Room, upstream: RecordingUpstream) -> None:

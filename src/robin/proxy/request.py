@@ -22,8 +22,8 @@ async def send_request(relay: Relay, outbound: bytes) -> ResponseHead:
     downstream, upstream = relay.downstream, relay.upstream
     if downstream.eof:
         upstream.reusable = True  # nothing was sent on it
-        relay.record.credential = None
         raise CallerLeft
+    relay.record.credential = relay.record.offered
     _send(relay, outbound)
     while not upstream.received or (response := _take_response_head(relay)) is None:
         if relay.interim and downstream.write_blocked:

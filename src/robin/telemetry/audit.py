@@ -27,7 +27,8 @@ T = TypeVar("T")
 class AuditRecord:
     """One record to write: `id` joins the records of one request. `sync`: `append` returns when the record is on the disk.
 
-    `fields` holds text, whole numbers, bool, None, lists and mappings of those; its names are ASCII and none of the members of the chain.
+    `fields` holds text, whole numbers, bool, None, lists and dicts of those, which must not change any more. Names are ASCII, and none is
+    that of a member of the chain.
     """
 
     event: str
@@ -155,11 +156,12 @@ class AuditLog:
 
     def _enqueue(self, record: AuditRecord, future: asyncio.Future[None] | None) -> str:
         """Queue a record for the thread. Returns the reason if it cannot be queued, else an empty text. Raises RecordError."""
-        check({"event": record.event, "id": record.id, "fields": record.fields})
-        if not record.fields.keys().isdisjoint(MEMBERS):
+        fields = dict(record.fields)
+        check({"event": record.event, "id": record.id, "fields": fields})
+        if not fields.keys().isdisjoint(MEMBERS):
             raise RecordError("a field has the name of a member of the chain")
         ts = self._timestamps.text(self._file.wall())
-        draft = {"ts": ts, "plane": self._file.plane, "event": record.event, "id": record.id, **record.fields}
+        draft = {"ts": ts, "plane": self._file.plane, "event": record.event, "id": record.id, **fields}
         octets = len(render_line(draft))
         if octets + _ENVELOPE_BYTES > LINE_BYTES:
             raise RecordError("it is too large")
@@ -227,7 +229,7 @@ class AuditLog:
             if self._sync():
                 self._succeed(synced)
             else:
-                self._fail(synced)
+                self._fail([entry for entry in synced if entry.future is not None])  # the others are in the file, and synced later
 
     def _sync(self) -> bool:
         synced = self._file.sync()

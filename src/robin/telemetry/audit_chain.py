@@ -58,7 +58,7 @@ def check(value: object, depth: int = DEPTH_MAX) -> None:
             raise RecordError("a number is beyond 2**53-1")
     elif not depth:
         raise RecordError("it is nested too deep")
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise RecordError("a name is not an ASCII identifier")

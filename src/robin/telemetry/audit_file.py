@@ -159,14 +159,14 @@ class AuditFile:
         try:
             if _same_file(self._path, self._fd):
                 return False
+            self.checkpoint("rotate")  # before the new file exists: a reader that follows leaves the old one then
+            self.sync()
             new_fd = _open(self._path)
         except OSError as error:
             raise AuditUnavailable("write_failed", f"{self._path}: {error.strerror}") from None
         if os.fstat(new_fd).st_size:
             os.close(new_fd)
             raise AuditUnavailable("damaged", f"{self._path}: the new file is not empty; the old one is still written")
-        self.checkpoint("rotate")
-        self.sync()
         old = (self._fd, self._end, self._synced_end, self._partial, self._sync_failed, self._seq, self._head)
         self._fd, self._end, self._synced_end, self._partial, self._sync_failed = new_fd, 0, 0, False, False
         try:

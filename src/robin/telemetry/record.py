@@ -23,6 +23,7 @@ class ExchangeRecord:
         "identity",
         "identity_wait_s",
         "method",
+        "offered",
         "outcome",
         "path",
         "protocol",
@@ -55,7 +56,8 @@ class ExchangeRecord:
         self.retries = 0
         self.reused: bool | None = None
         self.identity: IdentityToken | None = None
-        self.credential: str | None = None  # the note of the credential in the request that went to the upstream
+        self.offered: str | None = None  # the note of the credential in the request that is about to be sent
+        self.credential: str | None = None  # the same, once it was sent
         self.traceparent: bytes | None = None
 
     def note_head(self, head: RequestHead) -> None:
@@ -66,7 +68,7 @@ class ExchangeRecord:
         self.traceparent = head.traceparent
 
     def note_attempt(self, credential: Credential, *, reused: bool) -> None:
-        """The request is about to be sent with `credential`, on a connection that was `reused` or not."""
+        """Note what the request is about to be sent with, on a connection that was `reused` or not."""
         self.identity = credential.identity
-        self.credential = credential.note
+        self.offered = credential.note or None
         self.reused = reused
