@@ -1,5 +1,7 @@
 """The file robin.yaml gives the same settings as KEY=value lines, below flags and environment; its errors name file, line and column."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,35 @@ def test_errors_of_all_layers_come_in_one_run_and_a_broken_file_causes_no_others
         "robin: ROBIN_UNKNOWN (from env): unknown setting; remove it, or find its name in robin --help",
         'robin: ROBIN_MAX_FIELDS (from env): "x" is not a whole number; write decimal digits only',
     ]
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _open_to_all(path: Path) -> None:
+    path.write_text(ENOUGH)
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (_pipe, "the file is not a regular file; name a regular file"),
+        (Path.mkdir, "the file is not a regular file; name a regular file"),
+        (_open_to_all, "the file is world-writable, so anyone could redirect the identity; chmod o-w the file"),
+        (
+            lambda path: path.symlink_to("nothing"),
+            "cannot read the file: No such file or directory; name a readable file, or unset ROBIN_CONFIG",
+        ),
+    ],
+    ids=["a FIFO", "a folder", "a world-writable file", "a dangling symlink"],
+)
+def test_a_file_that_should_not_be_read_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None], what: str) -> None:
+    make(tmp_path / "robin.yaml")
+    found = load({"ROBIN_CONFIG": str(tmp_path / "robin.yaml")}, {"ROBIN_UPSTREAM_URL": "https://broker.example"})
+    assert isinstance(found, tuple)
+    assert [str(error) for error in found] == [f"robin: ROBIN_CONFIG (from flag): {what}"]
 
 
 @given(st.text(max_size=200))

@@ -16,10 +16,7 @@ from typing import NoReturn
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, which is also that of its module in `cli/commands`, and what it does.
-
-    The module has `configure(parser)` and `run(args) -> int`, and `ARGUMENTS` where it takes some besides flags.
-    """
+    """One command: its name, the module in `cli/commands` that has `configure(parser)` and `run(args) -> int`, and what it does."""
 
     name: str
     summary: str
@@ -81,7 +78,7 @@ def _run(words: list[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the usage in one line, and the fix."""
+    """Reports a usage error in one line, with the fix."""
 
     def error(self, message: str) -> NoReturn:
         last = message.rpartition(" ")[2]
@@ -93,15 +90,15 @@ class _Parser(argparse.ArgumentParser):
             message = f"{flag} is not a flag of {self.prog}"
             meant = nearest(flag[2:], (known[2:] for known in self._option_string_actions if known.startswith("--")))
             fix = f"the nearest is --{meant}" if meant else fix
-        print(f"robin: {message!a:.300}; {fix}".replace("'", ""), file=sys.stderr)
+        plain = ascii(message.replace("'", ""))[1:-1][:300]  # of what argparse quotes, some is the user's text
+        print(f"robin: {plain}; {fix}", file=sys.stderr)
         raise SystemExit(2)
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """The parser of one command, with its flags."""
     module = import_module(command.module)
-    arguments = getattr(module, "ARGUMENTS", "")
-    usage = f"robin {command.name} {arguments} [flags]" if arguments else f"robin {command.name} [flags]"
+    usage = f"robin {command.name} [flags]"
     parser = _Parser(prog=f"robin {command.name}", usage=usage, description=module.__doc__, allow_abbrev=False)
     module.configure(parser)
     return parser

@@ -10,11 +10,10 @@ from robin.config.layers import ResolvedValue
 from robin.config.load import Loaded, Problem, environment, load
 from robin.config.robin_yaml import SECTIONS
 
-ARGUMENTS = "[PLANE]"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Every setting is a flag, so that a command line can be checked as it will run."""
+    parser.usage = "robin check [PLANE] [flags]"
     parser.add_argument("plane", nargs="?", default="sidecar", metavar="PLANE", help="whose settings [sidecar]")
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     add_settings(parser)

@@ -6,11 +6,10 @@ import json
 from robin.config.robin_yaml import SECTIONS
 from robin.config.schema import document_schema
 
-ARGUMENTS = "PLANE"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The plane."""
+    parser.usage = "robin schema PLANE"
     parser.add_argument("plane", choices=tuple(SECTIONS), metavar="PLANE", help=f"one of {', '.join(SECTIONS)}")
 
 
