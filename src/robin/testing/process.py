@@ -37,8 +37,8 @@ class ChildFailed(Exception):
 class RobinProcess:
     """`async with RobinProcess("sidecar", settings={"ROBIN_UPSTREAM_URL": ...}) as robin:` starts it; leaving ends it.
 
-    `lines` holds what it wrote, in order, as ("stdout" | "stderr", text); `on_line` hears each as it comes. The environment is only what
-    `settings` holds. Entering does not wait for readiness: await `event("listening")`, `event("started")` or `returned()`.
+    `lines` holds what it wrote, in order, as ("stdout" | "stderr", text); `on_line` is called with each. The environment is only
+    what `settings` holds. Entering does not wait for readiness: await `event("listening")`, `event("started")` or `returned()`.
     """
 
     def __init__(

@@ -83,7 +83,7 @@ class ScriptedServer:
             error.add_note(f"a script of the server failed too: {failures.exceptions!r}")
 
     def accepted(self, connection: ScriptedConnection) -> None:
-        """Hear of each connection before its script runs; it is in `live` until its script has ended."""
+        """Called with each connection before its script runs; it is in `live` until its script has ended."""
 
     def _protocol(self) -> ScriptedConnection:
         return ScriptedConnection(
