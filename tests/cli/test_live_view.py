@@ -5,8 +5,8 @@ import io
 import pytest
 
 from robin.cli.live_view import LINES_A_SECOND, LiveView, printable
-from robin.testing.demo_broker import Sighting
-from robin.testing.demonstration import Answered, Rotated, Said
+from robin.testing.demo_broker import JudgedRequest
+from robin.testing.demonstration import LogLine, SidecarResponse, TokenIssued
 from robin.testing.manual_clock import ManualClock
 
 
@@ -29,23 +29,25 @@ class Screen:
         return [line[10:] if line[2:3] == ":" else line for line in self.out.getvalue().splitlines()]
 
 
-def sighting(target: str = "/hello", reason: str | None = None) -> Sighting:
+def judged(target: str = "/hello", reason: str | None = None) -> JudgedRequest:
     claims = {} if reason else {"sub": "me"}
-    return Sighting(method="GET", target=target, status=401 if reason else 200, reason=reason, fingerprint="abcdef012345", claims=claims)
+    return JudgedRequest(
+        method="GET", target=target, status=401 if reason else 200, reason=reason, fingerprint="abcdef012345", claims=claims
+    )
 
 
-def rotated(screen: Screen, number: int = 1) -> Rotated:
-    return Rotated(number=number, fingerprint="abcdef012345", expires_at=screen.clock.wall() + 40)
+def rotated(screen: Screen, number: int = 1) -> TokenIssued:
+    return TokenIssued(number=number, fingerprint="abcdef012345", expires_at=screen.clock.wall() + 40)
 
 
 def test_each_happening_is_one_line():
     screen = Screen()
-    screen.view.hear(rotated(screen))
-    screen.view.hear(sighting())
-    screen.view.hear(sighting(reason="expired"))
-    screen.view.hear(Answered(method="GET", path="/x", status=421, outcome="host_not_allowed"))
-    screen.view.hear(Answered(method=None, path=None, status=None, outcome="client_closed"))
-    screen.view.hear(Said(level="warning", text="unsafe"))
+    screen.view.on_event(rotated(screen))
+    screen.view.on_event(judged())
+    screen.view.on_event(judged(reason="expired"))
+    screen.view.on_event(SidecarResponse(method="GET", path="/x", status=421, outcome="host_not_allowed"))
+    screen.view.on_event(SidecarResponse(method=None, path=None, status=None, outcome="client_closed"))
+    screen.view.on_event(LogLine(level="warning", text="unsafe"))
     assert screen.lines == [
         "token 1     abcdef012345  new identity token, valid for 40 s",
         "200         abcdef012345  GET /hello  identity accepted, me",
@@ -60,7 +62,7 @@ def test_what_happens_before_begin_is_shown_after_it():
     screen = Screen()
     out = io.StringIO()
     view = LiveView(out, clock=screen.clock, live=False, colour=False, on_gone=screen.left)
-    view.hear(sighting())
+    view.on_event(judged())
     assert out.getvalue() == ""
     view.begin()
     assert "GET /hello" in out.getvalue()
@@ -69,7 +71,7 @@ def test_what_happens_before_begin_is_shown_after_it():
 def test_what_was_held_back_is_told_when_the_view_closes():
     out = io.StringIO()
     view = LiveView(out, clock=ManualClock(), live=False, colour=False, on_gone=list)
-    view.hear(Said(level="error", text="it broke"))
+    view.on_event(LogLine(level="error", text="it broke"))
     view.close()
     assert "it broke" in out.getvalue()
 
@@ -77,27 +79,27 @@ def test_what_was_held_back_is_told_when_the_view_closes():
 def test_a_flood_is_a_few_lines_and_a_number():
     screen = Screen()
     for _ in range(1000):
-        screen.view.hear(sighting())
+        screen.view.on_event(judged())
     assert len(screen.lines) == LINES_A_SECOND
     screen.clock.advance(1)
     screen.view.tick()
     assert screen.lines[-1] == f"...         {1000 - LINES_A_SECOND} more requests in that second"
-    screen.view.hear(sighting())
+    screen.view.on_event(judged())
     assert screen.lines[-1].startswith("200")
 
 
 def test_closing_tells_what_was_left_out():
     screen = Screen()
     for _ in range(LINES_A_SECOND + 3):
-        screen.view.hear(sighting())
+        screen.view.on_event(judged())
     screen.view.close()
     assert screen.lines[-1] == "...         3 more requests in that second"
 
 
-@pytest.mark.parametrize("happening", [sighting("/\x1b[2J\r\n\x07é\x9b"), Said(level="error", text="\x1b[2J\x9b")])
-def test_nothing_from_outside_can_drive_the_terminal(happening):
+@pytest.mark.parametrize("event", [judged("/\x1b[2J\r\n\x07é\x9b"), LogLine(level="error", text="\x1b[2J\x9b")])
+def test_nothing_from_outside_can_drive_the_terminal(event):
     screen = Screen()
-    screen.view.hear(happening)
+    screen.view.on_event(event)
     (line,) = screen.out.getvalue().splitlines()
     assert line.isprintable()
     assert "\\x1b[2J" in line
@@ -111,9 +113,9 @@ def test_printable_cuts_what_is_long():
 
 def test_a_pipe_gets_no_status_line_and_no_control_bytes():
     screen = Screen()
-    screen.view.hear(rotated(screen))
+    screen.view.on_event(rotated(screen))
     screen.view.tick()
-    screen.view.hear(sighting())
+    screen.view.on_event(judged())
     screen.view.close()
     assert all(line.isprintable() for line in screen.out.getvalue().splitlines())
     assert len(screen.lines) == 2
@@ -121,9 +123,9 @@ def test_a_pipe_gets_no_status_line_and_no_control_bytes():
 
 def test_a_terminal_has_one_status_line_that_moves_below_the_events():
     screen = Screen(live=True)
-    screen.view.hear(rotated(screen))
-    screen.view.hear(sighting())
-    screen.view.hear(sighting(reason="expired"))
+    screen.view.on_event(rotated(screen))
+    screen.view.on_event(judged())
+    screen.view.on_event(judged(reason="expired"))
     screen.view.tick()
     status = "token abcdef012345 expires in 40 s | 1 injected | 1 refused"
     assert screen.out.getvalue().endswith(f"\r\x1b[2K{status}")
@@ -139,9 +141,9 @@ def test_a_terminal_has_one_status_line_that_moves_below_the_events():
 
 def test_the_status_line_never_wraps():
     screen = Screen(live=True)
-    screen.view.hear(rotated(screen))
+    screen.view.on_event(rotated(screen))
     for _ in range(1234567 % 1000):
-        screen.view.hear(sighting())
+        screen.view.on_event(judged())
     screen.view.tick()
     assert len(screen.out.getvalue().rpartition("\x1b[2K")[2]) <= 59
 
@@ -149,7 +151,7 @@ def test_the_status_line_never_wraps():
 def test_colour_is_only_where_it_is_wanted():
     plain, coloured = Screen(), Screen(colour=True)
     for screen in (plain, coloured):
-        screen.view.hear(sighting())
+        screen.view.on_event(judged())
     assert "\x1b[32m" in coloured.out.getvalue()
     assert "\x1b" not in plain.out.getvalue()
 
@@ -164,6 +166,6 @@ def test_a_reader_that_left_is_told_once_and_written_to_no_more():
 
     out = Broken()
     screen = Screen(out=out)
-    screen.view.hear(sighting())
-    screen.view.hear(sighting())
+    screen.view.on_event(judged())
+    screen.view.on_event(judged())
     assert (screen.gone, out.writes) == (1, 1)

@@ -20,7 +20,7 @@ from robin.model.faults import FAULTS, OUTCOMES
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.connection import ScriptedConnection
 from robin.testing.message import ReceivedRequest
-from robin.testing.process import SidecarProcess
+from robin.testing.process import SidecarProcess, free_port
 from robin.testing.recording_upstream import RecordingUpstream
 from robin.testing.waiting import eventually
 from robin.testing.workload_api import Refusal, WorkloadApi, answer_with
@@ -174,9 +174,7 @@ async def test_d5_an_unreachable_upstream_or_a_bug_provokes_its_code(tmp_path: P
 async def test_d5_a_refused_a_silent_and_a_wrongly_speaking_upstream_provoke_their_codes(
     tmp_path: Path, certificates: CertificateAuthority
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    await _expect(tmp_path, f"http://127.0.0.1:{port}", "connect_refused")
+    await _expect(tmp_path, f"http://127.0.0.1:{free_port()}", "connect_refused")
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as callers:
         for _ in range(8):
             caller = callers.enter_context(socket.socket())

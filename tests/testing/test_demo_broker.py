@@ -7,7 +7,7 @@ import pytest
 from tests.testing.asking import ask, split_answer
 
 from robin.testing.authority import IdentityAuthority
-from robin.testing.demo_broker import DemoBroker, Sighting
+from robin.testing.demo_broker import DemoBroker, JudgedRequest
 from robin.testing.manual_clock import ManualClock
 
 
@@ -17,14 +17,14 @@ class Stand:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.authority = IdentityAuthority(clock=self.clock)
-        self.sightings: list[Sighting] = []
+        self.judged: list[JudgedRequest] = []
         self.broker = DemoBroker(
             jwks=self.authority.jwks,
             issuer=self.authority.issuer,
             audience="broker.test",
             clock=self.clock,
             every_s=0,
-            on_sighting=self.sightings.append,
+            on_request=self.judged.append,
         )
 
     def token(self, **claims: object) -> bytes:
@@ -46,7 +46,7 @@ async def test_no_part_of_the_token_comes_back(stand, good):
     token = stand.token() if good else stand.token(aud="other")
     status, fields, body = await stand.ask("/", token)
     assert status == (200 if good else 401)
-    answered = body + repr(fields).encode() + repr(stand.sightings).encode()
+    answered = body + repr(fields).encode() + repr(stand.judged).encode()
     for part in (token, *token.split(b".")):
         assert part not in answered
 
@@ -64,7 +64,7 @@ async def test_a_request_without_a_good_token_is_refused_with_the_reason(stand, 
     status, answered, body = await ask(stand.broker.port, "/", *fields)
     assert (status, json.loads(body)) == (401, {"error": "invalid_token", "reason": reason})
     assert answered["www-authenticate"] == 'Bearer error="invalid_token"'
-    assert stand.sightings[0].reason == reason
+    assert stand.judged[0].reason == reason
 
 
 async def test_it_judges_by_its_clock(stand):

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from robin.testing.demo_broker import Sighting
-from robin.testing.demonstration import Answered, Happening, Rotated
+from robin.testing.demo_broker import JudgedRequest
+from robin.testing.demonstration import DemoEvent, SidecarResponse, TokenIssued
 from robin.transport.clock import Clock
 
 LINES_A_SECOND = 8
@@ -33,10 +33,10 @@ class LiveView:
         self._second = 0
         self._shown = 0
         self._unshown = 0
-        self._newest: Rotated | None = None
+        self._newest: TokenIssued | None = None
         self._injected = 0
         self._refused = 0
-        self._held: list[Happening] | None = []
+        self._held: list[DemoEvent] | None = []
 
     def say(self, text: str = "") -> None:
         """One line as it is."""
@@ -44,23 +44,23 @@ class LiveView:
         self._status = None
 
     def begin(self) -> None:
-        """Show what was heard so far, and from now on each happening as it comes."""
+        """Show the events so far, and from now on each event as it comes."""
         held, self._held = self._held or [], None
-        for happening in held:
-            self.hear(happening)
+        for event in held:
+            self.on_event(event)
 
-    def hear(self, happening: Happening) -> None:
-        """One happening of the demonstration; held back until `begin`."""
+    def on_event(self, event: DemoEvent) -> None:
+        """One event of the demonstration; held back until `begin`."""
         if self._held is not None:
-            self._held.append(happening)
-        elif isinstance(happening, Rotated):
-            self._newest = happening
-            valid = f"valid for {happening.expires_at - self._clock.wall():.0f} s"
-            self._event(self.style("cyan", f"token {happening.number:<4}"), f"{happening.fingerprint}  new identity token, {valid}")
-        elif isinstance(happening, Sighting | Answered):
-            self._request(happening)
+            self._held.append(event)
+        elif isinstance(event, TokenIssued):
+            self._newest = event
+            valid = f"valid for {event.expires_at - self._clock.wall():.0f} s"
+            self._event(self.style("cyan", f"token {event.number:<4}"), f"{event.fingerprint}  new identity token, {valid}")
+        elif isinstance(event, JudgedRequest | SidecarResponse):
+            self._request(event)
         else:
-            self._event(self.style("yellow", f"{happening.level:<10}"), printable(happening.text, 3 * TEXT_LIMIT))
+            self._event(self.style("yellow", f"{event.level:<10}"), printable(event.text, 3 * TEXT_LIMIT))
 
     def tick(self) -> None:
         """Call it a few times a second: it tells what was left out, and renews the status line."""
@@ -84,8 +84,8 @@ class LiveView:
         """`text` in a style, where styles are wanted."""
         return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if self._colour else text
 
-    def _request(self, happening: Sighting | Answered) -> None:
-        accepted = isinstance(happening, Sighting) and happening.reason is None
+    def _request(self, event: JudgedRequest | SidecarResponse) -> None:
+        accepted = isinstance(event, JudgedRequest) and event.reason is None
         self._injected += accepted
         self._refused += not accepted
         self._tell_unshown()
@@ -93,14 +93,14 @@ class LiveView:
             self._unshown += 1
             return
         self._shown += 1
-        if isinstance(happening, Sighting):
-            asked = f"{happening.method} {happening.target}"
-            outcome = f"identity accepted, {happening.claims.get('sub')}" if accepted else f"refused by the broker: {happening.reason}"
+        if isinstance(event, JudgedRequest):
+            asked = f"{event.method} {event.target}"
+            outcome = f"identity accepted, {event.claims.get('sub')}" if accepted else f"refused by the broker: {event.reason}"
         else:
-            asked = f"{happening.method or '?'} {happening.path or '?'}"
-            outcome = f"ended by the sidecar: {happening.outcome}"
-        fingerprint = happening.fingerprint if isinstance(happening, Sighting) and happening.fingerprint else "-" * 12
-        status = "   " if happening.status is None else str(happening.status)
+            asked = f"{event.method or '?'} {event.path or '?'}"
+            outcome = f"ended by the sidecar: {event.outcome}"
+        fingerprint = event.fingerprint if isinstance(event, JudgedRequest) and event.fingerprint else "-" * 12
+        status = "   " if event.status is None else str(event.status)
         text = f"{fingerprint}  {self.style('bold', printable(asked, TEXT_LIMIT))}  {printable(outcome, 2 * TEXT_LIMIT)}"
         self._event(self.style("green" if accepted else "red", f"{status:<10}"), text)
 

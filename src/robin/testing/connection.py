@@ -84,17 +84,17 @@ class ScriptedConnection(asyncio.Protocol):
         self._lost.set()
 
     def pause_writing(self) -> None:
-        """The peer does not read."""
+        """Pause the script's writes: the peer does not read."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """The peer reads again."""
+        """Resume the script's writes."""
         self._writable.set()
 
     # what a script calls: reading
 
     async def read_until(self, marker: bytes, *, limit_bytes: int = HEAD_LIMIT_BYTES) -> bytes:
-        """Bytes up to and with `marker`."""
+        """Read up to and including `marker`."""
         while (at := self._unread.find(marker)) < 0:
             if len(self._unread) > limit_bytes:
                 raise ValueError(f"no {marker!r} in {len(self._unread)} bytes")
@@ -102,7 +102,7 @@ class ScriptedConnection(asyncio.Protocol):
         return self._take(at + len(marker))
 
     async def read_exactly(self, size: int) -> bytes:
-        """`size` bytes."""
+        """Read exactly `size` bytes."""
         parts, missing = [], size
         while missing:
             if not self._unread:
@@ -112,7 +112,7 @@ class ScriptedConnection(asyncio.Protocol):
         return b"".join(parts)
 
     async def read_some(self) -> bytes:
-        """Whatever has come, at least one byte; b"" at the peer's FIN."""
+        """Read what has arrived, at least one byte; b"" at the peer's FIN."""
         while not self._unread:
             if self.ended == "eof":
                 return b""
@@ -120,7 +120,7 @@ class ScriptedConnection(asyncio.Protocol):
         return self._take(len(self._unread))
 
     async def read_request(self) -> ReceivedRequest:
-        """The next request, whole; also kept in `requests`."""
+        """Read the next whole request; it is also kept in `requests`."""
         request = await read_request(self)
         self.requests.append(request)
         return request

@@ -24,7 +24,7 @@ FAREWELL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
+class JudgedRequest:
     """One request as the broker judged it. `reason` is None when it was accepted; `fingerprint` is the token's sha256, first 12 digits."""
 
     method: str
@@ -36,7 +36,7 @@ class Sighting:
 
 
 class DemoBroker(ScriptedServer):
-    """`async with DemoBroker(jwks=authority.jwks, issuer=..., audience=...) as broker:`; `on_sighting` hears of each request."""
+    """`async with DemoBroker(jwks=authority.jwks, issuer=..., audience=...) as broker:`; `on_request` is called with each request."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class DemoBroker(ScriptedServer):
         port: int = 0,
         clock: Clock | None = None,
         every_s: float = 1.0,
-        on_sighting: Callable[[Sighting], None] | None = None,
+        on_request: Callable[[JudgedRequest], None] | None = None,
     ) -> None:
         super().__init__(self._serve, port=port, keep_bytes=0, patience_s=IDLE_S)
         self._jwks = jwks
@@ -55,7 +55,7 @@ class DemoBroker(ScriptedServer):
         self._audience = audience
         self._clock = clock or SystemClock()
         self._every_s = every_s
-        self._on_sighting = on_sighting or (lambda _: None)
+        self._on_request = on_request or (lambda _: None)
 
     async def _serve(self, connection: ScriptedConnection) -> None:
         try:
@@ -67,13 +67,13 @@ class DemoBroker(ScriptedServer):
             return
 
     async def _serve_one(self, connection: ScriptedConnection) -> bool:
-        """Answer one request; whether the connection serves another."""
+        """Serve one request. Returns True if the connection can be reused."""
         request = parse_head(await connection.read_until(b"\r\n\r\n"))
         persistent = request.version == b"HTTP/1.1" and b"close" not in [value.lower() for value in request.values(b"connection")]
-        sighting = self._judge(request)
-        self._on_sighting(sighting)
-        if sighting.reason is not None:
-            await _dismiss(connection, _reply(401, {"error": "invalid_token", "reason": sighting.reason}, persistent=False))
+        judged = self._judge(request)
+        self._on_request(judged)
+        if judged.reason is not None:
+            await _dismiss(connection, _reply(401, {"error": "invalid_token", "reason": judged.reason}, persistent=False))
             return False
         if b"100-continue" in [value.lower() for value in request.values(b"expect")]:
             await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -86,16 +86,16 @@ class DemoBroker(ScriptedServer):
         trailers = await read_body(connection, request.fields, body=hear)
         path, _, query = request.target.partition(b"?")
         if request.method == b"GET" and path == b"/stream" and request.version == b"HTTP/1.1":
-            await self._stream(connection, sighting, query)
+            await self._stream(connection, judged, query)
             return persistent
-        seen = self._echo(request, sighting)
-        seen["request"]["trailers"] = [_shown(name, value, sighting) for name, value in trailers]
+        seen = self._echo(request, judged)
+        seen["request"]["trailers"] = [_shown(name, value, judged) for name, value in trailers]
         seen["request"]["body"] = {"bytes": sizes[0], "sha256": digest.hexdigest()}
         reply = _reply(200, seen, persistent=persistent)
         await connection.send(reply[: reply.index(b"\r\n\r\n") + 4] if request.method == b"HEAD" else reply)
         return persistent
 
-    def _judge(self, request: RequestHead) -> Sighting:
+    def _judge(self, request: RequestHead) -> JudgedRequest:
         shown = request.values(b"authorization")
         scheme, _, token = shown[0].partition(b" ") if len(shown) == 1 else (b"", b"", b"")
         claims: Mapping[str, Any] = {}
@@ -110,7 +110,7 @@ class DemoBroker(ScriptedServer):
                 claims = inspect_token(token, jwks=self._jwks(), issuer=self._issuer, audience=self._audience, now=self._clock.wall())
             except TokenRefused as refused:
                 reason = refused.reason
-        return Sighting(
+        return JudgedRequest(
             method=request.method.decode("latin-1"),
             target=request.target.decode("latin-1"),
             status=200 if reason is None else 401,
@@ -119,28 +119,28 @@ class DemoBroker(ScriptedServer):
             claims=claims,
         )
 
-    def _echo(self, request: RequestHead, sighting: Sighting) -> dict[str, Any]:
+    def _echo(self, request: RequestHead, judged: JudgedRequest) -> dict[str, Any]:
         return {
             "identity": {
                 "verified": ["signature", "issuer", "audience", "expiry"],
-                "expires_in_s": round(sighting.claims["exp"] - self._clock.wall(), 1),
-                "token_sha256": sighting.fingerprint,
-                "claims": sighting.claims,
+                "expires_in_s": round(judged.claims["exp"] - self._clock.wall(), 1),
+                "token_sha256": judged.fingerprint,
+                "claims": judged.claims,
             },
             "request": {
-                "method": sighting.method,
-                "target": sighting.target,
-                "fields": [_shown(name, value, sighting) for name, value in request.fields],
+                "method": judged.method,
+                "target": judged.target,
+                "fields": [_shown(name, value, judged) for name, value in request.fields],
             },
         }
 
-    async def _stream(self, connection: ScriptedConnection, sighting: Sighting, query: bytes) -> None:
+    async def _stream(self, connection: ScriptedConnection, judged: JudgedRequest, query: bytes) -> None:
         name, _, asked = query.partition(b"=")
         count = min(int(asked), EVENTS_MOST) if name == b"events" and asked.isdigit() and len(asked) < 9 else 5
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nTransfer-Encoding: chunked\r\n\r\n"
         await connection.send(head.encode())
         for number in range(1, count + 1):
-            event = json.dumps({"event": number, "of": count, "sub": sighting.claims.get("sub"), "token_sha256": sighting.fingerprint})
+            event = json.dumps({"event": number, "of": count, "sub": judged.claims.get("sub"), "token_sha256": judged.fingerprint})
             text = f"data: {event}\n\n".encode()
             await connection.send(b"%x\r\n%s\r\n" % (len(text), text))
             if number < count:
@@ -164,10 +164,10 @@ async def _dismiss(connection: ScriptedConnection, reply: bytes) -> None:
             await connection.wait_ended()
 
 
-def _shown(name: bytes, value: bytes, sighting: Sighting) -> str:
+def _shown(name: bytes, value: bytes, judged: JudgedRequest) -> str:
     """A field line as it came, but for the token."""
     if name.lower() == b"authorization":
-        value = f"Bearer (hidden, sha256 {sighting.fingerprint})".encode()
+        value = f"Bearer (hidden, sha256 {judged.fingerprint})".encode()
     return (name + b": " + value).decode("latin-1")
 
 

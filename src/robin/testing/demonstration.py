@@ -1,7 +1,7 @@
 """The whole of Robin's main job on one machine: an identity authority, a rotating identity, a demonstration broker and a real sidecar.
 
-What happens is told as plain values to one hearer: Rotated, Sighting (the broker's word), Answered (an answer by the sidecar itself) and
-Said (a line of the sidecar's log). Closing ends the child, the servers and the temporary folder, in that order.
+What happens is reported as values to one callback: TokenIssued, JudgedRequest (of the broker), SidecarResponse (a response that the sidecar
+made itself) and LogLine (of the sidecar's log). Closing ends the child, the servers and the temporary folder, in that order.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
-from robin.testing.demo_broker import DemoBroker, Sighting, fingerprint_of
+from robin.testing.demo_broker import DemoBroker, JudgedRequest, fingerprint_of
 from robin.testing.documents import DocumentServer
 from robin.testing.process import SidecarProcess
 from robin.testing.projected import ProjectedDirectory
@@ -35,8 +35,8 @@ DRAIN_S = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rotated:
-    """A new token was issued. `fingerprint` as in Sighting; `expires_at` in epoch seconds."""
+class TokenIssued:
+    """A new token was issued. `fingerprint` as in JudgedRequest; `expires_at` in epoch seconds."""
 
     number: int
     fingerprint: str
@@ -44,8 +44,8 @@ class Rotated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """The sidecar answered or ended a request itself, without the broker's word: `outcome` says why."""
+class SidecarResponse:
+    """The sidecar responded to a request itself, or ended it; `outcome` is the reason."""
 
     method: str | None
     path: str | None
@@ -54,14 +54,14 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """A line of the sidecar's log that is worth showing; `text` is one line."""
+class LogLine:
+    """One line of the sidecar's log, at level warning or above, or not JSON."""
 
     level: str
     text: str
 
 
-Happening = Rotated | Sighting | Answered | Said
+DemoEvent = TokenIssued | JudgedRequest | SidecarResponse | LogLine
 
 
 class PortTaken(Exception):
@@ -73,12 +73,12 @@ class PortTaken(Exception):
 
 
 class Demonstration:
-    """`async with Demonstration(hear=...) as demonstration:` is ready when entered; `port` 0 lets the kernel choose both ports."""
+    """`async with Demonstration(on_event=...) as demonstration:` is ready when entered; `port` 0 lets the kernel choose both ports."""
 
     def __init__(
         self,
         *,
-        hear: Callable[[Happening], None],
+        on_event: Callable[[DemoEvent], None],
         source: str = "file",
         port: int = 4000,
         rotate_s: float = 20.0,
@@ -87,7 +87,7 @@ class Demonstration:
         self.source = source
         self.rotate_s = rotate_s
         self.failed = asyncio.Event()
-        self._hear = hear
+        self._on_event = on_event
         self._port = port
         self._clock = clock or SystemClock()
         self._rotations = 0
@@ -150,7 +150,7 @@ class Demonstration:
         documents.publish(authority)
         self.issuer = authority.issuer
         self.broker = await stack.enter_async_context(
-            DemoBroker(jwks=authority.jwks, issuer=authority.issuer, audience=AUDIENCE, clock=self._clock, on_sighting=self._hear)
+            DemoBroker(jwks=authority.jwks, issuer=authority.issuer, audience=AUDIENCE, clock=self._clock, on_request=self._on_event)
         )
         stack.push_async_callback(self._tasks.close)
         identity = self._start_projected(authority) if self.source == "file" else await self._start_workload_api(authority)
@@ -202,7 +202,7 @@ class Demonstration:
 
     def _rotated(self, token: bytes, lifetime_s: float) -> None:
         self._rotations += 1
-        self._hear(Rotated(number=self._rotations, fingerprint=fingerprint_of(token), expires_at=self._clock.wall() + lifetime_s))
+        self._on_event(TokenIssued(number=self._rotations, fingerprint=fingerprint_of(token), expires_at=self._clock.wall() + lifetime_s))
 
     def _line(self, stream: str, text: str) -> None:
         """One line of the sidecar: an exchange that the broker did not see, a warning, or words that are not JSON."""
@@ -211,20 +211,20 @@ class Demonstration:
         except ValueError:
             entry = None
         if not isinstance(entry, dict):
-            self._hear(Said(level="error" if stream == "stderr" else "info", text=text))
+            self._on_event(LogLine(level="error" if stream == "stderr" else "info", text=text))
         elif entry.get("event") == "exchange":
             if entry.get("outcome") not in {"forwarded", "local_response"}:
-                self._hear(
-                    Answered(
+                self._on_event(
+                    SidecarResponse(
                         method=entry.get("method"), path=entry.get("path"), status=entry.get("status"), outcome=str(entry.get("outcome"))
                     )
                 )
         elif entry.get("level") in {"warning", "error"}:
             rest = {key: value for key, value in entry.items() if key not in {"ts", "level", "event"}}
-            self._hear(Said(level=entry["level"], text=f"{entry.get('event')} {json.dumps(rest)}"))
+            self._on_event(LogLine(level=entry["level"], text=f"{entry.get('event')} {json.dumps(rest)}"))
 
     def _task_failed(self, _name: str, error: BaseException) -> None:
-        self._hear(Said(level="error", text=f"{type(error).__name__}: {error}"))
+        self._on_event(LogLine(level="error", text=f"{type(error).__name__}: {error}"))
         self.failed.set()
 
 

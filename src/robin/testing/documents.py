@@ -1,4 +1,4 @@
-"""A server of JSON documents at fixed paths, such as OpenID discovery and JWKS: `GET` and `HEAD` only, made anew for each request."""
+"""A server of JSON documents at fixed paths, such as OpenID discovery and JWKS: `GET` and `HEAD` only, rendered anew for each request."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How the demonstration broker judges a token: signature, issuer, audience and time, each refusal with its own reason; no leeway.
+"""How the demonstration broker verifies a token: signature, issuer, audience and time, each refusal with its own reason; no leeway.
 
 It takes ES256, ES384 and RS256 and knows keys only by `kid`. `alg` never chooses the key type: the key does (RFC 8725 section 3.1).
 """

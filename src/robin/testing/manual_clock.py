@@ -1,4 +1,4 @@
-"""A clock that stands still until a test turns it: both hands at once, or the wall hand alone."""
+"""A clock that stands still until a test moves it: both readings at once, or the wall clock alone."""
 
 
 class ManualClock:
@@ -19,12 +19,12 @@ class ManualClock:
         return self._monotonic
 
     def advance(self, seconds: float) -> None:
-        """Time passes: both hands move."""
+        """Move both readings forward."""
         if seconds < 0:
             raise ValueError("monotonic time does not go back; use step_wall")
         self._wall += seconds
         self._monotonic += seconds
 
     def step_wall(self, seconds: float) -> None:
-        """Someone sets the wall clock, forth or back."""
+        """Set the wall clock forward or back, without passing time."""
         self._wall += seconds

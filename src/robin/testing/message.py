@@ -20,14 +20,14 @@ class MalformedRequest(Exception):
 
 
 class ByteSource(Protocol):
-    """Where the bytes come from; each call raises ConnectionError when the peer has left before they came."""
+    """The source of the bytes; each call raises ConnectionError if the peer leaves before they arrive."""
 
     async def read_until(self, marker: bytes, *, limit_bytes: int = HEAD_LIMIT_BYTES) -> bytes:
-        """Bytes up to and with `marker`."""
+        """Read up to and including `marker`."""
         ...
 
     async def read_exactly(self, size: int) -> bytes:
-        """`size` bytes."""
+        """Read exactly `size` bytes."""
         ...
 
 
@@ -42,7 +42,7 @@ class RequestHead:
     fields: Fields
 
     def values(self, name: bytes) -> list[bytes]:
-        """The values of every field line with this name, in order."""
+        """Return the values of every field line with this name, in order."""
         wanted = name.lower()
         return [value for field, value in self.fields if field.lower() == wanted]
 
@@ -82,7 +82,7 @@ def parse_fields(lines: list[bytes]) -> Fields:
 
 
 async def read_request(source: ByteSource) -> ReceivedRequest:
-    """The next request, whole."""
+    """Read the next whole request."""
     head = parse_head(await source.read_until(b"\r\n\r\n"))
     framed, body = bytearray(), bytearray()
 
@@ -107,7 +107,7 @@ async def read_request(source: ByteSource) -> ReceivedRequest:
 async def read_body(
     source: ByteSource, fields: Fields, *, body: Callable[[bytes], object], framed: Callable[[bytes], object] = lambda _: None
 ) -> Fields:
-    """Read the body that these fields frame, telling `body` its bytes and `framed` every byte, piece by piece; the trailers."""
+    """Read the body that these fields frame: `body` gets its bytes, `framed` every byte, piece by piece. Returns the trailers."""
     lengths = [value for name, value in fields if name.lower() == b"content-length"]
     codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
     if lengths and codings:

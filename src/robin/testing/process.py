@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from robin.testing.server import hold_port
 from robin.transport.tasks import TaskOwner
 
 LINE_LIMIT_BYTES = 1 << 20
@@ -37,8 +38,8 @@ class ChildFailed(Exception):
 class RobinProcess:
     """`async with RobinProcess("sidecar", settings={"ROBIN_UPSTREAM_URL": ...}) as robin:` starts it; leaving ends it.
 
-    `lines` holds what it wrote, in order, as ("stdout" | "stderr", text); `on_line` hears each as it comes. The environment is only what
-    `settings` holds. Entering does not wait for readiness: await `event("listening")`, `event("started")` or `returned()`.
+    `lines` holds what it wrote, in order, as ("stdout" | "stderr", text); `on_line` is called with each. The environment is only
+    what `settings` holds. Entering does not wait for readiness: await `event("listening")`, `event("started")` or `returned()`.
     """
 
     def __init__(
@@ -247,14 +248,8 @@ class SidecarProcess(RobinProcess):
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port on which nothing listens; only for what cannot bind port 0 itself.
-
-    The port stays bound here, without listening, so that the kernel gives it to nothing that asks for any port. A server that sets
-    SO_REUSEADDR can still bind it by its number.
-    """
-    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind((host, 0))
+    """Return a port on which nothing listens; only for what cannot bind port 0 itself."""
+    holder = hold_port(host)
     _held.append(holder)
     if len(_held) > HELD_PORTS:
         _held.popleft().close()

@@ -1,6 +1,7 @@
 """A small loopback server: each accepted connection runs a script, is counted while it lives, and ends when its script ends."""
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,17 @@ from robin.transport.tasks import TaskOwner
 
 Script = Callable[[ScriptedConnection], Awaitable[None]]
 FAILURES_KEPT = 100
+
+
+def hold_port(host: str, port: int = 0) -> socket.socket:
+    """Bind a port without listening, so that the kernel gives it to nothing that asks for any port.
+
+    A connection to it is refused. A server that sets SO_REUSEADDR can still bind it by its number.
+    """
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((host, port))
+    return holder
 
 
 class ScriptedServer:
@@ -39,6 +51,7 @@ class ScriptedServer:
         self._patience_s = patience_s
         self._tasks = TaskOwner(lambda _, error: self.failures.append(error))
         self._server: asyncio.Server | None = None
+        self._holder: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -54,6 +67,7 @@ class ScriptedServer:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, self.host, self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
+        self._release()
         return self
 
     async def stop_listening(self) -> None:
@@ -61,10 +75,15 @@ class ScriptedServer:
         if self._server is not None:
             self._server.close()
             self._server = None
+            await asyncio.sleep(0)  # the loop closes the listening socket in its next turn
+            self._holder = hold_port(self.host, self.port)
 
     async def close(self) -> None:
         """Stop listening, end scripts, drop connections, then raise what went wrong in a script."""
-        await self.stop_listening()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._release()
         await self._tasks.close()
         for connection in list(self.live):
             connection.transport.abort()
@@ -83,7 +102,12 @@ class ScriptedServer:
             error.add_note(f"a script of the server failed too: {failures.exceptions!r}")
 
     def accepted(self, connection: ScriptedConnection) -> None:
-        """Hear of each connection before its script runs; it is in `live` until its script has ended."""
+        """Called with each connection before its script runs; it is in `live` until its script has ended."""
+
+    def _release(self) -> None:
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None
 
     def _protocol(self) -> ScriptedConnection:
         return ScriptedConnection(

@@ -1,4 +1,4 @@
-"""Tokens that are right in form and signed by nobody: for everything that, like Robin, does not verify signatures."""
+"""Well-formed tokens without a valid signature, for tests of code that does not verify signatures."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A small real SPIFFE Workload API: FetchJWTSVID over gRPC on a Unix socket or TCP, its answers given by a function that may be swapped.
+"""A small real SPIFFE Workload API: FetchJWTSVID over gRPC on a Unix socket or TCP, its responses made by a function that may be replaced.
 
 It keeps the rules of the endpoint: no security metadata or no audience is InvalidArgument, any other method Unimplemented.
 """
@@ -18,7 +18,7 @@ from robin.wire.workload_api import FETCH_JWT_SVID, BadMessage, JwtSvid, JwtSvid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A call answered by a status alone."""
+    """A response of a status alone."""
 
     code: str
     text: str = ""
@@ -90,7 +90,7 @@ class WorkloadApi:
         return _Peer(self)
 
     async def serve(self, request: GrpcRequest) -> bytes | Refusal:
-        """What one call is answered: the reply's bytes or a refusal."""
+        """Return the response to one call: the bytes of the reply, or a refusal."""
         if request.path != FETCH_JWT_SVID:
             return Refusal(code="Unimplemented", text="unknown method")
         if request.metadata.get("workload.spiffe.io") != "true":

@@ -69,7 +69,7 @@ async def _run(args: argparse.Namespace) -> int:
         width=shutil.get_terminal_size().columns,
         on_gone=stop.set,
     )
-    demonstration = Demonstration(hear=view.hear, source=args.source, port=args.port, rotate_s=args.rotate)
+    demonstration = Demonstration(on_event=view.on_event, source=args.source, port=args.port, rotate_s=args.rotate)
 
     def signalled(number: int) -> None:
         signals.append(number)
