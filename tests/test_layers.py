@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "robin"
 PURE = ("model", "wire", "policy")
 MODULE_LINES_MAX = 600
-OPENS_SECRETS = ("wire", "grants/kinds")
+OPENS_SECRETS = ("wire", "grants/kinds", "identity/trust")  # trust verifies the very bytes of a token, and reads key sets
 BUILDS_PERMITS = ("policy",)
 
 

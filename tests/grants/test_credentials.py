@@ -178,7 +178,9 @@ class ScriptedClient:
     ("outcome", "calls", "reason"),
     [
         (IssuerUnreachable("connect"), 2, "connect"),
-        (IssuerUnreachable("connect", answered=True), 1, "connect"),
+        (IssuerUnreachable("closed"), 2, "connect"),
+        (IssuerUnreachable("closed", answered=True), 1, "closed"),
+        (IssuerUnreachable("protocol", answered=True), 1, "protocol"),
         (IssuerUnreachable("timeout"), 1, "timeout"),
         (IssuerUnreachable("tls"), 1, "tls"),
         (IssuerUnreachable("too_large", answered=True), 1, "too_large"),

@@ -14,6 +14,7 @@ from robin.transport.clock import Clock
 from robin.transport.entropy import Entropy
 
 REQUESTS_MAX: Final = 8  # two calls for each of the four stages that a chain may have
+_FINAL: Final = frozenset({"tls", "timeout", "too_large"})
 _PAUSE_S: Final = 0.1
 _PAUSE_SPREAD_S: Final = 0.2
 
@@ -75,7 +76,7 @@ class GrantDriver:
                 async with asyncio.timeout_at(deadline_at):
                     return await self._client.send(request, deadline_at)
             except IssuerUnreachable as unreachable:
-                if unreachable.answered or unreachable.reason != "connect":
+                if unreachable.answered or unreachable.reason in _FINAL:
                     raise
                 async with asyncio.timeout_at(deadline_at):
                     await asyncio.sleep(_PAUSE_S + _PAUSE_SPREAD_S * self._entropy.uniform())

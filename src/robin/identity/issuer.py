@@ -35,7 +35,9 @@ class IssuerResponse:
 
 
 class IssuerUnreachable(Exception):
-    """No whole response came. `reason` is one word: connect, tls, timeout, protocol, too_large; `answered`: a byte of a response came."""
+    """No whole response came. `reason` is one word: connect, closed, tls, timeout, protocol, too_large.
+
+    `answered`: a byte of a response came."""
 
     def __init__(self, reason: str, *, answered: bool = False) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""Who we are: a workload's identity token, for exactly one audience, and how fresh it is."""
+"""Who this workload is: its identity token, for exactly one audience, and how fresh it is."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ from robin.model.secret import Secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityToken:
-    """Proof of a WorkloadId, as the platform issued it.
+    """Proof of who this workload is, as the platform issued it.
 
     `value` is the compact serialization, trimmed and checked as an RFC 6750 b64token. `subject` and `audiences` are the claims (None and
     empty for an opaque token). `expires_at`, `not_before_at` are wall-clock seconds since the epoch (None: the token does not say);
@@ -26,7 +26,7 @@ class IdentityToken:
 
 
 class IdentityState(StrEnum):
-    """What readiness says of the identity: fresh, use it; stale, use it and refresh behind; others, do not."""
+    """The state of an identity in readiness. FRESH: use it. STALE: use it while a refresh runs. Others: not usable."""
 
     FRESH = "fresh"
     STALE = "stale"

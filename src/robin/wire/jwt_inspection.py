@@ -1,6 +1,6 @@
-"""Token text -> IdentityToken: the checks every token passes before Robin injects it, in one order, with one code each.
+"""Token text -> IdentityToken without verification: the checks that every token of our own passes before it is injected, in one order.
 
-Robin never verifies signatures (that is the upstream's business); it refuses what cannot be a whole, current token for the right audience:
+Signatures are not verified here: that is the upstream's business. What cannot be a whole, current token for the right audience is refused:
 RFC 6750 section 2.1 (b64token), RFC 7515 section 3.1 (compact serialization), RFC 7519 section 4.1 (claims). The text is hostile input: no
 reason, detail or exception of this module holds a byte of it.
 """
@@ -76,7 +76,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unverified:
-    """A token laid open for display, its signature neither verified nor kept. None where it could not be decoded."""
+    """A token decoded for display, its signature neither verified nor kept. None where it could not be decoded."""
 
     header: dict[str, Any] | None
     claims: dict[str, Any] | None
@@ -85,7 +85,7 @@ class Unverified:
 
 @dataclass(slots=True, kw_only=True)
 class _Reading:
-    """What the checks found so far."""
+    """The findings of the checks so far."""
 
     rules: TokenRules
     now: float
@@ -105,7 +105,7 @@ class _Reading:
 def inspect_token(
     text: Secret, rules: TokenRules, *, now: float, seen_at: float | None = None, issued_to: str | None = None
 ) -> IdentityToken:
-    """The token in `text`, or TokenRefused. `now` is the wall clock; `seen_at` when Robin first saw this token (now, where it is new).
+    """Return the token in `text`. Raises TokenRefused. `now` is the wall clock; `seen_at` when this token was first seen, None for now.
 
     `issued_to` is the SPIFFE ID that the platform's reply names: `sub` must be equal to it.
     """
@@ -126,7 +126,7 @@ def inspect_token(
 
 
 def parse_unverified(text: Secret, rules: TokenRules, *, now: float, issued_to: str | None = None) -> Unverified:
-    """The token laid open for `robin token` and `robin doctor`: header, claims, and each check (up to one that leaves nothing to check)."""
+    """Return the header, the claims and each check, up to one that leaves nothing to check, for `robin token` and `robin doctor`."""
     reading = _Reading(rules=rules, now=now, seen_at=now, issued_to=issued_to)
     checks: list[Check] = []
     reading.text = text.reveal()
@@ -141,17 +141,17 @@ def parse_unverified(text: Secret, rules: TokenRules, *, now: float, issued_to: 
 
 
 def same_token(token: IdentityToken, text: Secret) -> bool:
-    """Whether `text`, trimmed, is this very token."""
+    """Return True if `text`, trimmed, is this very token."""
     return token.value.reveal() == text.reveal().rstrip(b"\r\n \t")
 
 
 def unsafe_text(text: Secret) -> str:
-    """The token itself, for `robin token --unsafe-print-token` and nothing else."""
+    """Return the token itself, for `robin token --unsafe-print-token` and nothing else."""
     return text.reveal().rstrip(b"\r\n \t").decode("ascii", "backslashreplace")
 
 
 def fingerprint(text: Secret) -> bytes:
-    """A digest by which two tokens can be told apart without holding either."""
+    """Return a digest that distinguishes tokens without holding them."""
     return hashlib.sha256(text.reveal()).digest()
 
 
@@ -236,8 +236,8 @@ def _check_not_before(reading: _Reading) -> str:
 
 def _check_audience(reading: _Reading) -> str:
     assert reading.claims is not None
-    said = reading.claims.get("aud")
-    listed = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    claim = reading.claims.get("aud")
+    listed = [claim] if isinstance(claim, str) else claim if isinstance(claim, list) else []
     reading.audiences = tuple(audience for audience in listed if isinstance(audience, str))
     if reading.rules.audience is None:
         return "any (ROBIN_AUDIENCE is unset)"
@@ -270,7 +270,7 @@ _JWT_CHECKS: Final = (
 
 
 def _checks(rules: TokenRules) -> tuple[tuple[str, Callable[[_Reading], str]], ...]:
-    """Every check, in the order in which a token meets them: a name, and a function that says what it found or raises TokenRefused."""
+    """Return every check in its order: a name, and a function that returns what it found or raises TokenRefused."""
     return _JWT_CHECKS if rules.decoded else _TEXT_CHECKS
 
 
@@ -285,7 +285,7 @@ def _decode(segment: bytes) -> bytes:
 
 
 def _parse_object(text: bytes) -> dict[str, Any]:
-    """One JSON object in UTF-8. `json` alone would take UTF-16, NaN, and raise four kinds of error for the rest."""
+    """Parse one JSON object in UTF-8. `json` alone would accept UTF-16 and NaN, and raise four kinds of error for the rest."""
     try:
         parsed = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):  # ValueError covers JSON, UTF-8 and integers of thousands of digits
@@ -300,7 +300,7 @@ def _refuse_constant(_word: str) -> NoReturn:
 
 
 def numeric_date(claim: object) -> float | None:
-    """A NumericDate (RFC 7519 section 2) as a float, None for anything else; `true` is not a number here."""
+    """Return a NumericDate (RFC 7519 section 2) as a float, None for anything else; `true` is not a number here."""
     if isinstance(claim, bool) or not isinstance(claim, int | float) or not abs(claim) <= _DATE_MAX:
         return None
     return float(claim)

@@ -1,1 +1,1 @@
-"""One file for each recipe that turns identity into a credential."""
+"""One file for each kind of grant."""

@@ -1,1 +1,1 @@
-"""One file for each way the platform hands out identity."""
+"""One file for each way in which a platform issues identity."""

@@ -1,6 +1,6 @@
 """The token file, read whole or not at all: a regular file, opened without hanging, read between two equal `fstat`s.
 
-A reader that meets a writer sees the file change under its hands and reads again; it never returns half a token as a whole one. The path
+A reader that meets a writer detects that the file changed and reads again; it never returns half a token as a whole one. The path
 is opened anew each time, symlinks followed, so a `..data` swap, a rename and a rewrite in place all show.
 """
 
@@ -26,7 +26,7 @@ FileKey = tuple[int, int, int, int, int]
 
 
 def file_key(found: os.stat_result) -> FileKey:
-    """What changes when the file is replaced or rewritten: device, inode, size, and both times in nanoseconds."""
+    """Return what changes when the file is replaced or rewritten: device, inode, size, and both times in nanoseconds."""
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -50,11 +50,11 @@ class FileSource:
         self._metrics = metrics
 
     async def fetch(self, audience: str | None) -> RawIdentity:
-        """The token in the file. Raises SourceFailure."""
+        """Return the token in the file. Raises SourceFailure."""
         return (await self.read()).raw
 
     async def read(self) -> FileReading:
-        """The file, whole. Raises SourceFailure: `missing`, `unreadable`, `not_a_file`, `torn`, `too_large`, `exhausted`."""
+        """Return the whole file. Raises SourceFailure: `missing`, `unreadable`, `not_a_file`, `torn`, `too_large`, `exhausted`."""
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
@@ -65,7 +65,7 @@ class FileSource:
         raise SourceFailure("torn", "torn: the token file changes while it is read; write it anew and rename it into place")
 
     def _read_once(self) -> FileReading | None:
-        """One pass; None where the file changed during it."""
+        """Read once. Returns None if the file changed meanwhile."""
         try:
             descriptor = os.open(self.path, _FLAGS)
         except OSError as error:
@@ -105,7 +105,7 @@ def _read_to_end(descriptor: int) -> bytes:
 
 
 def _unopened(path: str, error: OSError) -> SourceFailure:
-    """Why the file could not be opened; whether it is there can be seen without a descriptor."""
+    """Return why the file could not be opened; that it is missing can be seen without a descriptor."""
     if error.errno not in EXHAUSTED:
         return _unreadable(error)
     try:

@@ -39,7 +39,7 @@ class Channel(Protocol):
     """What carries a call; `transport.control.ControlChannel` is one."""
 
     async def call(self, path: str, metadata: tuple[tuple[bytes, bytes], ...], message: bytes, *, timeout_s: float) -> GrpcAnswer:
-        """One unary call, within `timeout_s`; how it ended."""
+        """Make one unary call within `timeout_s`, and return how it ended."""
         ...
 
 
@@ -55,7 +55,7 @@ class JwtSvidSource:
         self._timeout_s = timeout_s
 
     async def fetch(self, audience: str | None) -> RawIdentity:
-        """The token for `audience`. Raises SourceFailure, labelled by gRPC code; TokenRefused for a reply that is discarded."""
+        """Return the token for `audience`. Raises SourceFailure, labelled by gRPC code; TokenRefused for a reply that is discarded."""
         assert audience is not None
         request = JwtSvidRequest(audiences=(audience,), spiffe_id=self._spiffe_id or "")
         answer = await self._channel.call(FETCH_JWT_SVID, (SECURITY_METADATA,), render_request(request), timeout_s=self._timeout_s)
@@ -68,7 +68,7 @@ class JwtSvidSource:
         return self._choose(svids)
 
     def _choose(self, svids: tuple[JwtSvid, ...]) -> RawIdentity:
-        """The first identity that fits; of several with one hint, the first (SPIFFE Workload API section 6.2)."""
+        """Return the first identity that fits; of several with one hint, the first (SPIFFE Workload API section 6.2)."""
         if not svids:
             raise _discarded("identity_unavailable", "empty_reply", "the reply of the Workload API holds no identity")
         if any(not svid.spiffe_id or not len(svid.svid) for svid in svids):
@@ -83,11 +83,11 @@ class JwtSvidSource:
 
 def _failure(answer: GrpcAnswer) -> SourceFailure:
     word = re.sub(r"(?<!^)(?=[A-Z])", "_", answer.code).lower()
-    said = f" ({answer.text})" if answer.text else ""
+    reported = f" ({answer.text})" if answer.text else ""
     failure_class = _FAILURE_CLASSES.get(answer.code, FailureClass.RETRY)
     return SourceFailure(
         answer.code,
-        f"{word}: the Workload API gave no identity{said}; {_FIXES.get(answer.code, _FIX)}",
+        f"{word}: the Workload API gave no identity{reported}; {_FIXES.get(answer.code, _FIX)}",
         fault="identity_refused" if failure_class is FailureClass.REFUSED else "identity_unavailable",
         failure_class=failure_class,
     )
