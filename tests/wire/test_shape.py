@@ -13,7 +13,8 @@ from tests.fuzz.parts import PERMIT, outbound_head
 from robin.model.faults import Fault
 from robin.model.route import HeaderRules
 from robin.wire.forwarding import forward_response
-from robin.wire.http1 import RequestParser, ResponseParser, parse_request, parse_response
+from robin.wire.head_parser import RequestParser, ResponseParser
+from robin.wire.http1 import parse_request, parse_response
 from robin.wire.shape import HeadShape, ParsedRequest, ParsedResponse, ShapeStore
 
 RULES = PERMIT.route.header_rules
@@ -81,8 +82,8 @@ def count_parses(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
         return noted
 
-    monkeypatch.setattr("robin.wire.http1.parse_request", note(parse_request))
-    monkeypatch.setattr("robin.wire.http1.parse_response", note(parse_response))
+    monkeypatch.setattr("robin.wire.head_parser.parse_request", note(parse_request))
+    monkeypatch.setattr("robin.wire.head_parser.parse_response", note(parse_response))
     return parsed
 
 

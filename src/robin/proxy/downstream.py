@@ -9,7 +9,8 @@ from robin.model.faults import Fault
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.transport.stream import Stream, StreamClosed
-from robin.wire.http1 import RequestParser, find_bad_byte
+from robin.wire.head_parser import RequestParser
+from robin.wire.http1 import find_bad_byte
 from robin.wire.shape import ParsedRequest
 
 _LEADING_CRLF_MAX: Final = 4

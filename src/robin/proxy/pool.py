@@ -18,7 +18,7 @@ from robin.telemetry.metrics import Metrics
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
-from robin.wire.http1 import ResponseParser
+from robin.wire.head_parser import ResponseParser
 
 _IDLE_DEFAULT_S: Final = 4.0  # servers that close after 5 s are common
 _IDLE_MIN_S: Final = 1.0

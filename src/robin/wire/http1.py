@@ -26,8 +26,6 @@ METHODS: Final = {
     ).split()
 }
 REFUSED_METHODS: Final = frozenset({b"CONNECT", b"TRACE"})
-_MEMO_BYTES: Final = 4096
-_SHAPES_PER_CONNECTION: Final = 4
 
 _REQUESTS: Final = ShapeStore(rb"([A-Z-]+) (/[!\x22$-~]*) HTTP/1\.([01])\r\n")
 _RESPONSES: Final = ShapeStore(rb"HTTP/1\.([01]) ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
@@ -70,81 +68,6 @@ def find_bad_byte(partial: bytes | bytearray, start: int) -> bool:
     return _BAD_BYTES.search(partial, start) is not None
 
 
-class RequestParser:
-    """Parses the requests of one connection under the limits of its listener.
-
-    It remembers the last head, since many callers repeat theirs, and the shape of the last head of each method. A head that matches the
-    pattern of that shape needs no further judgement of its syntax.
-    """
-
-    __slots__ = ("_fields_max", "_forms", "_head", "_raw", "_shapes", "_target_bytes")
-
-    def __init__(self, *, target_bytes: int, fields_max: int, forms: RequestForms = REVERSE_PROXY) -> None:
-        self._target_bytes = target_bytes
-        self._fields_max = fields_max
-        self._forms = forms
-        self._shapes: dict[bytes, HeadShape] = {}
-        self._raw = b""
-        self._head: ParsedRequest | None = None
-
-    def parse(self, raw: bytes) -> ParsedRequest:
-        """What `parse_request` returns and raises."""
-        if raw == self._raw and self._head is not None:
-            return self._head
-        head = self._match(raw)
-        if head is None:
-            head = parse_request(raw, target_bytes=self._target_bytes, fields_max=self._fields_max, forms=self._forms)
-            if len(self._shapes) >= _SHAPES_PER_CONNECTION:
-                self._shapes.clear()
-            self._shapes[raw[:4]] = head.shape
-        if len(raw) <= _MEMO_BYTES:
-            self._raw, self._head = raw, head
-        return head
-
-    def _match(self, raw: bytes) -> ParsedRequest | None:
-        shape = self._shapes.get(raw[:4])
-        if shape is None or shape.match is None or (match := shape.match(raw)) is None:
-            return None
-        groups = match.groups()
-        method = METHODS.get(groups[0])
-        if method is None or len(groups[1]) > self._target_bytes:
-            return None
-        return _build_request(method, groups[1], 1 if groups[2] == b"1" else 0, shape, groups[3:])
-
-
-class ResponseParser:
-    """Parses the responses of one connection; it remembers the last head, and the shape of the last head of each status."""
-
-    __slots__ = ("_head", "_method", "_raw", "_shapes")
-
-    def __init__(self) -> None:
-        self._shapes: dict[bytes, HeadShape] = {}
-        self._raw = b""
-        self._method = ""
-        self._head: ParsedResponse | None = None
-
-    def parse(self, raw: bytes, *, method: str, fields_max: int) -> ParsedResponse:
-        """What `parse_response` returns and raises; the limit is the same each time."""
-        if raw == self._raw and method == self._method and self._head is not None:
-            return self._head
-        head = self._match(raw, method)
-        if head is None:
-            head = parse_response(raw, method=method, fields_max=fields_max)
-            if len(self._shapes) >= _SHAPES_PER_CONNECTION:
-                self._shapes.clear()
-            self._shapes[raw[9:12]] = head.shape
-        if len(raw) <= _MEMO_BYTES:
-            self._raw, self._method, self._head = raw, method, head
-        return head
-
-    def _match(self, raw: bytes, method: str) -> ParsedResponse | None:
-        shape = self._shapes.get(raw[9:12])
-        if shape is None or shape.match is None or (match := shape.match(raw)) is None:
-            return None
-        groups = match.groups()
-        return _build_response(method, int(groups[1]), groups[2] or b"", 1 if groups[0] == b"1" else 0, shape, groups[3:])
-
-
 def parse_request(raw: bytes, *, target_bytes: int, fields_max: int, forms: RequestForms = REVERSE_PROXY) -> ParsedRequest:
     """One request head, from its method to its CRLF CRLF.
 
@@ -170,13 +93,13 @@ def parse_request(raw: bytes, *, target_bytes: int, fields_max: int, forms: Requ
     if raw.count(b"\r\n") - 2 > fields_max:
         raise Fault("head_too_large", "too_many_fields: the head has more field lines than ROBIN_MAX_FIELDS")
     shape, values = _REQUESTS.parse_fields(raw[line.end() : -4])
-    head = _build_request(method, target, 1 if minor == b"1" else 0, shape, values)
+    head = build_request(method, target, 1 if minor == b"1" else 0, shape, values)
     if target[0] != 0x2F or b"#" in target or method == "CONNECT":
         _parse_target(head, forms)
     return head
 
 
-def _build_request(method: str, target: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> ParsedRequest:
+def build_request(method: str, target: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> ParsedRequest:
     """The facts of a head whose syntax was judged, in origin-form. Raises Fault."""
     if shape.defect is not None:
         raise bad(*shape.defect)
@@ -336,10 +259,10 @@ def parse_response(raw: bytes, *, method: str, fields_max: int) -> ParsedRespons
     if not judge.accepted or raw.count(b"\r\n") - 2 > fields_max:
         raise _broken("the head is unfinished or has too many fields")
     shape, values = _RESPONSES.parse_fields(raw[line.end() : -4])
-    return _build_response(method, int(digits), reason or b"", 1 if minor == b"1" else 0, shape, values)
+    return build_response(method, int(digits), reason or b"", 1 if minor == b"1" else 0, shape, values)
 
 
-def _build_response(method: str, status: int, reason: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> ParsedResponse:
+def build_response(method: str, status: int, reason: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> ParsedResponse:
     """The facts of a head whose syntax was judged. Raises Fault `upstream_protocol`."""
     head = ParsedResponse(status, reason, minor, shape, values)
     try:
