@@ -142,6 +142,7 @@ def test_a_listener_may_take_connect_and_https_targets() -> None:
     ("line", "fields"),
     [
         (b"CONNECT api.test HTTP/1.1", ()),
+        (b"CONNECT api.\xff:443 HTTP/1.1", ()),
         (b"CONNECT [::1] HTTP/1.1", ()),
         (b"CONNECT /x HTTP/1.1", ()),
         (b"CONNECT http://api.test:443 HTTP/1.1", ()),

@@ -31,8 +31,9 @@ DEFAULT_STRIP: Final = (
 HOP_BY_HOP: Final = frozenset(
     b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade proxy-authenticate http2-settings content-length".split()
 )
-# Never forwarded to an upstream as they came: written anew, injected, or a claim about the path that only a proxy may make.
-NEVER_UPSTREAM: Final = HOP_BY_HOP | frozenset(b"host via expect authorization proxy-authorization forwarded x-real-ip".split())
+# Never forwarded to an upstream as they came: judged, written anew or injected by us, or claims about the path that only a proxy may make.
+OURS_UPSTREAM: Final = HOP_BY_HOP | frozenset(b"host via expect authorization proxy-authorization".split())
+NEVER_UPSTREAM: Final = OURS_UPSTREAM | frozenset({b"forwarded", b"x-real-ip"})
 _CLAIMS: Final = b"x-forwarded-"
 NEVER_IN_TRAILERS: Final = frozenset(b"cookie set-cookie max-forwards cache-control range te age expires date location".split())
 _NEVER_IN_TRAILERS_PREFIXES: Final = (b"content-", b"proxy-")

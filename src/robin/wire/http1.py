@@ -76,7 +76,7 @@ def parse_request(raw: bytes, *, target_bytes: int, fields_max: int, forms: Requ
     """
     line = _REQUEST_LINE.match(raw)
     if line is None:
-        raise _refuse_line(raw)
+        raise _refuse_line(raw, forms)
     name, target, minor = line.groups()
     method = METHODS.get(name) or _parse_rare_method(name, forms)
     if len(target) > target_bytes:
@@ -139,7 +139,7 @@ def _parse_rare_method(name: bytes, forms: RequestForms) -> str:
     raise _refuse_method(name)
 
 
-def _refuse_line(head: bytes) -> Fault:
+def _refuse_line(head: bytes, forms: RequestForms) -> Fault:
     """Describe what is wrong with a request line that is not `token SP target SP HTTP/1.[01]`."""
     line = _REQUEST_LINE_ANY.match(head)
     if line is not None:
@@ -148,7 +148,7 @@ def _refuse_line(head: bytes) -> Fault:
             return bad("bad_line", "the protocol in the request line is not HTTP")
         if protocol != b"HTTP" or (major, minor) not in {(b"1", b"0"), (b"1", b"1")}:
             return Fault("version_not_supported", "version: only HTTP/1.0 and HTTP/1.1 are served")
-        if name in REFUSED_METHODS or name not in METHODS:
+        if name not in METHODS and not (name == b"CONNECT" and forms.connect):
             return _refuse_method(name)
         return bad("bad_target", "the request target holds a control or non-ASCII byte")
     return bad("bad_line", "the request line must be `METHOD SP target SP HTTP/1.1`")
@@ -196,7 +196,7 @@ def _parse_rare_fields(head: ParsedRequest) -> None:
 
 
 def _parse_upgrade(head: ParsedRequest, protocols: list[bytes], *, has_body: bool) -> None:
-    """Set `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly (G1).
+    """Set `upgrade` only where a switch is possible at all; with a body it is refused, else dropped and served plainly.
 
     An offer of h2c is never taken, so a body does no harm: curl --http2 and Java's HttpClient offer it with every first POST.
     """
