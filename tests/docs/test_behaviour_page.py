@@ -78,7 +78,7 @@ def test_the_lists_of_fields_are_the_codes() -> None:
 
 def test_the_decision_on_head_shapes_has_its_numbers_from_the_code() -> None:
     page = (DOCS / "explanation" / "decisions" / "0004-head-shapes.md").read_text()
-    assert (constant("wire", "_MEMO_BYTES"), constant("wire", "_SHAPES_PER_CONNECTION")) == (4096, 4)
+    assert (constant("wire", "_MEMO_BYTES"), constant("wire", "_SHAPES_PER_KEY"), constant("wire", "_KEYS")) == (4096, 4, 4)
     assert f"after {constant('wire', '_USES_MIN')} heads, and {constant('wire', '_USES_PER_FIELD')} more for each field" in page
     assert f"1 for each {constant('wire', '_USES_PER_BYTES')} bytes" in page
     assert f"{constant('wire', '_SHAPES_MAX')} shapes of requests" in page

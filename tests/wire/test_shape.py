@@ -100,6 +100,17 @@ def test_heads_in_which_only_values_differ_are_matched_after_a_while(parses: lis
     assert parses == []
 
 
+def test_heads_of_several_kinds_that_alternate_on_a_connection_are_matched_too(parses: list[bytes]) -> None:
+    parser = RequestParser(**LIMITS)
+    kinds = [b"GET /%%d HTTP/1.1\r\nHost: localhost\r\nX-Kind-%d: 1\r\n\r\n" % kind for kind in range(4)]
+    for number in range(4 * OFTEN):
+        parser.parse(kinds[number % 4] % number)
+    parses.clear()
+    for number in range(8):
+        assert parser.parse(kinds[number % 4] % number).values(b"x-kind-%d" % (number % 4)) == [b"1"]
+    assert parses == []
+
+
 def test_a_head_that_repeats_is_parsed_once_unless_it_is_long(parses: list[bytes]) -> None:
     requests, responses = RequestParser(**LIMITS), ResponseParser()
     heads = {id(requests.parse(REQUEST_KINDS[0].replace(b"Accept", b"Repeats"))) for _ in range(5)}
