@@ -19,7 +19,7 @@ from robin.config.load import Loaded, load
 from robin.testing.authority import IdentityAuthority
 from robin.testing.waiting import eventually
 
-EXCHANGE_BUDGET = 55  # it is 50
+EXCHANGE_BUDGET = 55  # it is 52
 CHUNK_BUDGET = 16  # it is 15
 TIGHT = 0.85  # a count below this part of its budget: the budget guards nothing any more
 ROUNDS = 2 * 32  # a multiple of what the recorder settles at once

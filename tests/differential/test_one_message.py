@@ -18,7 +18,7 @@ from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import Framing, RequiredField
 from robin.model.origin import Origin
-from robin.wire.forwarding import DEFAULT_STRIP, forward_request
+from robin.wire.forwarding import DEFAULT_STRIP, forward_request, render
 from robin.wire.framing import ChunkedDecoder, chunk, last_chunk
 from robin.wire.http1 import parse_request
 
@@ -38,12 +38,12 @@ SPECIAL = (
 ).split() + [name.encode() for name in DEFAULT_STRIP]
 
 
-def folded(name: bytes) -> bytes:
+def canonical(name: bytes) -> bytes:
     return name.lower().replace(b"_", b"-")
 
 
 def ordinary(name: bytes) -> bool:
-    return folded(name) not in SPECIAL and not folded(name).startswith(b"x-forwarded-")
+    return canonical(name) not in SPECIAL and not canonical(name).startswith(b"x-forwarded-")
 
 
 fields = st.lists(st.tuples(names.filter(ordinary), values), max_size=12)
@@ -57,7 +57,7 @@ def forward(raw: bytes) -> bytes:
     """What Robin's wire makes of one whole request."""
     head_bytes, rest = split_message(raw)
     head = parse_request(head_bytes, target_bytes=16384, fields_max=100)
-    outbound = forward_request(head, PERMIT, CREDENTIAL)
+    outbound = render(forward_request(head, PERMIT, CREDENTIAL))
     if head.framing is Framing.CHUNKED:
         decoder = ChunkedDecoder()
         pieces, used = decoder.decode(rest)
@@ -116,7 +116,7 @@ def test_any_bytes_are_refused_with_a_fault_or_read_as_one_message(noise: bytes)
         head = parse_request(raw[:end], target_bytes=16384, fields_max=100)
     except Fault:
         return
-    sent = forward_request(head, PERMIT, CREDENTIAL)
+    sent = render(forward_request(head, PERMIT, CREDENTIAL))
     if head.framing is Framing.NONE:
         assert read_with_h11(sent).target == b"/"
         assert read_with_stdlib(sent).target == b"/"

@@ -6,8 +6,7 @@ import re
 from tests.docs.pages import DOCS, ROOT
 
 from robin.model.limits import Limits
-from robin.wire.fields import _NEVER_UP, _SECRET_NAME, HOP
-from robin.wire.forwarding import _NEVER_IN_TRAILERS
+from robin.wire.forwarding import HOP_BY_HOP, NEVER_IN_TRAILERS, NEVER_UPSTREAM
 
 PAGE = (DOCS / "reference" / "behaviour.md").read_text()
 
@@ -66,26 +65,22 @@ def test_the_lists_of_fields_are_the_codes() -> None:
         part = PAGE.partition(start)[2].partition(end)[0]
         return {word.lower() for word in re.findall(r"`([A-Za-z0-9-]+\*?)`", part)}
 
-    assert told("## What is removed", "\n- Credentials") == {name.decode() for name in HOP} - {"content-length"} | {
+    assert told("## What is removed", "\n- Credentials") == {name.decode() for name in HOP_BY_HOP} - {"content-length"} | {
         "host",
         "content-length",
         "trailers",
     }
     trailing = told("never carried, either way", "\n\n")
-    assert trailing == {name.decode() for name in _NEVER_IN_TRAILERS} - {"te"} | {"host", "via", "expect", "content-*", "proxy-*"}
+    assert trailing == {name.decode() for name in NEVER_IN_TRAILERS} - {"te"} | {"host", "via", "expect", "content-*", "proxy-*"}
     never_up = told("## What is removed", "\nNames compare") | told("## What is added", "- The target") | {"expect"}
-    assert {name.decode() for name in _NEVER_UP} <= never_up
+    assert {name.decode() for name in NEVER_UPSTREAM} <= never_up
 
 
-def test_the_decision_on_forms_has_its_numbers_and_words_from_the_code() -> None:
-    page = (DOCS / "explanation" / "decisions" / "0004-forms.md").read_text()
-    assert (constant("wire", "_FORM_BYTES"), constant("wire", "_USES_BEFORE"), constant("wire", "_FORMS_A_CONNECTION")) == (4096, 32, 4)
-    assert "up to 4 KiB" in page
-    assert "parsed 32 times" in page
-    assert "the four forms" in page
-    assert constant("wire", "_MEMO_LINES_PER_NAME") == 16
-    assert "sixteen lines of each name" in page
-    assert f"{constant('wire', '_MEMO_LINES'):,} lines of at most {constant('wire', '_MEMO_LINE_BYTES')} bytes" in page
-    assert f"At most {constant('wire', '_MEMO_OUTLINES')} outlines" in page
-    listed = page.partition("whose name has")[2].partition("in it.")[0]
-    assert re.findall(r"`(\w+)`", listed) == _SECRET_NAME.pattern.decode().split("|")
+def test_the_decision_on_head_shapes_has_its_numbers_from_the_code() -> None:
+    page = (DOCS / "explanation" / "decisions" / "0004-head-shapes.md").read_text()
+    assert (constant("wire", "_MEMO_BYTES"), constant("wire", "_SHAPES_PER_KEY"), constant("wire", "_KEYS")) == (4096, 4, 4)
+    assert f"after {constant('wire', '_USES_MIN')} heads, and {constant('wire', '_USES_PER_FIELD')} more for each field" in page
+    assert f"1 for each {constant('wire', '_USES_PER_BYTES')} bytes" in page
+    assert f"{constant('wire', '_SHAPES_MAX')} shapes of requests" in page
+    assert f"{constant('wire', '_SHAPE_FIELDS_MAX')} fields and {constant('wire', '_NAMES_BYTES_MAX'):,} bytes of names" in page
+    assert f"{constant('wire', '_TEMPLATES_MAX')} templates each" in page

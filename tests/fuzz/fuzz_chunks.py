@@ -40,7 +40,7 @@ def decoded(pieces: list[bytes]) -> Outcome:
                     break
     except FramingError:
         return BROKEN
-    return ("done" if decoder.done else "more", payload, tuple((field.name, field.value) for field in decoder.trailers), taken)
+    return ("done" if decoder.done else "more", payload, tuple(decoder.trailers), taken)
 
 
 def by_the_grammar(data: bytes) -> Outcome | None:

@@ -4,13 +4,14 @@
 
 import h11
 from tests.corpus.load import RESPONSES
-from tests.fuzz.parts import STATUS_HEAD
+from tests.fuzz.parts import PERMIT, STATUS_HEAD
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, ResponseHead
+from robin.model.message import Framing
 from robin.wire.forwarding import forward_response
 from robin.wire.framing import last_chunk
 from robin.wire.http1 import parse_response
+from robin.wire.shape import ParsedResponse
 
 SEEDS = tuple(case.raw for case in RESPONSES if 0 < len(case.raw) < 2000)
 WORDS = (
@@ -36,9 +37,9 @@ def check(data: bytes) -> None:
             _check_sent(head, method)
 
 
-def _check_sent(head: ResponseHead, method: str) -> None:
+def _check_sent(head: ParsedResponse, method: str) -> None:
     chunked = head.framing in {Framing.CHUNKED, Framing.CLOSE}
-    sent = forward_response(head, minor=1, keep_alive=True, chunked=chunked)
+    sent = forward_response(head, rules=PERMIT.route.header_rules, minor=1, keep_alive=True, chunked=chunked)
     caller = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     caller.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
     caller.send(h11.EndOfMessage())

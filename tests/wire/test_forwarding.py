@@ -1,4 +1,4 @@
-"""Rewriting: strip first, inject after; nothing a caller writes brings back what must not travel, or takes away what Robin writes."""
+"""Forwarding: strip first, inject after; nothing a caller writes brings back what must not travel, or takes away what Robin writes."""
 
 import h11
 import pytest
@@ -8,14 +8,24 @@ from tests.permits import permit_to, route
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.identity import IdentityToken
-from robin.model.message import RequestHead, RequiredField
+from robin.model.message import RequiredField
 from robin.model.origin import Origin
+from robin.model.route import HeaderRules, Route
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
-from robin.wire.fields import read_line
-from robin.wire.forwarding import DEFAULT_STRIP, forward_request, forward_response, forward_switch, forward_trailers
+from robin.wire.forwarding import (
+    DEFAULT_STRIP,
+    Direction,
+    OutboundRequest,
+    forward_request,
+    forward_response,
+    forward_switch,
+    forward_trailers,
+    render,
+    signing_fields,
+)
 from robin.wire.http1 import parse_request, parse_response
+from robin.wire.shape import ParsedRequest
 
 ORIGIN = Origin(scheme="https", host="broker.test", port=8443, authority=b"broker.test:8443")
 PERMIT = permit_to(ORIGIN, route(required=RequiredField(name=b"x-guard", value=None)))
@@ -28,22 +38,23 @@ NEVER = {
 
 
 def credential(token: bytes = b"t0ken") -> Credential:
-    identity = IdentityToken(
-        value=Secret(token), subject=None, audiences=(), expires_at=None, not_before_at=None, seen_at=0.0, usable_until=9e9
-    )
-    return Credential(fields=(Secret(b"Authorization: Bearer " + token + b"\r\n"),), note="forward", identity=identity)
+    return Credential(fields=(Secret(b"Authorization: Bearer " + token + b"\r\n"),), note="forward", identity=None)
 
 
-def request(*fields: bytes, line: bytes = b"GET /x HTTP/1.1") -> RequestHead:
+def outbound(head: ParsedRequest, permit: Permit = PERMIT, *, token: bytes = b"t0ken") -> OutboundRequest:
+    return forward_request(head, permit, credential(token))
+
+
+def request(*fields: bytes, line: bytes = b"GET /x HTTP/1.1") -> ParsedRequest:
     return parse_request(b"\r\n".join([line, b"Host: localhost", *fields]) + b"\r\n\r\n", target_bytes=1000, fields_max=100)
 
 
-def sent(head: RequestHead, permit: Permit = PERMIT) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """The request line, and the fields with folded names, of what goes up."""
-    octets = forward_request(head, permit, credential())
+def sent(head: ParsedRequest, permit: Permit = PERMIT) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The request line, and the fields with canonical names, of what is forwarded."""
+    out = outbound(head, permit)
+    octets = render(out)
     assert octets.endswith(b"\r\n\r\n")
-    line, *fields = octets[:-4].split(b"\r\n")
-    return line, [(name.lower().replace(b"_", b"-"), value) for name, _, value in (field.partition(b": ") for field in fields)]
+    return octets.partition(b"\r\n")[0], signing_fields(out)
 
 
 def spellings(name: bytes) -> st.SearchStrategy[bytes]:
@@ -95,7 +106,7 @@ def test_no_dropped_field_goes_up_whatever_connection_says(names: list[bytes], c
     CONNECTION,
 )
 def test_what_goes_up_is_one_message_to_another_parser(fields: list[bytes], connection: bytes) -> None:
-    octets = forward_request(request(*fields, connection, b"Content-Length: 2"), PERMIT, credential())
+    octets = render(outbound(request(*fields, connection, b"Content-Length: 2")))
     server = h11.Connection(h11.SERVER)
     server.receive_data(octets + b"ok")
     assert isinstance(server.next_event(), h11.Request)
@@ -104,20 +115,63 @@ def test_what_goes_up_is_one_message_to_another_parser(fields: list[bytes], conn
     assert server.trailing_data == (b"", False)
 
 
-def test_a_repeated_head_takes_the_new_credential_and_another_permit_is_rendered_anew() -> None:
+def test_a_repeated_head_takes_the_new_credential_and_the_base_path_of_the_moment() -> None:
     head = request()
-    first = forward_request(head, PERMIT, credential(b"one"))
-    second = forward_request(head, PERMIT, credential(b"two"))
+    first = render(outbound(head, token=b"one"))
     assert b"Bearer one\r\n" in first
-    assert second == first.replace(b"Bearer one", b"Bearer two")
-    elsewhere = permit_to(ORIGIN, base_path=b"/base")
-    assert forward_request(head, elsewhere, credential(b"one")).startswith(b"GET /base/x HTTP/1.1\r\n")
+    assert render(outbound(head, token=b"two")) == first.replace(b"Bearer one", b"Bearer two")
+    assert render(outbound(head, permit_to(ORIGIN, base_path=b"/base"))).startswith(b"GET /base/x HTTP/1.1\r\n")
 
 
-def test_nothing_kept_on_a_head_holds_the_credential() -> None:
-    head = request()
-    forward_request(head, PERMIT, credential(b"canary"))
-    assert "canary" not in repr(head.forwarded)
+def test_a_signer_sees_the_whole_head_and_appends_its_fields_last() -> None:
+    out = outbound(request(b"X-A: 1", b"Content-Length: 2", line=b"POST /x?y HTTP/1.1"), permit_to(ORIGIN, base_path=b"/base"))
+    assert (out.method, out.target, out.authority) == ("POST", b"/base/x?y", b"broker.test:8443")
+    assert signing_fields(out)[:3] == [(b"host", b"broker.test:8443"), (b"x-a", b"1"), (b"authorization", b"Bearer t0ken")]
+    signed = out.with_fields(Secret(b"Signature-Input: s\r\n"), Secret(b"Signature: z\r\n"))
+    assert b"\r\nAuthorization: Bearer t0ken\r\nSignature-Input: s\r\nSignature: z\r\nVia: " in render(signed)
+    assert "t0ken" not in repr(signed)
+
+
+def test_rules_are_those_of_the_route_though_heads_are_alike() -> None:
+    head = request(b"Accept: a", b"X-Api-Key: k", b"X-Other: o", b"Impersonate-Uid: 1", b"Via: 1.1 a")
+
+    def names(rules: HeaderRules) -> list[bytes]:
+        return [name for name, _ in sent(head, permit_to(ORIGIN, Route(name="r", header_rules=rules)))[1]]
+
+    assert names(RULES) == [b"host", b"accept", b"x-other", b"impersonate-uid", b"authorization", b"via"]
+    allowed = HeaderRules(via=b"", allow=frozenset({b"accept", b"x-other", b"authorization"}), strip=frozenset({b"x-other"}))
+    assert names(allowed) == [b"host", b"accept", b"authorization"]
+    assert names(HeaderRules(via=b"", strip_prefixes=(b"impersonate-", b"x-"))) == [b"host", b"accept", b"authorization"]
+
+
+def test_a_target_of_the_policy_replaces_the_callers() -> None:
+    permit = Permit(route=PERMIT.route, endpoint=PERMIT.endpoint, target=b"/api?x=1", caller=PERMIT.caller)
+    assert outbound(request(), permit).target == b"/api?x=1"
+    assert render(outbound(request(), permit)).startswith(b"GET /api?x=1 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 9"])
+def test_a_held_body_is_framed_by_its_length_and_expects_nothing(framing: bytes) -> None:
+    head = request(framing, b"Expect: 100-continue", line=b"POST /x HTTP/1.1")
+    fields = dict(signing_fields(forward_request(head, PERMIT, credential(), held_bytes=9)))
+    assert fields[b"content-length"] == b"9"
+    assert not {b"transfer-encoding", b"expect"} & set(fields)
+    assert b"content-length" not in dict(signing_fields(forward_request(request(), PERMIT, credential(), held_bytes=0)))
+
+
+def test_an_upgrade_that_the_route_does_not_permit_is_not_forwarded() -> None:
+    head = request(b"Connection: Upgrade", b"Upgrade: websocket")
+    assert b"upgrade" not in dict(sent(head, permit_to(ORIGIN, route(upgrades=frozenset())))[1])
+
+
+def test_response_rules_strip_and_allow() -> None:
+    head = parse_response(b"HTTP/1.1 200 OK\r\nA: 1\r\nServer: s\r\nX_B: 2\r\nContent-Length: 0\r\n\r\n", method="GET", fields_max=9)
+    for rules, kept in (
+        (HeaderRules(via=b"", strip_response=frozenset({b"server"})), b"A: 1\r\nX_B: 2\r\n"),
+        (HeaderRules(via=b"", allow_response=frozenset({b"x-b", b"connection"})), b"X_B: 2\r\n"),
+    ):
+        octets = forward_response(head, rules=rules, minor=1, keep_alive=True, chunked=False)
+        assert octets == b"HTTP/1.1 200 OK\r\n" + kept + b"Content-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("target", [b"/../x", b"/a/./b", b"/%2e%2E/x", b"/a/.%2e", b"/.", b"/a/..?q"])
@@ -221,7 +275,7 @@ def answered(
     *fields: bytes, line: bytes = b"HTTP/1.1 200 OK", minor: int = 1, keep_alive: bool = True, chunked: bool = False
 ) -> list[bytes]:
     head = parse_response(b"\r\n".join([line, *fields]) + b"\r\n\r\n", method="GET", fields_max=100)
-    octets = forward_response(head, minor=minor, keep_alive=keep_alive, chunked=chunked)
+    octets = forward_response(head, rules=RULES, minor=minor, keep_alive=keep_alive, chunked=chunked)
     assert octets.endswith(b"\r\n\r\n")
     return octets[:-4].split(b"\r\n")
 
@@ -252,7 +306,7 @@ def test_an_answer_is_never_framed_twice() -> None:
 def test_one_answer_is_rendered_for_each_caller_as_that_one_needs_it() -> None:
     head = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", method="GET", fields_max=9)
     shapes = [(1, True, False), (0, True, False), (1, False, False), (1, True, False)]
-    rendered = [forward_response(head, minor=minor, keep_alive=keep, chunked=chunked) for minor, keep, chunked in shapes]
+    rendered = [forward_response(head, rules=RULES, minor=minor, keep_alive=keep, chunked=chunked) for minor, keep, chunked in shapes]
     assert rendered[0] == rendered[3]
     assert len(set(rendered)) == 3
 
@@ -263,7 +317,7 @@ def test_a_switch_goes_down_with_its_own_connection_fields_only() -> None:
         method="GET",
         fields_max=9,
     )
-    assert forward_switch(head) == (
+    assert forward_switch(head, RULES) == (
         b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: z\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     )
 
@@ -281,10 +335,13 @@ def test_trailers_that_frame_route_authenticate_or_set_cookies_end_here() -> Non
         b"Upgrade",
         b"TE",
     ]
-    lines = [read_line(name + b": x") for name in [*names, b"X-Sum", b"grpc-status", b"X-Forwarded-For"]]
-    assert [field.name for field in forward_trailers(lines, RULES, frozenset())] == [b"X-Sum", b"grpc-status"]
+    trailers = [(name, b"x") for name in [*names, b"X-Sum", b"grpc-status", b"X-Forwarded-For"]]
+    for direction in Direction:
+        assert forward_trailers(trailers, frozenset(), RULES, direction) == [(b"X-Sum", b"x"), (b"grpc-status", b"x")]
 
 
-def test_what_connection_names_is_no_trailer_either() -> None:
-    lines = [read_line(name + b": x") for name in (b"X-Sum", b"X-Hop", b"x_hop")]
-    assert [field.name for field in forward_trailers(lines, RULES, frozenset({b"x-hop"}))] == [b"X-Sum"]
+def test_trailers_obey_connection_and_the_lists_of_their_direction() -> None:
+    trailers = [(name, b"x") for name in (b"X-Sum", b"X-Hop", b"x_hop", b"X-Up")]
+    rules = HeaderRules(via=b"", allow=frozenset({b"x-up"}), strip_response=frozenset({b"x-up"}))
+    assert forward_trailers(trailers, frozenset({b"x-hop"}), rules, Direction.UPSTREAM) == [(b"X-Up", b"x")]
+    assert forward_trailers(trailers, frozenset({b"x-hop"}), rules, Direction.DOWNSTREAM) == [(b"X-Sum", b"x")]

@@ -93,7 +93,7 @@ def _healthz(_: RequestHead) -> Response:
 
 def _quit(head: RequestHead, begin_drain: Callable[[], None], *, local: bool) -> Response:
     """Begin the drain on a POST from this machine that no browser made; a repeated POST has the same response."""
-    if not local or head.outline.origin is not None or head.outline.fetch_site is not None:
+    if not local or head.origin is not None or head.fetch_site is not None:
         return _FORBIDDEN
     if head.method != "POST":
         return Response(status=405, body=b"method_refused\n", allow="POST")

@@ -9,6 +9,7 @@ import re
 
 from robin.config.parse import LIST, InvalidValue, Kind, parse_items, shown, write
 from robin.model.message import RequiredField
+from robin.wire.forwarding import OURS_UPSTREAM
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -21,10 +22,7 @@ _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]{1,255}((?:/[A-Za-z0-9._-]+)*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Fields that frame or route a message: Robin makes or judges them itself, so no list may remove or demand them.
-_ENGINE_FIELDS = frozenset(
-    """host content-length transfer-encoding connection te trailer upgrade expect via keep-alive max-forwards authorization
-    proxy-authorization proxy-connection proxy-authenticate http2-settings""".split()
-)
+_ENGINE_FIELDS = frozenset(name.decode("ascii") for name in OURS_UPSTREAM | {b"max-forwards"})
 
 
 def parse_host(text: str) -> str:

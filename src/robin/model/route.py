@@ -13,12 +13,14 @@ from robin.model.origin import Origin
 class HeaderRules:
     """Which fields are forwarded, besides what `wire` decides for every proxy. All names are canonical: lower case, `_` as `-`.
 
-    `strip`: removed from requests. `allow`: the only request fields forwarded, None: all others. `strip_response` and `allow_response` are
-    the same for responses. `via`: how this proxy names itself in Via, `1.1 <pseudonym>` (RFC 9110 section 7.6.3). Compared by identity.
+    `strip` and `strip_prefixes`: removed from requests, and from trailers in both directions. `allow`: the only request fields forwarded,
+    None: all others. `strip_response` and `allow_response` are the same for responses. `via`: how this proxy names itself in
+    Via, `1.1 <pseudonym>` (RFC 9110 section 7.6.3); empty: no Via is written. Compared by identity.
     """
 
     via: bytes
     strip: frozenset[bytes] = frozenset()
+    strip_prefixes: tuple[bytes, ...] = ()
     allow: frozenset[bytes] | None = None
     strip_response: frozenset[bytes] = frozenset()
     allow_response: frozenset[bytes] | None = None

@@ -6,12 +6,12 @@ from typing import Final
 
 from robin.model.caller import Caller
 from robin.model.faults import Fault
-from robin.model.message import RequestHead
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.transport.stream import Stream, StreamClosed
-from robin.wire.forms import RequestForms
+from robin.wire.head_parser import RequestParser
 from robin.wire.http1 import find_bad_byte
+from robin.wire.shape import ParsedRequest
 
 _LEADING_CRLF_MAX: Final = 4
 _LINE_SLACK_BYTES: Final = 64  # method and version around the target
@@ -22,14 +22,14 @@ _LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset over
 class Downstream(Stream):
     """The caller's side. `idle` while no byte of a next request has arrived."""
 
-    __slots__ = ("_forms", "caller", "engine", "idle")
+    __slots__ = ("_parser", "caller", "engine", "idle")
 
     def __init__(self, engine: Engine, caller: Caller) -> None:
         super().__init__(engine.loop, engine.sweeper)
         self.engine = engine
         self.caller = caller
         self.idle = False
-        self._forms = RequestForms()
+        self._parser = RequestParser(target_bytes=engine.limits.target_bytes, fields_max=engine.limits.fields)
 
     def begin_drain(self) -> None:
         """Close if idle. A request that has arrived but was not read yet is still answered, with `draining`."""
@@ -58,14 +58,14 @@ class Downstream(Stream):
             self.idle = False
         return True
 
-    def take_head(self) -> RequestHead | None:
+    def take_head(self) -> ParsedRequest | None:
         """The next request head, if it is here and whole: the usual case, without a wait. Raises Fault."""
         end = self.received.find(b"\r\n\r\n")
         if end <= 0 or end > self.engine.limits.head_bytes - 4 or self.received[0] < 0x21:
             return None
         return self._parse(end + 4)
 
-    async def receive_head(self) -> RequestHead:
+    async def receive_head(self) -> ParsedRequest:
         """Wait for the next request head. Raises Fault, and StreamClosed when the caller disconnects within it."""
         limits = self.engine.limits
         began = False
@@ -93,11 +93,10 @@ class Downstream(Stream):
             except TimeoutError:
                 raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
 
-    def _parse(self, size: int) -> RequestHead:
+    def _parse(self, size: int) -> ParsedRequest:
         """Take a whole head of `size` bytes off the buffer and parse it. Raises Fault."""
         self.deadline_at = math.inf
-        limits = self.engine.limits
-        return self._forms.read(self.take(size), target_bytes=limits.target_bytes, fields_max=limits.fields)
+        return self._parser.parse(self.take(size))
 
     def _skip_leading(self, skipped: int) -> int:
         """Skip a few empty lines before a request line (RFC 9112 section 2.2). Returns the count so far. Raises Fault."""

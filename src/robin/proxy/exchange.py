@@ -4,7 +4,6 @@ import asyncio
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import RequestHead
 from robin.model.verdict import Denial, LocalResponse, Permit
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
@@ -17,8 +16,9 @@ from robin.proxy.response import relay_response
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import StreamClosed
-from robin.wire.forwarding import forward_request
+from robin.wire.forwarding import forward_request, render
 from robin.wire.framing import FramingError
+from robin.wire.shape import ParsedRequest
 
 
 async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
@@ -58,14 +58,16 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         engine.recorder.finish(record)
 
 
-async def _forward(downstream: Downstream, engine: Engine, head: RequestHead, permit: Permit, record: ExchangeRecord) -> bool:
+async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, record: ExchangeRecord) -> bool:
     """From the Permit to the end of the response: body, credential, outbound head, connection, send, repeat once, relay."""
     route, credentials, pool = permit.route, engine.credentials, engine.pool
     held = None if route.body is None else await hold_body(downstream, head, route, route.body.limit_bytes, record, engine)
     repeating = False
     while True:
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
-        outbound = forward_request(head, permit, credential)  # pure: strip first, inject after
+        outbound = forward_request(
+            head, permit, credential, held_bytes=None if held is None else len(held.octets)
+        )  # pure: strip first, inject after
         upstream = None if repeating else pool.take(permit)
         waited = upstream is None
         if upstream is None:
@@ -75,11 +77,11 @@ async def _forward(downstream: Downstream, engine: Engine, head: RequestHead, pe
         try:
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
-                outbound = forward_request(head, permit, credential)
+                outbound = forward_request(head, permit, credential, held_bytes=None if held is None else len(held.octets))
             record.note_attempt(credential, reused=upstream.reused)
             if engine.audit is not None:
                 await engine.audit(record, permit)  # written before the first byte goes upstream
-            response = await send_request(relay, outbound)  # the final response head; the caller has seen nothing of it
+            response = await send_request(relay, render(outbound))  # the final response head; the caller has seen nothing of it
             idle_s = response.idle_s
             if response.status == 401:
                 credentials.rejected(permit, credential)

@@ -18,7 +18,7 @@ from robin.telemetry.metrics import Metrics
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
-from robin.wire.forms import ResponseForms
+from robin.wire.head_parser import ResponseParser
 
 _IDLE_DEFAULT_S: Final = 4.0  # servers that close after 5 s are common
 _IDLE_MIN_S: Final = 1.0
@@ -42,7 +42,7 @@ class Upstream(Stream):
     end, or bytes, came that the loop has not read yet.
     """
 
-    __slots__ = ("bucket", "forms", "generation", "reusable", "reused", "watch")
+    __slots__ = ("bucket", "generation", "parser", "reusable", "reused", "watch")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, bucket: "Bucket", generation: int) -> None:
         super().__init__(loop, sweeper)
@@ -50,7 +50,7 @@ class Upstream(Stream):
         self.generation = generation
         self.reusable = False
         self.reused = False
-        self.forms = ResponseForms()
+        self.parser = ResponseParser()
         self.watch = select.poll()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -3,18 +3,19 @@
 from typing import Final
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, ResponseHead
+from robin.model.message import Framing
 from robin.proxy.relay import CallerLeft, Relay
 from robin.proxy.request_body import StreamedBody
 from robin.wire.forwarding import forward_response
 from robin.wire.framing import FramingError
 from robin.wire.http1 import find_bad_byte
+from robin.wire.shape import ParsedResponse
 
 _INTERIM_MAX: Final = 16
 _INTERIM_BYTES: Final = 65536
 
 
-async def send_request(relay: Relay, outbound: bytes) -> ResponseHead:
+async def send_request(relay: Relay, outbound: bytes) -> ParsedResponse:
     """Send `outbound`, a request head as bytes, and its body. Returns the head of the final response, or of a 101.
 
     The caller has seen nothing of that response yet. Raises Fault, CallerLeft, StaleConnection, StreamClosed, TimeoutError.
@@ -65,7 +66,7 @@ def _send(relay: Relay, outbound: bytes) -> None:
     upstream.deadline_at = now() + relay.route.deadlines.response_s
 
 
-def _take_response_head(relay: Relay) -> ResponseHead | None:
+def _take_response_head(relay: Relay) -> ParsedResponse | None:
     """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
     upstream, limits = relay.upstream, relay.engine.limits
     while True:
@@ -79,7 +80,7 @@ def _take_response_head(relay: Relay) -> ResponseHead | None:
         if end + 4 > limits.response_head_bytes:
             raise _broken("the response head is too large")
         raw = upstream.take(end + 4)
-        response = upstream.forms.read(raw, method=relay.head.method, fields_max=limits.response_fields)
+        response = upstream.parser.parse(raw, method=relay.head.method, fields_max=limits.response_fields)
         if response.status >= 200 or response.status == 101:
             relay.record.upstream_status = response.status
             return response
@@ -89,7 +90,7 @@ def _take_response_head(relay: Relay) -> ResponseHead | None:
             return None
 
 
-def _forward_interim(relay: Relay, response: ResponseHead, octets: int) -> None:
+def _forward_interim(relay: Relay, response: ParsedResponse, octets: int) -> None:
     """Relay a 1xx to an HTTP/1.1 caller; a 100 lets the request body go. Raises Fault."""
     relay.interim += 1
     relay.interim_bytes += octets
@@ -98,7 +99,7 @@ def _forward_interim(relay: Relay, response: ResponseHead, octets: int) -> None:
     if response.status == 100 and relay.body is not None:
         relay.body.got_continue()
     if relay.head.minor == 1:
-        relay.downstream.write(forward_response(response, minor=1, keep_alive=True, chunked=False))
+        relay.downstream.write(forward_response(response, rules=relay.route.header_rules, minor=1, keep_alive=True, chunked=False))
 
 
 def _broken(text: str) -> Fault:

@@ -18,7 +18,7 @@ from robin.proxy.engine import Engine
 from robin.proxy.pool import Upstream
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import StreamClosed
-from robin.wire.forwarding import forward_trailers
+from robin.wire.forwarding import Direction, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk
 from robin.wire.http1 import CONTINUE
 
@@ -118,7 +118,7 @@ def _stalled() -> Fault:
 class StreamedBody:
     """One request body on its way to one upstream connection. `fault`: why it could not be sent; the upstream is aborted then."""
 
-    __slots__ = ("_continue", "_downstream", "_engine", "_hop", "_record", "_route", "_task", "_upstream", "fault", "reader")
+    __slots__ = ("_continue", "_downstream", "_engine", "_options", "_record", "_route", "_task", "_upstream", "fault", "reader")
 
     def __init__(
         self, downstream: Downstream, upstream: Upstream, head: RequestHead, route: Route, record: ExchangeRecord, engine: Engine
@@ -128,7 +128,7 @@ class StreamedBody:
         self._route = route
         self._record = record
         self._engine = engine
-        self._hop = head.outline.hop
+        self._options = head.connection_options
         self._continue: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
         self._task: asyncio.Task[None] | None = None
         self.reader = BodyReader(downstream, head)
@@ -161,7 +161,7 @@ class StreamedBody:
         if reader.decoder is not None:
             octets = chunk(payload) if payload else b""
             if reader.done:
-                octets += last_chunk(forward_trailers(reader.decoder.trailers, self._route.header_rules, self._hop))
+                octets += last_chunk(forward_trailers(reader.decoder.trailers, self._options, self._route.header_rules, Direction.UPSTREAM))
         self._record.bytes_in += len(payload)
         self._engine.metrics.body_bytes_in += len(payload)
         if octets:

@@ -1,15 +1,16 @@
 """Relay one final response to the caller: its head, then its body as it arrives, with back-pressure and framing made anew."""
 
-from robin.model.message import Framing, ResponseHead
+from robin.model.message import Framing
 from robin.proxy.drain import CLOSING
 from robin.proxy.relay import Relay
 from robin.proxy.tunnel import check_switch, tunnel
 from robin.transport.stream import StreamClosed
-from robin.wire.forwarding import forward_response, forward_trailers
+from robin.wire.forwarding import Direction, forward_response, forward_trailers
 from robin.wire.framing import ChunkedDecoder, chunk, last_chunk
+from robin.wire.shape import ParsedResponse
 
 
-async def relay_response(relay: Relay, response: ResponseHead) -> bool:
+async def relay_response(relay: Relay, response: ParsedResponse) -> bool:
     """Relay `response`. Returns True if the caller's connection can be reused; the upstream connection is marked `reusable` if it can.
 
     Raises Fault, CallerLeft, StreamClosed, FramingError, TimeoutError.
@@ -25,7 +26,7 @@ async def relay_response(relay: Relay, response: ResponseHead) -> bool:
     reusable = head.keep_alive and not early and relay.engine.drain.state != CLOSING
     if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
         _count(relay, response.length)
-        head_bytes = forward_response(response, minor=head.minor, keep_alive=reusable, chunked=False)
+        head_bytes = forward_response(response, rules=relay.route.header_rules, minor=head.minor, keep_alive=reusable, chunked=False)
         _write(relay, head_bytes + upstream.take(response.length))
         if downstream.write_blocked:
             await relay.flush_downstream()
@@ -36,19 +37,19 @@ async def relay_response(relay: Relay, response: ResponseHead) -> bool:
     return reusable and not (relay.upgrade and downstream.received)
 
 
-async def _relay_body(relay: Relay, response: ResponseHead, *, reusable: bool) -> bool:
+async def _relay_body(relay: Relay, response: ParsedResponse, *, reusable: bool) -> bool:
     """Relay head and body. Returns True if the caller's connection can be reused."""
     framing, minor = response.framing, relay.head.minor
     unframed = framing >= Framing.CHUNKED
     chunked = unframed and minor == 1
     reusable = reusable and chunked is unframed
-    first = forward_response(response, minor=minor, keep_alive=reusable, chunked=chunked)
+    first = forward_response(response, rules=relay.route.header_rules, minor=minor, keep_alive=reusable, chunked=chunked)
     if framing == Framing.NONE:
         _write(relay, first)
     elif framing == Framing.LENGTH:
         await _relay_length(relay, response.length, first)
     elif framing == Framing.CHUNKED:
-        await _relay_chunked(relay, first, response.outline.hop, chunked=chunked)
+        await _relay_chunked(relay, first, response.connection_options, chunked=chunked)
     else:
         await _relay_until_close(relay, first, chunked=chunked)
     if relay.downstream.write_blocked:
@@ -73,7 +74,7 @@ async def _relay_length(relay: Relay, left: int, first: bytes) -> None:
         await relay.next_piece()
 
 
-async def _relay_chunked(relay: Relay, first: bytes, hop: frozenset[bytes], *, chunked: bool) -> None:
+async def _relay_chunked(relay: Relay, first: bytes, options: frozenset[bytes], *, chunked: bool) -> None:
     """A chunked body: decoded and, for an HTTP/1.1 caller, chunked anew."""
     upstream = relay.upstream
     decoder = ChunkedDecoder()
@@ -81,7 +82,7 @@ async def _relay_chunked(relay: Relay, first: bytes, hop: frozenset[bytes], *, c
         if upstream.received:
             first += _decode(relay, decoder, chunked=chunked)
         if decoder.done and chunked:
-            first += last_chunk(forward_trailers(decoder.trailers, relay.route.header_rules, hop))
+            first += last_chunk(forward_trailers(decoder.trailers, options, relay.route.header_rules, Direction.DOWNSTREAM))
         if first:
             _write(relay, first)
             first = b""

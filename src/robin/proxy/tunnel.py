@@ -14,6 +14,7 @@ from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.stream import Stream, StreamClosed
 from robin.wire.forwarding import forward_switch
+from robin.wire.shape import ParsedResponse
 from robin.wire.websocket import FrameTracker, accept_value, close_frame
 
 _LAST_BYTES_S: Final = 1.0  # how long the last bytes of a caller that disconnected may take to reach the origin
@@ -23,7 +24,7 @@ _CLOSE_GRACE_S: Final = 5.0  # how long the peers may take to end after both Clo
 
 def check_switch(head: RequestHead, protocol: bytes | None, response: ResponseHead, metrics: Metrics) -> None:
     """A 101 must be asked for, name the protocol asked for, and prove that it understood the key. Raises Fault `upgrade_failed`."""
-    if protocol is None or response.upgrade != protocol or b"upgrade" not in response.outline.hop:
+    if protocol is None or response.upgrade != protocol or b"upgrade" not in response.connection_options:
         metrics.upgrades["failed"] += 1
         raise Fault("upgrade_failed", "upgrade: the upstream switched to a protocol that was not asked for")
     if protocol == b"websocket":
@@ -129,7 +130,7 @@ class Tunnel:
 async def tunnel(
     downstream: Downstream,
     upstream: Upstream,
-    response: ResponseHead,
+    response: ParsedResponse,
     route: Route,
     record: ExchangeRecord,
     engine: Engine,
@@ -140,7 +141,7 @@ async def tunnel(
     record.status = 101
     record.ttfb_s = engine.clock() - record.started_at
     record.outcome = "forwarded"
-    downstream.write(forward_switch(response))
+    downstream.write(forward_switch(response, route.header_rules))
     both = Tunnel(downstream, upstream, engine, idle_s=route.deadlines.stream_idle_s, websocket=protocol == b"websocket")
     engine.metrics.upgrades["switched"] += 1
     engine.metrics.upgrades_active += 1

@@ -1,14 +1,21 @@
-"""From a judged head to the bytes that go on: strip first, inject after, framing made anew (RFC 9110 7.6)."""
+"""From a judged head to the bytes that are forwarded: strip first, inject after, framing written anew (RFC 9110 7.6).
+
+`forwardable` is the one rule for what is forwarded: requests, responses and trailers. It sees names only, so what it decides for the
+names of a head is kept as a template on the HeadShape. No template holds a value.
+"""
 
 import re
-from typing import Final
+from enum import Enum
+from typing import Final, NamedTuple
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import Field, Framing, RequestHead, RequestOutline, RequiredField, ResponseHead
+from robin.model.message import Framing, RequiredField, canonical_name
 from robin.model.route import HeaderRules
+from robin.model.secret import Secret
 from robin.model.verdict import Permit
-from robin.wire.fields import FOLD
+from robin.wire.framing import Trailer
+from robin.wire.shape import HeadShape, ParsedRequest, ParsedResponse
 
 DEFAULT_STRIP: Final = (
     "x-api-key",
@@ -20,7 +27,17 @@ DEFAULT_STRIP: Final = (
     "x-warden-agent-token",
 )
 
-_NEVER_IN_TRAILERS: Final = frozenset(b"cookie set-cookie max-forwards cache-control range te age expires date location".split())
+# Hop-by-hop, both ways (RFC 9110 7.6.1); Content-Length is written anew.
+HOP_BY_HOP: Final = frozenset(
+    b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade proxy-authenticate http2-settings content-length".split()
+)
+# Never forwarded to an upstream as they came: judged, written anew or injected by us, or claims about the path that only a proxy may make.
+OURS_UPSTREAM: Final = HOP_BY_HOP | frozenset(b"host via expect authorization proxy-authorization".split())
+NEVER_UPSTREAM: Final = OURS_UPSTREAM | frozenset({b"forwarded", b"x-real-ip"})
+_CLAIMS: Final = b"x-forwarded-"
+NEVER_IN_TRAILERS: Final = frozenset(b"cookie set-cookie max-forwards cache-control range te age expires date location".split())
+_NEVER_IN_TRAILERS_PREFIXES: Final = (b"content-", b"proxy-")
+
 # A segment of one or two dots, as any common origin reads it: nginx decodes first, two in a row decode twice, IIS takes a backslash for a
 # slash, Tomcat and Jetty take path parameters off, and for some the path ends at an encoded NUL, `?` or `#`.
 _SLASH: Final = rb"(?:[/\\]|%(?:25)*(?:2f|5c))"
@@ -30,109 +47,142 @@ _DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*
 
 def header_rules(*, strip: tuple[str, ...], required: RequiredField | None, pseudonym: str) -> HeaderRules:
     """The rules of a reverse proxy. `strip` are field names; the `required` field is stripped too; `pseudonym` goes into Via."""
-    names = {name.encode("ascii").translate(FOLD) for name in strip}
+    names = {canonical_name(name.encode("ascii")) for name in strip}
     if required is not None:
         names.add(required.name)
     return HeaderRules(strip=frozenset(names), via=b"1.1 " + pseudonym.encode("ascii"))
 
 
-def forward_request(head: RequestHead, permit: Permit, credential: Credential) -> bytes:
-    """The request head as the origin sees it. Raises Fault `bad_request` for a dot segment under a base path.
+class Direction(Enum):
+    """Where a field is forwarded to."""
 
-    All but the credential is a pure function of head and permit, and is kept on the head for when it repeats.
+    UPSTREAM = "upstream"
+    DOWNSTREAM = "downstream"
+
+
+def forwardable(name: bytes, options: frozenset[bytes], rules: HeaderRules, direction: Direction, *, trailer: bool = False) -> bool:
+    """Whether a field of this canonical name is forwarded. `options` are those of Connection in the head of its message.
+
+    A trailer must also be one that a request could carry, in both directions: none that frames, routes, authenticates or sets a cookie.
     """
-    kept = head.forwarded
-    if kept is None or kept[0] is not permit:
-        kept = head.forwarded = _rewrite(head, permit)
-    octets = kept[1]
-    for field in credential.fields:
-        octets += field.reveal()
-    return octets + kept[2]
+    if name in HOP_BY_HOP or name in options:
+        return False
+    if direction is Direction.UPSTREAM or trailer:
+        if name in NEVER_UPSTREAM or name in rules.strip or name.startswith((_CLAIMS, *rules.strip_prefixes)):
+            return False
+        if trailer and (name in NEVER_IN_TRAILERS or name.startswith(_NEVER_IN_TRAILERS_PREFIXES)):
+            return False
+    if direction is Direction.UPSTREAM:
+        return rules.allow is None or name in rules.allow
+    return name not in rules.strip_response and (rules.allow_response is None or name in rules.allow_response)
 
 
-class _Plan:
-    """How all requests of one outline go on under one set of rules: `template % (method, base path, target, authority, *blanks)`."""
+class OutboundRequest(NamedTuple):
+    """The head of a request to an upstream, all but rendered, so that a signer can see it and append fields as the last step.
 
-    __slots__ = ("bare", "rules", "template", "via")
-
-    def __init__(self, outline: RequestOutline, rules: HeaderRules, *, fewer_hops: bool) -> None:
-        drops = rules.strip | outline.hop
-        template = [b"%b %b%b HTTP/1.1\r\nHost: %b\r\n"]
-        for field in outline.fields:
-            line = _one_hop_less(field.line) if fewer_hops else field.line
-            template.append(_slot(field, line, goes=field.goes_up and field.folded not in drops))
-        self.rules = rules
-        self.template = b"".join(template)
-        self.via = b"Via: %b, %b\r\n" % (outline.via, rules.via) if outline.via else b"Via: %b\r\n" % rules.via
-        self.bare = self.via + b"\r\n"
-
-
-def _slot(field: Field, line: bytes, *, goes: bool) -> bytes:
-    """Its line in a template: with room for the blank where it is shared; a blank that does not go is taken up by nothing."""
-    if field.shared:
-        return field.name.replace(b"%", b"%%") + b": %b\r\n" if goes else b"%.0b"
-    return line.replace(b"%", b"%%") if goes else b""
-
-
-def _rewrite(head: RequestHead, permit: Permit) -> tuple[Permit, bytes, bytes]:
-    """What stands before the credential, and what behind it."""
-    outline = head.outline
-    route, plan = permit.route, outline.plan
-    rules, base_path = route.header_rules, route.base_path
-    upgrade = head.upgrade if route.permits_upgrade(head.method, head.upgrade) else None
-    if outline.max_forwards is not None:
-        plan = _Plan(outline, rules, fewer_hops=head.method == "OPTIONS")  # RFC 9110 7.6.2
-    elif plan is None or plan.rules is not rules:
-        plan = outline.plan = _Plan(outline, rules, fewer_hops=False)
-    if base_path and _DOT_SEGMENT.search(head.path):
-        raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
-    before = plan.template % (head.method.encode("ascii"), base_path, head.target, permit.endpoint.origin.authority, *head.blanks)
-    framing = head.framing
-    if framing == Framing.NONE and not outline.te_trailers and upgrade is None:
-        return permit, before, plan.bare
-    behind = [plan.via]
-    if framing == Framing.LENGTH:
-        behind.append(b"Content-Length: %d\r\n" % head.length)
-    elif framing == Framing.CHUNKED:
-        behind.append(b"Transfer-Encoding: chunked\r\n")
-    if outline.te_trailers:
-        behind.append(b"TE: trailers\r\n")
-    if head.expects_continue:
-        behind.append(b"Expect: 100-continue\r\n")
-    if upgrade is not None:
-        behind.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
-    behind.append(b"\r\n")
-    return permit, before, b"".join(behind)
-
-
-def _one_hop_less(line: bytes) -> bytes:
-    """Max-Forwards counted down; what is not a number, and any other field, goes on as it came."""
-    name, _, value = line.partition(b": ")
-    digits = value.strip()
-    if name.translate(FOLD) != b"max-forwards" or not digits.isdigit() or len(digits) > 9:
-        return line
-    return b"%b: %d\r\n" % (name, int(digits) - 1)
-
-
-def forward_response(response: ResponseHead, *, minor: int, keep_alive: bool, chunked: bool) -> bytes:
-    """The response head as the caller sees it.
-
-    `minor` is the caller's HTTP/1 minor version; `chunked`: the body goes on in chunks; `keep_alive`: the connection goes on after it.
+    `target` includes the base path. `start` is the request line, Host and the caller's fields, `end` the fields of our own and the empty
+    line; between them come the `secrets`, each one whole line `Name: value CRLF`.
     """
-    kept = response.forwarded
-    shape = (minor, keep_alive, chunked)
-    if kept is None or kept[0] != shape:
-        kept = response.forwarded = (shape, _render_response(response, minor=minor, keep_alive=keep_alive, chunked=chunked))
-    return kept[1]
+
+    method: str
+    target: bytes
+    authority: bytes
+    start: bytes
+    secrets: tuple[Secret, ...]
+    end: bytes
+
+    def with_fields(self, *secrets: Secret) -> "OutboundRequest":
+        """The same with more fields, each one whole line."""
+        return self._replace(secrets=self.secrets + secrets)
 
 
-def _render_response(response: ResponseHead, *, minor: int, keep_alive: bool, chunked: bool) -> bytes:
-    outline = response.outline
-    template = response.layout.template
+def render(outbound: OutboundRequest) -> bytes:
+    """The bytes of the head."""
+    octets = outbound.start
+    for secret in outbound.secrets:
+        octets += secret.reveal()
+    return octets + outbound.end
+
+
+def signing_fields(outbound: OutboundRequest) -> list[tuple[bytes, bytes]]:
+    """Canonical name and value of each field in order, the secret ones included: for a signer alone, never to be kept or shown."""
+    lines = render(outbound)[:-4].split(b"\r\n")[1:]
+    return [(canonical_name(name), value) for name, _, value in (line.partition(b": ") for line in lines)]
+
+
+def forward_request(head: ParsedRequest, permit: Permit, credential: Credential, *, held_bytes: int | None = None) -> OutboundRequest:
+    """The request head as the upstream gets it. `held_bytes` is the length of a body that was received whole, None if it is streamed.
+
+    Raises Fault `bad_request` for a dot segment under a base path.
+    """
+    route, authority, shape, values = permit.route, permit.endpoint.origin.authority, head.shape, head.field_values
+    rules, target = route.header_rules, permit.target
+    if target is None:
+        target = route.base_path + head.target
+        if route.base_path and _DOT_SEGMENT.search(head.path):
+            raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
+    key = rules, head.connection_options
+    template = shape.templates.get(key)
     if template is None:
-        lines = [_slot(field, field.line, goes=field.goes_down and field.folded not in outline.hop) for field in outline.fields]
-        template = response.layout.template = b"HTTP/1.1 %d %b\r\n" + b"".join(lines)
-    head: bytes = template % (response.status, response.reason, *response.blanks)
+        template = b"%b %b HTTP/1.1\r\nHost: %b\r\n" + _fields_template(shape, head.connection_options, rules, Direction.UPSTREAM)
+        shape.keep_template(key, template)
+    if head.max_forwards is not None and head.method == "OPTIONS":  # RFC 9110 7.6.2
+        values = _one_hop_less(head)
+    start = template % (head.method.encode("ascii"), target, authority, *values)
+    upgrade = head.upgrade if head.upgrade is not None and route.permits_upgrade(head.method, head.upgrade) else None
+    return OutboundRequest(head.method, target, authority, start, credential.fields, _own_fields(head, rules, upgrade, held_bytes))
+
+
+def _fields_template(shape: HeadShape, options: frozenset[bytes], rules: HeaderRules, direction: Direction) -> bytes:
+    """`template % values` is the lines that are forwarded; `%.0b` consumes a value that is not."""
+    return b"".join(
+        spelled.replace(b"%", b"%%") + b": %b\r\n" if forwardable(name, options, rules, direction) else b"%.0b"
+        for spelled, name in zip(shape.spelled, shape.names, strict=True)
+    )
+
+
+def _own_fields(head: ParsedRequest, rules: HeaderRules, upgrade: bytes | None, held_bytes: int | None) -> bytes:
+    """Via, framing, and what ends at each hop and is asked for anew; then the empty line."""
+    own = b""
+    if rules.via:
+        own = b"Via: %b\r\n" % rules.via if head.via is None else b"Via: %b, %b\r\n" % (head.via, rules.via)
+    if held_bytes is not None:
+        if head.framing != Framing.NONE:
+            own += b"Content-Length: %d\r\n" % held_bytes
+    elif head.framing == Framing.LENGTH:
+        own += b"Content-Length: %d\r\n" % head.length
+    elif head.framing == Framing.CHUNKED:
+        own += b"Transfer-Encoding: chunked\r\n"
+    if head.accepts_trailers:
+        own += b"TE: trailers\r\n"
+    if head.expects_continue and held_bytes is None:
+        own += b"Expect: 100-continue\r\n"
+    if upgrade is not None:
+        own += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
+    return own + b"\r\n"
+
+
+def _one_hop_less(head: ParsedRequest) -> tuple[bytes, ...]:
+    """The values with Max-Forwards counted down; what is not a number is forwarded as it came."""
+    at = head.names.index(b"max-forwards")
+    digits = head.field_values[at]
+    if not digits.isdigit() or len(digits) > 9:
+        return head.field_values
+    return (*head.field_values[:at], b"%d" % (int(digits) - 1), *head.field_values[at + 1 :])
+
+
+def forward_response(response: ParsedResponse, *, rules: HeaderRules, minor: int, keep_alive: bool, chunked: bool) -> bytes:
+    """The response head as the caller gets it.
+
+    `minor` is the caller's HTTP/1 minor version; `chunked`: the body is forwarded in chunks; `keep_alive`: the connection stays open.
+    """
+    shape = response.shape
+    key = rules, response.connection_options
+    template = shape.templates.get(key)
+    if template is None:
+        template = b"HTTP/1.1 %d %b\r\n" + _fields_template(shape, response.connection_options, rules, Direction.DOWNSTREAM)
+        shape.keep_template(key, template)
+    head = template % (response.status, response.reason, *response.field_values)
     if chunked:
         head += b"Transfer-Encoding: chunked\r\n"
     elif response.length >= 0 and response.framing != Framing.CHUNKED and response.status >= 200 and response.status != 204:
@@ -145,23 +195,12 @@ def _render_response(response: ResponseHead, *, minor: int, keep_alive: bool, ch
     return head + b"\r\n"
 
 
-def forward_switch(response: ResponseHead) -> bytes:
-    """A good 101 as the caller sees it: its own hop-by-hop fields, and no others."""
-    head = forward_response(response, minor=1, keep_alive=True, chunked=False)
+def forward_switch(response: ParsedResponse, rules: HeaderRules) -> bytes:
+    """A good 101 as the caller gets it: its own hop-by-hop fields, and no others."""
+    head = forward_response(response, rules=rules, minor=1, keep_alive=True, chunked=False)
     return head[:-2] + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.upgrade or b"")
 
 
-def forward_trailers(trailers: list[Field], rules: HeaderRules, hop: frozenset[bytes]) -> list[Field]:
-    """The trailer fields that may follow a last chunk: none that frames, routes, authenticates, sets a cookie or is in `hop`.
-
-    `hop`: the folded names that Connection listed in the head.
-    """
-    return [
-        field
-        for field in trailers
-        if field.goes_up
-        and field.folded not in rules.strip
-        and field.folded not in hop
-        and field.folded not in _NEVER_IN_TRAILERS
-        and not field.folded.startswith((b"content-", b"proxy-"))
-    ]
+def forward_trailers(trailers: list[Trailer], options: frozenset[bytes], rules: HeaderRules, direction: Direction) -> list[Trailer]:
+    """The trailer fields that may follow a last chunk. `options` are those of Connection in the head."""
+    return [(name, value) for name, value in trailers if forwardable(canonical_name(name), options, rules, direction, trailer=True)]

@@ -8,9 +8,8 @@ not hold the loop either; extensions are dropped; trailers are kept apart, never
 import re
 from typing import Final
 
-from robin.model.message import Field
-from robin.wire.fields import read_line
-from robin.wire.http1 import TOKEN, trailer_is_valid
+from robin.model.message import canonical_name
+from robin.wire.fields import TOKEN, trailer_is_valid
 
 _EXTENSIONS = re.compile(rb"(?:;" + TOKEN + rb"(?:=(?:" + TOKEN + rb'|"[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*"))?)*')
 _PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
@@ -23,8 +22,11 @@ _TRAILER_BYTES: Final = 8192
 _TRAILER_FIELDS: Final = 32
 CHUNKS_A_TURN: Final = 1024  # about 1.5 ms
 
-_NEVER_TRAILING: Final = frozenset({b"content-length", b"transfer-encoding"})  # they frame: refused, not dropped
+_FRAMING_NAMES: Final = frozenset({b"content-length", b"transfer-encoding"})  # refused in trailers, not dropped
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+Trailer = tuple[bytes, bytes]
+"""Name as sent, and value without outer spaces and tabs."""
 
 
 class FramingError(Exception):
@@ -44,7 +46,7 @@ class ChunkedDecoder:
     def __init__(self) -> None:
         self.done = False
         self.eager = False
-        self.trailers: list[Field] = []
+        self.trailers: list[Trailer] = []
         self._phase = self._LINE
         self._need = 0  # bytes of the present chunk still to come
         self._chunks = 0
@@ -137,10 +139,11 @@ class ChunkedDecoder:
         if len(lines) > _TRAILER_FIELDS:
             raise FramingError("bad_trailer: too many trailer fields")
         for line in lines:
-            field = read_line(line)
-            if b":" not in line or not trailer_is_valid(field.name, field.value) or field.folded in _NEVER_TRAILING:
+            name, colon, value = line.partition(b":")
+            value = value.strip(b" \t")
+            if not colon or not trailer_is_valid(name, value) or canonical_name(name) in _FRAMING_NAMES:
                 raise FramingError("bad_trailer: a trailer line is not valid")
-            self.trailers.append(field)
+            self.trailers.append((name, value))
         self.done = True
         return used
 
@@ -159,8 +162,8 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-def last_chunk(trailers: list[Field]) -> bytes:
-    """The last chunk and the trailer fields that may travel."""
+def last_chunk(trailers: list[Trailer]) -> bytes:
+    """The last chunk and these trailer fields."""
     if not trailers:
         return LAST_CHUNK
-    return b"0\r\n%b\r\n" % b"".join(field.line for field in trailers)
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % trailer for trailer in trailers)
