@@ -16,7 +16,7 @@ from robin.model.faults import Fault
 from robin.model.identity import IdentityToken
 from robin.model.limits import Deadlines, Limits
 from robin.model.origin import Origin
-from robin.model.route import Endpoint, RouteDeadlines
+from robin.model.route import Endpoint, Route, RouteDeadlines
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
@@ -244,8 +244,10 @@ class Leaps:
 
 
 @asynccontextmanager
-async def open_room(port: int, folder: Path, *, limits: Limits | None = None, deadlines: Deadlines | None = None) -> AsyncIterator[Room]:
-    """A engine for the origin on this loopback port; what is still being served at the end is cut."""
+async def open_room(
+    port: int, folder: Path, *, limits: Limits | None = None, deadlines: Deadlines | None = None, through: Route | None = None
+) -> AsyncIterator[Room]:
+    """An engine for the origin on this loopback port; exchanges that are still running at the end are cut."""
     loop = asyncio.get_running_loop()
     limits, deadlines = limits or Limits(), deadlines or Deadlines()
     clock = SystemClock()
@@ -259,7 +261,7 @@ async def open_room(port: int, folder: Path, *, limits: Limits | None = None, de
         tasks = TaskOwner(lambda _, error: failures.append(error))
         origin = Origin(scheme="http", host="127.0.0.1", port=port, authority=b"127.0.0.1:%d" % port)
         times = RouteDeadlines(response_s=deadlines.response_s or math.inf, stream_idle_s=deadlines.stream_idle_s or math.inf)
-        through = route(deadlines=times, upgrades=frozenset({("GET", b"websocket"), ("GET", b"irc")}))
+        through = through or route(deadlines=times, upgrades=frozenset({("GET", b"websocket"), ("GET", b"irc")}))
         policy = SidecarPolicy(
             through,
             Endpoint(origin=origin),

@@ -1,4 +1,4 @@
-"""The hall: the order of the walk, what is contacted at each refusal, and what is sent again (J3)."""
+"""The request path: the order of its steps, what is contacted at each refusal, and what is sent again."""
 
 import asyncio
 
@@ -55,7 +55,7 @@ async def test_who_is_refused_reaches_neither_identity_nor_upstream(
 
 
 async def test_what_the_audit_refuses_goes_nowhere_and_its_record_claims_no_credential(room: Room, upstream: RecordingUpstream) -> None:
-    async def refuse(record: ExchangeRecord, permit: Permit) -> None:
+    async def refuse(record: ExchangeRecord, permit: Permit, held: object) -> None:
         raise Fault("internal_error", "the audit log cannot be written")
 
     room.engine.audit = refuse

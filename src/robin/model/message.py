@@ -5,7 +5,9 @@ They are not dataclasses, because freezing one costs more than parsing it.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+from robin.model.secret import Secret
 
 _CANONICAL: Final = bytes(byte + 32 if 65 <= byte <= 90 else (0x2D if byte == 0x5F else byte) for byte in range(256))
 
@@ -119,3 +121,30 @@ class ResponseHead(_Head):
     def websocket_accept(self) -> bytes | None:
         """Sec-WebSocket-Accept of a 101."""
         return next(reversed(self.values(b"sec-websocket-accept")), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBody:
+    """A whole request body. `sha256` is its digest, 32 bytes."""
+
+    octets: bytes
+    sha256: bytes
+
+
+class OutboundRequest(NamedTuple):
+    """The head of a request to an upstream, all but rendered, so that a signer can see it and append fields as the last step.
+
+    `target` includes the base path. `start` is the request line, Host and the caller's fields, `end` the fields of our own and the empty
+    line; between them come the `secrets`, each one whole line `Name: value CRLF`.
+    """
+
+    method: str
+    target: bytes
+    authority: bytes
+    start: bytes
+    secrets: tuple[Secret, ...]
+    end: bytes
+
+    def with_fields(self, *secrets: Secret) -> "OutboundRequest":
+        """The same with more fields, each one whole line."""
+        return self._replace(secrets=self.secrets + secrets)

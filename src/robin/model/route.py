@@ -3,9 +3,11 @@
 A Route is built at start or at reload and shared by every Permit of its rule. The engine reads it and never asks which plane built it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from robin.model.message import HeldBody, OutboundRequest
 from robin.model.origin import Origin
 
 
@@ -71,12 +73,17 @@ class Endpoint:
         return hash(self.origin.authority)  # bytes cache their hash; equality still compares everything
 
 
+Signer = Callable[[OutboundRequest, HeldBody | None], OutboundRequest]
+"""Adds the fields of a signature to an outbound head; the body is there only where the route holds it. Pure, but for its keys."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """One rule's treatment of its exchanges.
 
     `upgrades`: the (method, protocol) pairs that may switch protocols, the protocol in lower case. `base_path` stands before the caller's
     target. `grant` names the credentials. `repeat_on_401`: a request that can be repeated is sent once more with a fresh credential.
+    `sign` changes the outbound head as the last step, once per attempt.
     """
 
     name: str
@@ -87,6 +94,7 @@ class Route:
     base_path: bytes = b""
     grant: str = ""
     repeat_on_401: bool = False
+    sign: Signer | None = None
 
     def permits_upgrade(self, method: str, protocol: bytes | None) -> bool:
         """Whether a request of `method` may switch to `protocol`."""

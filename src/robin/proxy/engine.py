@@ -7,7 +7,7 @@ from typing import Protocol
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
 from robin.model.limits import Deadlines, Limits
-from robin.model.message import RequestHead
+from robin.model.message import HeldBody, RequestHead
 from robin.model.verdict import Permit, Verdict
 from robin.proxy.drain import Drain
 from robin.proxy.pool import Pool
@@ -32,7 +32,7 @@ class Policy(Protocol):
 Authenticate = Callable[[RequestHead, Caller], Awaitable[Caller]]
 """From the caller of the connection and one request head to the caller of that request. Raises Fault."""
 
-Audit = Callable[[ExchangeRecord, Permit], Awaitable[None]]
+Audit = Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]
 """Write the record of a decision. Returns when it may be relied on; raises Fault, and then nothing is sent."""
 
 

@@ -62,33 +62,32 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
     """From the Permit to the end of the response: body, credential, outbound head, connection, send, repeat once, relay."""
     route, credentials, pool = permit.route, engine.credentials, engine.pool
     held = None if route.body is None else await hold_body(downstream, head, route, route.body.limit_bytes, record, engine)
-    repeating = False
     while True:
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
-        outbound = forward_request(
-            head, permit, credential, held_bytes=None if held is None else len(held.octets)
-        )  # pure: strip first, inject after
-        upstream = None if repeating else pool.take(permit)
+        outbound = forward_request(head, permit, credential, held)  # pure: strip first, inject after
+        upstream = None if record.retries else pool.take(permit)
         waited = upstream is None
         if upstream is None:
-            upstream = await pool.acquire(permit, fresh=repeating)  # the one way out
+            upstream = await pool.acquire(permit, fresh=record.retries > 0)  # the one way out
         relay = Relay(downstream, upstream, head, route, held, record, engine)
         idle_s = None
         try:
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
-                outbound = forward_request(head, permit, credential, held_bytes=None if held is None else len(held.octets))
+                outbound = forward_request(head, permit, credential, held)
             record.note_attempt(credential, reused=upstream.reused)
             if engine.audit is not None:
-                await engine.audit(record, permit)  # written before the first byte goes upstream
+                await engine.audit(record, permit, held)  # written before the first byte goes upstream
+            if route.sign is not None:
+                outbound = route.sign(outbound, held)  # the last change to the head
             response = await send_request(relay, render(outbound))  # the final response head; the caller has seen nothing of it
             idle_s = response.idle_s
             if response.status == 401:
                 credentials.rejected(permit, credential)
-            if repeating or response.status != 401 or not (route.repeat_on_401 and relay.repeatable):
+            if record.retries or response.status != 401 or not (route.repeat_on_401 and relay.repeatable):
                 return await relay_response(relay, response)
         except StaleConnection as stale:
-            if repeating or not stale.repeatable:
+            if record.retries or not stale.repeatable:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered") from None
             engine.metrics.retries[stale.reason] += 1
         except (StreamClosed, FramingError, TimeoutError) as error:
@@ -98,8 +97,7 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             if relay.body is not None:
                 await relay.body.stop()
             pool.release(upstream, idle_s)
-        repeating = True
-        record.retries += 1
+        record.retries += 1  # and once more
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

@@ -7,11 +7,10 @@ before all of it is here, and a held body can be sent again.
 import asyncio
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import Final
 
 from robin.model.faults import Fault
-from robin.model.message import Framing, RequestHead
+from robin.model.message import Framing, HeldBody, RequestHead
 from robin.model.route import Route
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
@@ -61,14 +60,6 @@ class BodyReader:
     def has_more(self) -> bool:
         """Whether `take` stopped for the sake of other connections and can go on without waiting for bytes."""
         return self.decoder is not None and self.decoder.eager
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldBody:
-    """A whole request body. `sha256` is its digest, 32 bytes."""
-
-    octets: bytes
-    sha256: bytes
 
 
 async def hold_body(

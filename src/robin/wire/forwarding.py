@@ -6,13 +6,12 @@ names of a head is kept as a template on the HeadShape. No template holds a valu
 
 import re
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import Framing, RequiredField, canonical_name
+from robin.model.message import Framing, HeldBody, OutboundRequest, RequiredField, canonical_name
 from robin.model.route import HeaderRules
-from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.wire.framing import Trailer
 from robin.wire.shape import HeadShape, ParsedRequest, ParsedResponse
@@ -77,25 +76,6 @@ def forwardable(name: bytes, options: frozenset[bytes], rules: HeaderRules, dire
     return name not in rules.strip_response and (rules.allow_response is None or name in rules.allow_response)
 
 
-class OutboundRequest(NamedTuple):
-    """The head of a request to an upstream, all but rendered, so that a signer can see it and append fields as the last step.
-
-    `target` includes the base path. `start` is the request line, Host and the caller's fields, `end` the fields of our own and the empty
-    line; between them come the `secrets`, each one whole line `Name: value CRLF`.
-    """
-
-    method: str
-    target: bytes
-    authority: bytes
-    start: bytes
-    secrets: tuple[Secret, ...]
-    end: bytes
-
-    def with_fields(self, *secrets: Secret) -> "OutboundRequest":
-        """The same with more fields, each one whole line."""
-        return self._replace(secrets=self.secrets + secrets)
-
-
 def render(outbound: OutboundRequest) -> bytes:
     """The bytes of the head."""
     octets = outbound.start
@@ -110,8 +90,8 @@ def signing_fields(outbound: OutboundRequest) -> list[tuple[bytes, bytes]]:
     return [(canonical_name(name), value) for name, _, value in (line.partition(b": ") for line in lines)]
 
 
-def forward_request(head: ParsedRequest, permit: Permit, credential: Credential, *, held_bytes: int | None = None) -> OutboundRequest:
-    """The request head as the upstream gets it. `held_bytes` is the length of a body that was received whole, None if it is streamed.
+def forward_request(head: ParsedRequest, permit: Permit, credential: Credential, held: HeldBody | None = None) -> OutboundRequest:
+    """The request head as the upstream gets it. `held` is a body that was received whole, None if it is streamed.
 
     Raises Fault `bad_request` for a dot segment under a base path.
     """
@@ -130,7 +110,7 @@ def forward_request(head: ParsedRequest, permit: Permit, credential: Credential,
         values = _one_hop_less(head)
     start = template % (head.method.encode("ascii"), target, authority, *values)
     upgrade = head.upgrade if head.upgrade is not None and route.permits_upgrade(head.method, head.upgrade) else None
-    return OutboundRequest(head.method, target, authority, start, credential.fields, _own_fields(head, rules, upgrade, held_bytes))
+    return OutboundRequest(head.method, target, authority, start, credential.fields, _own_fields(head, rules, upgrade, held))
 
 
 def _fields_template(shape: HeadShape, options: frozenset[bytes], rules: HeaderRules, direction: Direction) -> bytes:
@@ -141,21 +121,21 @@ def _fields_template(shape: HeadShape, options: frozenset[bytes], rules: HeaderR
     )
 
 
-def _own_fields(head: ParsedRequest, rules: HeaderRules, upgrade: bytes | None, held_bytes: int | None) -> bytes:
+def _own_fields(head: ParsedRequest, rules: HeaderRules, upgrade: bytes | None, held: HeldBody | None) -> bytes:
     """Via, framing, and what ends at each hop and is asked for anew; then the empty line."""
     own = b""
     if rules.via:
         own = b"Via: %b\r\n" % rules.via if head.via is None else b"Via: %b, %b\r\n" % (head.via, rules.via)
-    if held_bytes is not None:
+    if held is not None:
         if head.framing != Framing.NONE:
-            own += b"Content-Length: %d\r\n" % held_bytes
+            own += b"Content-Length: %d\r\n" % len(held.octets)
     elif head.framing == Framing.LENGTH:
         own += b"Content-Length: %d\r\n" % head.length
     elif head.framing == Framing.CHUNKED:
         own += b"Transfer-Encoding: chunked\r\n"
     if head.accepts_trailers:
         own += b"TE: trailers\r\n"
-    if head.expects_continue and held_bytes is None:
+    if head.expects_continue and held is None:
         own += b"Expect: 100-continue\r\n"
     if upgrade is not None:
         own += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
