@@ -3,7 +3,7 @@
 from robin.model.caller import Caller, Evidence
 from robin.model.message import RequiredField
 from robin.model.origin import Origin
-from robin.model.route import Endpoint, Route, RouteDeadlines
+from robin.model.route import Endpoint, Route, RouteDeadlines, TlsProfile
 from robin.model.verdict import Permit
 from robin.wire.forwarding import DEFAULT_STRIP, header_rules
 
@@ -25,6 +25,6 @@ def route(
     return Route(name="test", header_rules=rules, upgrades=upgrades, deadlines=deadlines, base_path=base_path, grant=grant)
 
 
-def permit_to(origin: Origin, through: Route | None = None, *, base_path: bytes = b"") -> Permit:
+def permit_to(origin: Origin, through: Route | None = None, *, base_path: bytes = b"", tls: TlsProfile | None = None) -> Permit:
     """Leave to contact `origin` for CALLER."""
-    return Permit(route=through or route(base_path=base_path), endpoint=Endpoint(origin=origin), target=None, caller=CALLER)
+    return Permit(route=through or route(base_path=base_path), endpoint=Endpoint(origin=origin, tls=tls), target=None, caller=CALLER)

@@ -6,7 +6,7 @@ from tests.fuzz.parts import pieces_of
 
 from robin.model.secret import Secret
 from robin.wire.grpc import parse_message, render_message
-from robin.wire.grpc_call import GrpcLine
+from robin.wire.grpc_call import GrpcClientConnection
 from robin.wire.workload_api import BadMessage, JwtSvid, JwtSvidRequest, parse_reply, parse_request, render_reply, render_request
 
 _SVID = JwtSvid(spiffe_id="spiffe://a/b", svid=Secret(b"x.y.z"), hint="h")
@@ -61,11 +61,11 @@ def _plain(svid: JwtSvid) -> tuple[str, bytes, str]:
 
 def _check_line(data: bytes) -> None:
     """A peer that says these bytes, in two pieces, cannot make the line raise, nor answer what was not asked."""
-    line = GrpcLine("localhost")
-    line.begin("/SpiffeWorkloadAPI/FetchJWTSVID", (), b"\x0a\x01a", timeout_s=1.0)
+    grpc = GrpcClientConnection("localhost")
+    grpc.begin("/SpiffeWorkloadAPI/FetchJWTSVID", (), b"\x0a\x01a", timeout_s=1.0)
     for piece in pieces_of(data, sum(data)):
-        line.receive(piece)
-    line.lost()
-    assert line.answer is not None
-    assert not line.usable
-    assert len(line.outgoing()) < 1 << 20
+        grpc.receive(piece)
+    grpc.lost()
+    assert grpc.response is not None
+    assert not grpc.usable
+    assert len(grpc.outgoing()) < 1 << 20

@@ -36,7 +36,7 @@ def replying(raw: bytes, *, close: bool = False):
     ],
 )
 async def test_j2_an_idle_connection_is_kept_so_long(tmp_path: Path, announced: bytes, settings: dict[str, str], kept_s: float):
-    """29 s for `timeout=30` is in tests/proxy/test_pool.py."""
+    """29 s for `timeout=30` is in tests/transport/test_pool.py."""
     async with serving(tmp_path, settings=settings) as rig:
         rig.reply = replying(b"HTTP/1.1 200 OK\r\n" + announced + b"Content-Length: 4\r\n\r\npong")
         assert (await rig.ask(GET)).status == 200

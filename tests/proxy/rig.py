@@ -20,12 +20,12 @@ from robin.model.route import Endpoint, Route, RouteDeadlines
 from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
+from robin.policy.addresses import refuse_own_listeners
 from robin.policy.guards import SidecarPolicy
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import Drain
 from robin.proxy.engine import Engine
-from robin.proxy.pool import Bucket, Pool
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.recorder import Recorder
@@ -35,6 +35,8 @@ from robin.transport.clock import SystemClock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
 from robin.transport.entropy import SystemEntropy
+from robin.transport.pool import Bucket, Pool
+from robin.transport.resolve import Resolver
 from robin.transport.tasks import TaskOwner
 
 
@@ -103,7 +105,8 @@ class Room:
     @property
     def bucket(self) -> Bucket:
         """The connections to the origin."""
-        return self.engine.pool._buckets.setdefault(self.permit.endpoint.origin, Bucket(self.engine.metrics))
+        pool, endpoint = self.engine.pool, self.permit.endpoint
+        return pool.buckets.get(endpoint) or Bucket(pool, endpoint, None)
 
     def outcomes(self) -> dict[str, int]:
         """How many exchanges ended how."""
@@ -271,14 +274,15 @@ async def open_room(
             pseudonym=PSEUDONYM,
             any_host=False,
         )
-        dialer = Dialer(loop, tls=None, connect_s=deadlines.connect_s, own=lambda _host, _port: False)
+        resolver = Resolver(loop, is_own_listener=lambda _host, _port: False)
+        dialer = Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
         tokens = Tokens()
         engine = Engine(
             loop=loop,
             clock=clock,
             policy=policy,
             credentials=tokens,
-            pool=Pool(loop, dialer=dialer, tls=None, sweeper=sweeper, limits=limits, deadlines=deadlines, metrics=metrics),
+            pool=Pool(loop, dialer=dialer, sweeper=sweeper, limits=limits, deadlines=deadlines, metrics=metrics),
             limits=limits,
             deadlines=deadlines,
             metrics=metrics,

@@ -1,4 +1,4 @@
-"""A claim on a path is held by one process at a time, ends without a trace, and survives what a crash leaves behind."""
+"""The lock of a path is held by one process at a time, leaves no trace, and is not blocked by what a crash leaves behind."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ def folder() -> Iterator[Path]:
         yield made
 
 
-def test_while_it_is_held_nobody_else_gets_it_and_afterwards_nothing_is_left(folder: Path):
+def test_while_it_is_held_no_other_gets_it_and_afterwards_nothing_is_left(folder: Path):
     path = str(folder / "s")
     with bind_lock(path):
         assert [entry.name for entry in folder.iterdir()] == [".s.lock"]

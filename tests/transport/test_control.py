@@ -16,14 +16,14 @@ from robin.model.secret import Secret
 from robin.testing.waiting import eventually
 from robin.testing.workload_api import Refusal, WorkloadApi, answer_never, answer_with
 from robin.transport.control import ControlChannel
-from robin.wire.grpc import GrpcAnswer
+from robin.wire.grpc import GrpcResponse
 from robin.wire.workload_api import FETCH_JWT_SVID, SECURITY_METADATA, JwtSvid, JwtSvidRequest, render_request
 
 ONE = answer_with((JwtSvid(spiffe_id="spiffe://example.org/app", svid=Secret(b"a.b.c")),))
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def call(channel: ControlChannel, *, timeout_s: float = 5) -> GrpcAnswer:
+async def call(channel: ControlChannel, *, timeout_s: float = 5) -> GrpcResponse:
     request = render_request(JwtSvidRequest(audiences=("broker.example",)))
     return await channel.call(FETCH_JWT_SVID, (SECURITY_METADATA,), request, timeout_s=timeout_s)
 
@@ -52,12 +52,12 @@ async def test_calls_share_one_connection(tmp_path: Path) -> None:
         await api.close()
 
 
-async def test_a_tcp_endpoint_works_and_has_no_landmark() -> None:
+async def test_a_tcp_endpoint_works_and_has_no_endpoint_id() -> None:
     api = WorkloadApi(ONE)
     channel = ControlChannel(await api.start_tcp())
     try:
         assert (await call(channel)).code == "OK"
-        assert channel.landmark() is None
+        assert channel.endpoint_id() is None
         assert api.metadata[0][":authority"].startswith("127.0.0.1:")
     finally:
         channel.close()
@@ -68,12 +68,12 @@ async def test_an_absent_socket_is_unavailable_and_may_appear_later(tmp_path: Pa
     path = str(tmp_path / "api")
     channel = ControlChannel(UnixAddress(path=path))
     assert (await call(channel)).code == "Unavailable"
-    assert channel.landmark() is None
+    assert channel.endpoint_id() is None
     api = WorkloadApi(ONE)
     await api.start_unix(path)
     try:
         assert (await call(channel)).code == "OK"
-        assert channel.landmark() is not None
+        assert channel.endpoint_id() is not None
     finally:
         channel.close()
         await api.close()
@@ -127,7 +127,7 @@ async def test_a_restarted_endpoint_is_reached_by_the_next_call(tmp_path: Path) 
         await api.start_unix(path)
         assert (await call(channel)).code == "OK"
         await api.close()
-        await eventually(lambda: channel._connection is not None and not channel._connection.line.usable)
+        await eventually(lambda: channel._connection is not None and not channel._connection.grpc.usable)
     channel.close()
 
 
@@ -282,7 +282,7 @@ async def test_a_peer_that_spoils_the_connection_before_the_call_is_unavailable_
 
     async with raw_server(tmp_path / "api", speak_first) as channel:
         connection = await channel._reach()
-        await eventually(lambda: not connection.line.usable, what="the peer's bytes to be refused")
+        await eventually(lambda: not connection.grpc.usable, what="the peer's bytes to be refused")
         answer = await connection.call(FETCH_JWT_SVID, (), b"", deadline_at=asyncio.get_running_loop().time() + 5)
         assert answer.code == "Unavailable"
 
@@ -365,7 +365,7 @@ async def test_a_call_cancelled_at_any_of_its_awaits_leaves_nothing_and_the_next
                 await asyncio.sleep(0)
             running.cancel()
             (outcome,) = await asyncio.gather(running, return_exceptions=True)
-            finished += isinstance(outcome, GrpcAnswer)
+            finished += isinstance(outcome, GrpcResponse)
         assert (await call(channel)).code == "OK"
         channel.close()
     assert 0 < finished < 80

@@ -1,18 +1,22 @@
-"""The one door out: which addresses are tried, in what time, and what each failure is called (J5; the process itself is in journeys)."""
+"""The one way out: which addresses are tried, in what time, and what each failure is called (J5; the process itself is in journeys)."""
 
 import asyncio
 import contextlib
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.permits import permit_to
 
+from robin.model.address import ResolvedAddress
 from robin.model.faults import Fault
 from robin.model.origin import Origin
+from robin.model.route import TlsProfile
 from robin.model.verdict import Permit
+from robin.policy.addresses import refuse_own_listeners
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
@@ -22,24 +26,32 @@ from robin.transport.resolve import Resolver
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls
 
-
-def permit(port: int, *, host: str = "broker.test", scheme: str = "http") -> Permit:
-    origin = Origin(scheme=scheme, host=host, port=port, authority=f"{host}:{port}".encode())
-    return permit_to(origin)
+GetAddrInfo = Callable[..., list[tuple[int, int, int, str, tuple[str, int]]]]
 
 
-def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset(), tls: UpstreamTls | None = None) -> Dialer:
-    """One whose name `broker.test` has these addresses."""
+def permit(port: int, *, host: str = "broker.test", ca_file: Path | None = None) -> Permit:
+    """To an https origin with these roots, or in cleartext."""
+    origin = Origin(scheme="https" if ca_file else "http", host=host, port=port, authority=f"{host}:{port}".encode())
+    return permit_to(origin, tls=TlsProfile(ca_file=str(ca_file)) if ca_file else None)
+
+
+def dialer_on(getaddrinfo: GetAddrInfo, *, connect_s: float = 5.0, own: frozenset[str] = frozenset()) -> Dialer:
     loop = asyncio.get_running_loop()
+    resolver = Resolver(loop, is_own_listener=lambda host, _: host in own, getaddrinfo=getaddrinfo)
+    return Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=UpstreamTls(lambda *_: None), connect_s=connect_s)
+
+
+def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset()) -> Dialer:
+    """One whose name `broker.test` has these addresses."""
 
     def known(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         assert host == "broker.test"
         return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
 
-    return Dialer(loop, tls=tls, connect_s=connect_s, own=lambda host, _: host in own, resolver=Resolver(loop, getaddrinfo=known))
+    return dialer_on(known, connect_s=connect_s, own=own)
 
 
-def stream() -> Stream:
+def stream(_: ResolvedAddress | None = None) -> Stream:
     loop = asyncio.get_running_loop()
     return Stream(loop, Sweeper(loop))
 
@@ -120,12 +132,11 @@ async def test_a_name_that_takes_too_long_is_a_dns_timeout():
     loop = asyncio.get_running_loop()
     release = loop.create_future()
 
-    def hang(*_: object, **__: object) -> list[object]:
+    def hang(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         asyncio.run_coroutine_threadsafe(_wait(release), loop).result(10)
         return []
 
-    dialling = Dialer(loop, tls=None, connect_s=0.05, own=lambda *_: False, resolver=Resolver(loop, getaddrinfo=hang))
-    assert await refusal(dialling, permit(9)) == ("dns_timeout", "dns_timeout")
+    assert await refusal(dialer_on(hang, connect_s=0.05), permit(9)) == ("dns_timeout", "dns_timeout")
     release.set_result(None)
 
 
@@ -141,31 +152,25 @@ async def test_our_own_listener_among_the_addresses_is_a_loop_and_nothing_is_dia
         assert upstream.connections == []
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_localhost_is_this_machine_whatever_a_name_server_says(scheme: str):
+async def test_localhost_is_this_machine_whatever_a_name_server_says():
     """Cleartext is allowed to `localhost`: an answer from elsewhere would carry the token out of the machine."""
-    loop = asyncio.get_running_loop()
     asked: list[tuple[str, int]] = []
 
     def elsewhere(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         asked.append((host, port))
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in ("192.0.2.1", "0.0.0.0")]
 
-    dialling = Dialer(loop, tls=None, connect_s=5.0, own=lambda *_: False, resolver=Resolver(loop, getaddrinfo=elsewhere))
     with pytest.raises(Fault, match="dns_failed"):
-        await dialling.dial(permit(9, host="localhost", scheme=scheme), stream)
+        await dialer_on(elsewhere).dial(permit(9, host="localhost"), stream)
     assert asked == [("localhost", 9)]
 
 
 async def test_localhost_may_be_ipv4_within_ipv6():
-    loop = asyncio.get_running_loop()
-
     def mapped(_: str, port: int, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::ffff:127.0.0.1", port))]
 
     async with RecordingUpstream(hold) as upstream:
-        dialling = Dialer(loop, tls=None, connect_s=5.0, own=lambda *_: False, resolver=Resolver(loop, getaddrinfo=mapped))
-        reached = await dialling.dial(permit(upstream.port, host="localhost", scheme="http"), stream)
+        reached = await dialer_on(mapped).dial(permit(upstream.port, host="localhost"), stream)
         await upstream.connection()
         reached.transport.abort()
 
@@ -187,19 +192,17 @@ async def test_no_descriptor_left_is_our_limit():
 
 async def test_tls_that_fails_says_why(certificates: CertificateAuthority, tmp_path):
     stranger = CertificateAuthority(tmp_path)
-    tls = UpstreamTls(str(stranger.ca_file), lambda _: None)
     async with RecordingUpstream(hold, tls=certificates.issue("broker.test").server_context()) as upstream:
-        leave = permit(upstream.port, scheme="https")
-        assert await refusal(dialer("127.0.0.1", tls=tls), leave) == ("upstream_certificate", "unknown_ca")
+        leave = permit(upstream.port, ca_file=stranger.ca_file)
+        assert await refusal(dialer("127.0.0.1"), leave) == ("upstream_certificate", "unknown_ca")
 
 
 async def test_sni_and_verification_are_for_the_name_of_the_url(certificates: CertificateAuthority):
-    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
     context = certificates.issue("broker.test").server_context()
     names: list[str | None] = []
     context.sni_callback = lambda _, name, __: names.append(name)
     async with RecordingUpstream(hold, tls=context) as upstream:
-        dialled = await dialer("127.0.0.1", tls=tls).dial(permit(upstream.port, scheme="https"), stream)
+        dialled = await dialer("127.0.0.1").dial(permit(upstream.port, ca_file=certificates.ca_file), stream)
         assert names == ["broker.test"]
         assert dialled.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
         dialled.abort()
@@ -210,9 +213,8 @@ async def test_a_peer_that_leaves_in_the_handshake_is_a_tls_failure(certificates
         await connection.read_exactly(5)
         await connection.reset()
 
-    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
     async with RecordingUpstream(leaves) as upstream:
-        assert await refusal(dialer("127.0.0.1", tls=tls), permit(upstream.port, scheme="https")) == ("upstream_tls", "alert")
+        assert await refusal(dialer("127.0.0.1"), permit(upstream.port, ca_file=certificates.ca_file)) == ("upstream_tls", "alert")
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])

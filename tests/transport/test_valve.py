@@ -11,21 +11,20 @@ from collections.abc import Callable
 import pytest
 from tests.transport.test_dial import dialer, permit, stream
 
+from robin.model.address import ResolvedAddress
 from robin.model.faults import Fault
+from robin.model.verdict import Permit
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
-from robin.transport.dial import Dialer
 from robin.transport.stream import Stream
-from robin.transport.tls import UpstreamTls
 from robin.transport.valve import Valve
 
 
 async def dial(upstream: RecordingUpstream, certificates: CertificateAuthority) -> Stream:
-    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
-    return await dialer("127.0.0.1", tls=tls).dial(permit(upstream.port, scheme="https"), stream)
+    return await dialer("127.0.0.1").dial(permit(upstream.port, ca_file=certificates.ca_file), stream)
 
 
 @pytest.fixture
@@ -219,12 +218,11 @@ async def test_an_origin_that_resets_before_the_handshake_is_a_fault_and_no_fail
                 sock.close()
 
         resetting = loop.create_task(reset_all())
-        tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
         port = listener.getsockname()[1]
 
         async def dial_once() -> None:
             try:
-                await dialer("127.0.0.1", tls=tls).dial(permit(port, scheme="https"), stream)
+                await dialer("127.0.0.1").dial(permit(port, ca_file=certificates.ca_file), stream)
             except Fault as fault:
                 faults.append(fault.code)
 
@@ -241,9 +239,9 @@ class Watched(Stream):
     __slots__ = ("__weakref__",)
 
 
-async def end_one(dialer: Dialer, port: int, build: Callable[[], Watched]) -> weakref.ref[Watched]:
+async def end_one(leave: Permit, build: Callable[[ResolvedAddress], Watched]) -> weakref.ref[Watched]:
     """Dial, hang up; and hold nothing of it."""
-    dialled = await dialer.dial(permit(port, scheme="https"), build)
+    dialled = await dialer("127.0.0.1").dial(leave, build)
     dialled.abort()
     await eventually(lambda: dialled.closed, what="the end")
     return weakref.ref(dialled)
@@ -253,11 +251,10 @@ async def test_a_stream_that_ended_keeps_no_tls_alive(certificates: CertificateA
     """Each TLS has 256 KiB of buffers: they must not wait for the collector of cycles."""
     loop = asyncio.get_running_loop()
     sweeper = Sweeper(loop)
-    tls = UpstreamTls(str(certificates.ca_file), lambda _: None)
     gc.disable()
     try:
         async with RecordingUpstream(hold, tls=context) as upstream:
-            seen = await end_one(dialer("127.0.0.1", tls=tls), upstream.port, lambda: Watched(loop, sweeper))
+            seen = await end_one(permit(upstream.port, ca_file=certificates.ca_file), lambda _: Watched(loop, sweeper))
             await eventually(lambda: seen() is None, what="it to be forgotten")
     finally:
         gc.enable()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from robin.model.secret import Secret
 from robin.wire.grpc import CODES, render_message
-from robin.wire.grpc_call import REPLY_LIMIT_BYTES, GrpcLine
+from robin.wire.grpc_call import REPLY_LIMIT_BYTES, GrpcClientConnection
 from robin.wire.jwt_inspection import fingerprint
 
 OK_HEAD = [(":status", "200"), ("content-type", "application/grpc")]
@@ -21,8 +21,8 @@ OK_HEAD = [(":status", "200"), ("content-type", "application/grpc")]
 class Peer:
     """A server's half of the connection, under the hand of the test."""
 
-    def __init__(self, line: GrpcLine) -> None:
-        self.line = line
+    def __init__(self, grpc: GrpcClientConnection) -> None:
+        self.grpc = grpc
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding="utf-8", validate_outbound_headers=False)
         )
@@ -34,7 +34,7 @@ class Peer:
     def exchange(self) -> None:
         """Pass bytes both ways until nobody has any left."""
         while True:
-            sent = self.line.outgoing()
+            sent = self.grpc.outgoing()
             for event in self.h2.receive_data(sent):
                 if isinstance(event, h2.events.RequestReceived):
                     self.headers = {str(name): str(value) for name, value in event.headers}
@@ -47,15 +47,15 @@ class Peer:
                     self.reset = True
             back = self.h2.data_to_send()
             if back:
-                self.line.receive(back)
+                self.grpc.receive(back)
             if not sent and not back:
                 return
 
 
 def called(message: bytes = b"ask") -> Peer:
-    line = GrpcLine("localhost")
-    line.begin("/service/Method", ((b"workload.spiffe.io", b"true"),), message, timeout_s=10)
-    peer = Peer(line)
+    grpc = GrpcClientConnection("localhost")
+    grpc.begin("/service/Method", ((b"workload.spiffe.io", b"true"),), message, timeout_s=10)
+    peer = Peer(grpc)
     peer.exchange()
     return peer
 
@@ -65,8 +65,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def answer(peer: Peer) -> tuple[str, str]:
-    assert peer.line.answer is not None, "the call has no answer"
-    return peer.line.answer.code, peer.line.answer.text
+    assert peer.grpc.response is not None, "the call has no answer"
+    return peer.grpc.response.code, peer.grpc.response.text
 
 
 def test_a_call_says_what_grpc_wants_to_hear() -> None:
@@ -90,9 +90,9 @@ def test_an_answer_is_its_message() -> None:
     peer.h2.send_headers(1, [("grpc-status", "0")], end_stream=True)
     peer.exchange()
     assert answer(peer) == ("OK", "")
-    assert peer.line.answer is not None
-    assert fingerprint(peer.line.answer.body) == fingerprint(Secret(b"reply"))
-    assert peer.line.usable
+    assert peer.grpc.response is not None
+    assert fingerprint(peer.grpc.response.body) == fingerprint(Secret(b"reply"))
+    assert peer.grpc.usable
 
 
 def test_a_line_serves_calls_one_after_the_other_and_is_spent_at_its_limit() -> None:
@@ -102,11 +102,11 @@ def test_a_line_serves_calls_one_after_the_other_and_is_spent_at_its_limit() -> 
         peer.exchange()
         assert answer(peer)[0] == "Unavailable"
         if number < 999:
-            peer.line.begin("/service/Method", (), b"again", timeout_s=1)
+            peer.grpc.begin("/service/Method", (), b"again", timeout_s=1)
             peer.exchange()
-    assert not peer.line.usable
+    assert not peer.grpc.usable
     with pytest.raises(RuntimeError):
-        peer.line.begin("/service/Method", (), b"again", timeout_s=1)
+        peer.grpc.begin("/service/Method", (), b"again", timeout_s=1)
 
 
 def trailers_only(peer: Peer) -> None:
@@ -184,7 +184,7 @@ def a_reply_announced_too_large(peer: Peer) -> None:
 
 
 def goaway_that_leaves_us_out(peer: Peer) -> None:
-    peer.line.receive(peer.h2.data_to_send() + frame(7, 0, 0, bytes(8)))
+    peer.grpc.receive(peer.h2.data_to_send() + frame(7, 0, 0, bytes(8)))
 
 
 ANSWERS: list[tuple[Callable[[Peer], None], str, bool]] = [
@@ -214,8 +214,8 @@ def test_each_way_to_end_a_call_has_its_code(behave: Callable[[Peer], None], cod
     behave(peer)
     peer.exchange()
     assert answer(peer)[0] == code
-    assert peer.line.usable is usable
-    assert peer.line.idle
+    assert peer.grpc.usable is usable
+    assert peer.grpc.idle
 
 
 def test_a_status_text_is_decoded() -> None:
@@ -227,15 +227,15 @@ def test_a_status_text_is_decoded() -> None:
 
 def test_a_goaway_lets_the_running_call_finish() -> None:
     peer = called()
-    peer.line.receive(peer.h2.data_to_send() + frame(7, 0, 0, (2**31 - 1).to_bytes(4, "big") + bytes(4)))
-    assert not peer.line.usable
-    assert peer.line.answer is None
+    peer.grpc.receive(peer.h2.data_to_send() + frame(7, 0, 0, (2**31 - 1).to_bytes(4, "big") + bytes(4)))
+    assert not peer.grpc.usable
+    assert peer.grpc.response is None
     peer.h2.send_headers(1, OK_HEAD)
     peer.h2.send_data(1, render_message(b"reply"))
     peer.h2.send_headers(1, [("grpc-status", "0")], end_stream=True)
     peer.exchange()
     assert answer(peer)[0] == "OK"
-    assert not peer.line.usable
+    assert not peer.grpc.usable
 
 
 def test_a_reply_that_never_ends_is_refused_within_its_limit() -> None:
@@ -243,7 +243,7 @@ def test_a_reply_that_never_ends_is_refused_within_its_limit() -> None:
     peer.h2.send_headers(1, OK_HEAD)
     peer.h2.send_data(1, b"\0" + REPLY_LIMIT_BYTES.to_bytes(4, "big"))
     sent = 0
-    while peer.line.answer is None and sent < 4 * REPLY_LIMIT_BYTES:
+    while peer.grpc.response is None and sent < 4 * REPLY_LIMIT_BYTES:
         size = min(16384, peer.h2.local_flow_control_window(1))
         peer.h2.send_data(1, bytes(size))
         sent += size
@@ -266,8 +266,8 @@ def test_a_reply_of_one_mebibyte_arrives() -> None:
     peer.h2.send_headers(1, [("grpc-status", "0")], end_stream=True)
     peer.exchange()
     assert answer(peer)[0] == "OK"
-    assert peer.line.answer is not None
-    assert len(peer.line.answer.body) == REPLY_LIMIT_BYTES
+    assert peer.grpc.response is not None
+    assert len(peer.grpc.response.body) == REPLY_LIMIT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -278,28 +278,28 @@ def test_a_reply_of_one_mebibyte_arrives() -> None:
 def test_a_flood_of_frames_ends_the_connection(noise: bytes) -> None:
     peer = called()
     for _ in range(200):
-        peer.line.receive(noise * 100)
-        peer.line.outgoing()
+        peer.grpc.receive(noise * 100)
+        peer.grpc.outgoing()
     assert answer(peer)[0] in {"Unavailable", "ResourceExhausted"}
-    assert not peer.line.usable
+    assert not peer.grpc.usable
 
 
 def test_a_flood_of_large_frames_ends_the_connection() -> None:
     peer = called()
     for _ in range(200):
-        peer.line.receive(frame(0x42, 0, 0, bytes(16384)))
+        peer.grpc.receive(frame(0x42, 0, 0, bytes(16384)))
     assert answer(peer)[0] == "ResourceExhausted"
-    assert not peer.line.usable
+    assert not peer.grpc.usable
 
 
 def test_what_a_peer_may_send_is_counted_from_call_to_call() -> None:
     peer = called()
     for number in range(5):
-        peer.line.receive(peer.h2.data_to_send() + frame(0x42, 0, 0) * 2000)
+        peer.grpc.receive(peer.h2.data_to_send() + frame(0x42, 0, 0) * 2000)
         peer.h2.send_headers(1 + 2 * number, [*OK_HEAD, ("grpc-status", "14")], end_stream=True)
         peer.exchange()
-        assert peer.line.usable
-        peer.line.begin("/service/Method", (), b"again", timeout_s=1)
+        assert peer.grpc.usable
+        peer.grpc.begin("/service/Method", (), b"again", timeout_s=1)
         peer.exchange()
 
 
@@ -308,8 +308,8 @@ def test_a_flood_while_no_call_runs_ends_the_connection() -> None:
     trailers_only(peer)
     peer.exchange()
     for _ in range(200):
-        peer.line.receive(frame(6, 0, 0, bytes(8)) * 100)
-    assert not peer.line.usable
+        peer.grpc.receive(frame(6, 0, 0, bytes(8)) * 100)
+    assert not peer.grpc.usable
     assert answer(peer)[0] == "PermissionDenied"
 
 
@@ -317,24 +317,24 @@ def test_a_header_bomb_ends_the_connection() -> None:
     peer = called()
     fields = [("x-padding", "a" * 4000)] * 40
     peer.h2.send_headers(1, [*OK_HEAD, *fields])
-    peer.line.receive(peer.h2.data_to_send())
+    peer.grpc.receive(peer.h2.data_to_send())
     assert answer(peer)[0] == "Unavailable"
-    assert not peer.line.usable
+    assert not peer.grpc.usable
 
 
 def test_a_pushed_stream_ends_the_connection() -> None:
     peer = called()
-    peer.line.receive(frame(4, 0, 0) + frame(5, 4, 1, b"\0\0\0\2" + b"\x88"))
+    peer.grpc.receive(frame(4, 0, 0) + frame(5, 4, 1, b"\0\0\0\2" + b"\x88"))
     assert answer(peer)[0] == "Unavailable"
-    assert not peer.line.usable
+    assert not peer.grpc.usable
 
 
 def test_a_request_waits_for_the_window_of_its_peer() -> None:
-    line = GrpcLine("localhost")
-    peer = Peer(line)
+    grpc = GrpcClientConnection("localhost")
+    peer = Peer(grpc)
     peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
-    line.receive(peer.h2.data_to_send())
-    line.begin("/service/Method", (), b"ask" * 1000, timeout_s=1)
+    grpc.receive(peer.h2.data_to_send())
+    grpc.begin("/service/Method", (), b"ask" * 1000, timeout_s=1)
     peer.exchange()
     assert peer.body == b""
     for _ in range(7):
@@ -345,39 +345,39 @@ def test_a_request_waits_for_the_window_of_its_peer() -> None:
 
 
 def test_a_peer_that_allows_no_stream_is_unavailable() -> None:
-    line = GrpcLine("localhost")
-    peer = Peer(line)
+    grpc = GrpcClientConnection("localhost")
+    peer = Peer(grpc)
     peer.h2.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 0})
-    line.receive(peer.h2.data_to_send())
-    line.begin("/service/Method", (), b"ask", timeout_s=1)
-    assert line.answer is not None
-    assert line.answer.code == "Unavailable"
-    assert not line.usable
+    grpc.receive(peer.h2.data_to_send())
+    grpc.begin("/service/Method", (), b"ask", timeout_s=1)
+    assert grpc.response is not None
+    assert grpc.response.code == "Unavailable"
+    assert not grpc.usable
 
 
 def test_a_call_given_up_is_reset_and_its_late_answer_is_not_the_next_ones() -> None:
     peer = called()
-    peer.line.cancel()
+    peer.grpc.cancel()
     assert answer(peer)[0] == "Canceled"
     peer.h2.send_headers(1, OK_HEAD)
     peer.h2.send_data(1, render_message(b"late"))
     late = peer.h2.data_to_send()
-    peer.line.begin("/service/Method", (), b"next", timeout_s=1)
-    peer.line.receive(late)
-    assert peer.line.answer is None
+    peer.grpc.begin("/service/Method", (), b"next", timeout_s=1)
+    peer.grpc.receive(late)
+    assert peer.grpc.response is None
     peer.exchange()
     assert peer.reset
     peer.h2.send_headers(3, OK_HEAD)
     peer.h2.send_data(3, render_message(b"right"))
     peer.h2.send_headers(3, [("grpc-status", "0")], end_stream=True)
     peer.exchange()
-    assert peer.line.answer is not None
-    assert fingerprint(peer.line.answer.body) == fingerprint(Secret(b"right"))
+    assert peer.grpc.response is not None
+    assert fingerprint(peer.grpc.response.body) == fingerprint(Secret(b"right"))
 
 
 def test_a_lost_connection_ends_the_call() -> None:
     peer = called()
-    peer.line.lost()
+    peer.grpc.lost()
     assert answer(peer) == ("Unavailable", "the connection closed before the answer")
 
 
@@ -395,25 +395,25 @@ def test_a_lost_connection_ends_the_call() -> None:
 )
 def test_what_is_not_http2_is_unavailable(noise: bytes) -> None:
     peer = called()
-    peer.line.receive(noise)
+    peer.grpc.receive(noise)
     assert answer(peer)[0] == "Unavailable"
-    assert not peer.line.usable
+    assert not peer.grpc.usable
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=600), st.integers(1, 50))
 def test_no_bytes_escape_the_answer(noise: bytes, step: int) -> None:
-    line = GrpcLine("localhost")
-    line.begin("/service/Method", (), b"ask", timeout_s=1)
-    line.outgoing()
-    line.receive(frame(4, 0, 0))
+    grpc = GrpcClientConnection("localhost")
+    grpc.begin("/service/Method", (), b"ask", timeout_s=1)
+    grpc.outgoing()
+    grpc.receive(frame(4, 0, 0))
     for at in range(0, len(noise), step):
-        line.receive(noise[at : at + step])
-        line.outgoing()
-    line.lost()
-    assert line.answer is not None
-    assert line.answer.code in CODES
-    assert not line.usable
+        grpc.receive(noise[at : at + step])
+        grpc.outgoing()
+    grpc.lost()
+    assert grpc.response is not None
+    assert grpc.response.code in CODES
+    assert not grpc.usable
 
 
 @settings(max_examples=200, deadline=None)
@@ -421,11 +421,11 @@ def test_no_bytes_escape_the_answer(noise: bytes, step: int) -> None:
 def test_no_sequence_of_frames_escapes_the_answer(frames: list[tuple[int, int, int, bytes]]) -> None:
     peer = called()
     for kind, flags, stream, payload in frames:
-        peer.line.receive(frame(kind, flags, stream, payload))
-        peer.line.outgoing()
-    peer.line.lost()
-    assert peer.line.answer is not None
-    assert peer.line.answer.code in CODES
+        peer.grpc.receive(frame(kind, flags, stream, payload))
+        peer.grpc.outgoing()
+    peer.grpc.lost()
+    assert peer.grpc.response is not None
+    assert peer.grpc.response.code in CODES
 
 
 @given(st.integers(1, 40))
@@ -436,5 +436,5 @@ def test_an_answer_cut_anywhere_is_the_same_answer(step: int) -> None:
     peer.h2.send_headers(1, [("grpc-status", "0")], end_stream=True)
     sent = peer.h2.data_to_send()
     for at in range(0, len(sent), step):
-        peer.line.receive(sent[at : at + step])
+        peer.grpc.receive(sent[at : at + step])
     assert answer(peer)[0] == "OK"

@@ -1,6 +1,7 @@
 """The sidecar as a plane of the runtime: its settings in parts, its engine, its identity, and the roots of its upstream."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -15,16 +16,19 @@ from robin.grants.credentials import GrantedCredentials
 from robin.identity.catalog import source_name
 from robin.identity.identities import Identities
 from robin.identity.identity import Dependencies, Identity
+from robin.model.route import TlsProfile
 from robin.planes.sidecar.access_record import SIDECAR_COLUMNS
 from robin.planes.sidecar.build import build_endpoint, build_policy, build_route
 from robin.planes.sidecar.listener import ACTIVATION_FIXES, LISTENER_SETTINGS, REFUSALS, listener_rule
+from robin.policy.addresses import refuse_own_listeners
 from robin.proxy.connection import serve_connection
 from robin.proxy.engine import Engine
-from robin.proxy.pool import Pool
 from robin.proxy.refusal import refuse_connection
 from robin.telemetry.recorder import Recorder
 from robin.transport.dial import Dialer
-from robin.transport.tls import RootsError, UpstreamTls
+from robin.transport.pool import Pool
+from robin.transport.resolve import Resolver
+from robin.transport.tls import TlsFileError, UpstreamTls
 
 _CA_POLL_S: Final = 1.0
 _FLUSH_S: Final = 0.02  # how long an exchange that ended may wait to be counted and written, with others
@@ -66,7 +70,7 @@ def build_sidecar(settings: SidecarSettings, parts: Parts) -> "Sidecar":
     """Build the plane. Raises StartFailure, or OSError."""
     try:
         return Sidecar(settings, parts)
-    except RootsError as error:
+    except TlsFileError as error:
         text = f"ROBIN_UPSTREAM_CA_FILE: {error}; give a readable PEM bundle of CA certificates"
         raise StartFailure(EXIT_SETTINGS, text) from None
 
@@ -76,7 +80,8 @@ class Sidecar(Plane):
 
     def __init__(self, settings: SidecarSettings, parts: Parts) -> None:
         self._parts = parts
-        self._tls = UpstreamTls(settings.upstream.ca_file, self._on_ca_reload) if settings.upstream.url.origin.tls else None
+        endpoint = build_endpoint(settings.upstream.url, settings.upstream.ca_file)
+        self._tls = UpstreamTls(self._on_ca_reload, profiles=[endpoint.tls]) if endpoint.tls is not None else None
         self._ca_polled_at = 0.0
         self._identities = _build_identities(settings, parts)
         identity = self._identities.get(source_name(settings.identity))
@@ -115,7 +120,7 @@ class Sidecar(Plane):
             self._ca_polled_at = now
             self._tls.refresh()
 
-    def _on_ca_reload(self, result: str) -> None:
+    def _on_ca_reload(self, _: TlsProfile, result: str) -> None:
         self._parts.metrics.ca_reloads[result] += 1
         if result == "loaded":
             self._engine.pool.retire_generation()
@@ -154,7 +159,8 @@ def _build_recorder(settings: SidecarSettings, parts: Parts) -> Recorder:
 
 
 def _build_engine(settings: SidecarSettings, parts: Parts, *, tls: UpstreamTls | None, identity: Identity, recorder: Recorder) -> Engine:
-    limits, deadlines = settings.limits, settings.deadlines
+    deadlines = settings.deadlines
+    limits = replace(settings.limits, upstream_total=settings.limits.upstream_connections)  # there is one endpoint
     pseudonym = f"robin-{parts.entropy.token_hex(4)}"
     route = build_route(
         settings.upstream.url,
@@ -174,8 +180,9 @@ def _build_engine(settings: SidecarSettings, parts: Parts, *, tls: UpstreamTls |
         any_host=settings.unsafe.any_host,
     )
     grant = build_grant("forward", identity)
-    dialer = Dialer(parts.loop, tls=tls, connect_s=deadlines.connect_s, own=parts.own.has)
-    pool = Pool(parts.loop, dialer=dialer, tls=tls, sweeper=parts.sweeper, limits=limits, deadlines=deadlines, metrics=parts.metrics)
+    resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
+    dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=deadlines.connect_s)
+    pool = Pool(parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=limits, deadlines=deadlines, metrics=parts.metrics)
     return Engine(
         loop=parts.loop,
         policy=policy,

@@ -74,7 +74,7 @@ def _open_jwtsvid(settings: JwtSvidSettings, _: IdentityMetrics) -> SourceHandle
 
     channel = ControlChannel(settings.spiffe_socket)
     source = JwtSvidSource(channel, spiffe_id=settings.spiffe_id, hint=settings.hint, timeout_s=settings.fetch_timeout_s)
-    return SourceHandle(source=source, close=channel.close, endpoint_id=channel.landmark)
+    return SourceHandle(source=source, close=channel.close, endpoint_id=channel.endpoint_id)
 
 
 def _build_jwtsvid(settings: JwtSvidSettings, dependencies: Dependencies, metrics: IdentityMetrics) -> Identity:

@@ -1,6 +1,6 @@
-"""Where a listener listens: a TCP address, a Unix path, or a socket that systemd passed in; and what a literal host means.
+"""Addresses to listen on (TCP, a Unix path, a socket that systemd passed in), addresses to connect to, and what a literal host means.
 
-IPv4 within IPv6 (`::ffff:127.0.0.1`) is the IPv4 address everywhere: the kernel dials it so, and tells IPv4 peers of an IPv6 socket so.
+IPv4 within IPv6 (`::ffff:127.0.0.1`) is the IPv4 address everywhere: the kernel connects to it, and shows IPv4 peers of an IPv6 socket so.
 """
 
 from dataclasses import dataclass
@@ -41,6 +41,21 @@ class ActivatedAddress:
 
 
 Address = TcpAddress | UnixAddress | ActivatedAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedAddress:
+    """One address of a name, to be judged before anything connects to it. `host` is a literal IP address without brackets.
+
+    `own_listener`: connecting to it would reach a listener of this process.
+    """
+
+    host: str
+    port: int
+    own_listener: bool = False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def literal(host: str) -> IPv4Address | IPv6Address:

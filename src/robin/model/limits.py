@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes in bytes, counts in items."""
+    """Sizes in bytes, counts in items. `upstream_connections` is per endpoint, `upstream_total` in all."""
 
     head_bytes: int = 65536
     target_bytes: int = 16384
     fields: int = 100
     connections: int = 1024
     upstream_connections: int = 256
+    upstream_total: int = 256
     response_head_bytes: int = 65536
     response_fields: int = 1000
 

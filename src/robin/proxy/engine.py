@@ -10,7 +10,6 @@ from robin.model.limits import Deadlines, Limits
 from robin.model.message import HeldBody, RequestHead
 from robin.model.verdict import Permit, Verdict
 from robin.proxy.drain import Drain
-from robin.proxy.pool import Pool
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
@@ -18,6 +17,7 @@ from robin.telemetry.recorder import Recorder
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.entropy import Entropy
+from robin.transport.pool import Pool
 from robin.transport.tasks import TaskOwner
 
 

@@ -13,9 +13,9 @@ from robin.model.message import HeldBody, RequestHead
 from robin.model.route import Route
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
-from robin.proxy.pool import Upstream
 from robin.proxy.request_body import StreamedBody
 from robin.telemetry.record import ExchangeRecord
+from robin.transport.pool import Upstream
 from robin.transport.stream import StreamClosed
 from robin.wire.framing import FramingError
 

@@ -14,8 +14,8 @@ from robin.model.message import Framing, HeldBody, RequestHead
 from robin.model.route import Route
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
-from robin.proxy.pool import Upstream
 from robin.telemetry.record import ExchangeRecord
+from robin.transport.pool import Upstream
 from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import Direction, forward_trailers
 from robin.wire.framing import ChunkedDecoder, FramingError, chunk, last_chunk

@@ -9,9 +9,9 @@ from robin.model.route import Route
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
-from robin.proxy.pool import Upstream
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
+from robin.transport.pool import Upstream
 from robin.transport.stream import Stream, StreamClosed
 from robin.wire.forwarding import forward_switch
 from robin.wire.shape import ParsedResponse

@@ -1,7 +1,8 @@
-"""One process at a time looks at a socket path, removes a dead socket there and binds: a claim, by a lock file beside it.
+"""A lock on a socket path, so that one process at a time inspects it, removes a dead socket there and binds.
 
-Without it two starts at once take each other's fresh socket, bound but not yet listening, for a dead one. The lock is `.NAME.lock`, open to
-its owner alone so that nobody else can hold it, and is gone when the claim ends; a lock file that a crash left behind is no lock.
+Without it, two processes that start at once mistake each other's new socket, bound but not yet listening, for a dead one. The lock file is
+`.NAME.lock` beside the socket, with mode 0600 so that no other user can hold the lock. It is removed when the lock is released; a lock file
+that a crash left behind locks nothing.
 """
 
 import contextlib
@@ -14,25 +15,25 @@ _TRIES = 100
 
 
 class BindLockRefused(Exception):
-    """The path cannot be bind_lock; the message says why and the fix."""
+    """The path cannot be locked; the message says why, and the fix."""
 
 
 @contextlib.contextmanager
 def bind_lock(path: str) -> Iterator[None]:
-    """Hold the claim on `path`. Raises BindLockRefused at once when another process holds it: it is binding that very path."""
+    """Hold the lock of `path`. Raises BindLockRefused at once if another process holds it, since that is binding the same path."""
     folder, name = os.path.split(path)
     lock = os.path.join(folder, f".{name}.lock")
-    descriptor = _take(lock)
+    descriptor = _lock(lock)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(lock)  # while it is held: who opened it meanwhile finds that it is not the file of that name any more
+            os.unlink(lock)  # while it is locked: a process that opened it meanwhile finds that the name is gone or another file
         os.close(descriptor)
 
 
-def _take(lock: str) -> int:
-    """The descriptor of the lock file, locked and still of that name."""
+def _lock(lock: str) -> int:
+    """The descriptor of the lock file, locked, while the file still has that name."""
     for _ in range(_TRIES):
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -49,7 +50,7 @@ def _take(lock: str) -> int:
             if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
                 raise BindLockRefused("another process is binding it at this moment; stop it or choose another path") from None
             raise BindLockRefused(f"the lock file {lock} cannot be locked: {error.strerror}; choose another folder") from None
-        os.close(descriptor)  # its holder ended the claim between our open and our lock
+        os.close(descriptor)  # its holder released it between our open and our lock
     raise BindLockRefused("other processes bind it again and again; stop them or choose another path")
 
 

@@ -1,7 +1,7 @@
-"""Deadlines without timers: every open connection carries one `deadline_at`, and one sweep of them all runs four times a second.
+"""Deadlines without timers: each open connection has one `deadline_at`, and one sweep over all connections runs four times a second.
 
-A wait on the hot path sets a float instead of making and cancelling a timer; the price is a grain of a quarter second, which no
-setting of ours is finer than.
+A wait on the request path stores a float instead of creating and cancelling a timer. The price is a resolution of a quarter second; no
+setting is finer than that.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ GRAIN_S: Final = 0.25
 
 
 class Expiring(Protocol):
-    """What can be swept."""
+    """What the sweeper watches."""
 
     deadline_at: float
 
@@ -24,9 +24,9 @@ class Expiring(Protocol):
 
 
 class Sweeper:
-    """Calls `expire` on what is overdue, and each of `chores(now)` once a sweep. `now` is the loop's monotonic clock, in seconds.
+    """Calls `expire` on overdue items, and each chore once per sweep. `now` is the loop's monotonic clock, in seconds.
 
-    `discarded`: how often an item was. What it sweeps shares one `coalescer` too.
+    `discarded` counts the calls of `discard`. The streams that it sweeps share `coalescer`.
     """
 
     __slots__ = ("_chores", "_items", "_loop", "_timer", "coalescer", "discarded")
@@ -43,29 +43,29 @@ class Sweeper:
         return len(self._items)
 
     def add(self, item: Expiring) -> None:
-        """Sweep `item` from now on."""
+        """Watch `item` from now on."""
         self._items.add(item)
 
     def discard(self, item: Expiring) -> None:
-        """Sweep `item` no more."""
+        """Stop watching `item`."""
         self.discarded += 1
         self._items.discard(item)
 
     def every_sweep(self, chore: Callable[[float], None]) -> None:
-        """Call `chore(now)` once a sweep; it holds the loop, so a few milliseconds at most, and must not raise."""
+        """Call `chore(now)` once per sweep. It blocks the loop, so it may take a few milliseconds at most; it must not raise."""
         self._chores.append(chore)
 
     def start(self) -> None:
-        """Begin to sweep."""
+        """Start the periodic sweep."""
         self._timer = self._loop.call_later(GRAIN_S, self.sweep)
 
     def close(self) -> None:
-        """Sweep no more."""
+        """Stop the periodic sweep."""
         if self._timer is not None:
             self._timer.cancel()
 
     def sweep(self) -> None:
-        """One round."""
+        """Run one sweep."""
         self._timer = self._loop.call_later(GRAIN_S, self.sweep)
         now = self._loop.time()
         for item in [item for item in self._items if item.deadline_at <= now]:

@@ -1,4 +1,4 @@
-"""Listening sockets: bound with their final mode, judged at accept, given back only if they are still ours."""
+"""Listening sockets: bound with their final mode, accepted from, and unlinked only if the path is still ours."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _PAUSE_S: Final = 1.0
 
 
 class BindError(Exception):
-    """An address cannot be bound; the message names it and the fix. `taken`: somebody listens there."""
+    """An address cannot be bound; the message names it and the fix. `taken`: another socket listens there."""
 
     def __init__(self, message: str, *, taken: bool = False) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class BindError(Exception):
 
 
 class BoundSocket:
-    """One listening socket and what must be undone at the end. `label` is its name in records and metrics."""
+    """One listening socket and what is to be undone when it closes. `label` is its name in records and metrics."""
 
     __slots__ = ("_inode", "_path", "label", "sock")
 
@@ -42,7 +42,7 @@ class BoundSocket:
     def close(self) -> None:
         """Close; unlink a Unix path only if the inode there is the one we made."""
         if self._path is not None and self._inode is not None and _inode(self._path) == self._inode:
-            with contextlib.suppress(OSError):  # a folder that became read-only must not spoil the exit
+            with contextlib.suppress(OSError):  # a folder that became read-only must not make the exit fail
                 os.unlink(self._path)
         self.sock.close()
 
@@ -61,7 +61,7 @@ def _inode(path: str) -> tuple[int, int] | None:
 
 
 def bind(address: Address, activated: dict[str, list[socket.socket]], warn: Callable[[str, str], None]) -> list[BoundSocket]:
-    """Bind and listen. `activated` are the sockets systemd passed, by name; `warn(event, text)` hears of risks.
+    """Bind and listen. `activated` are the sockets that systemd passed, by name; `warn(event, text)` reports risks.
 
     Raises BindError; a best-effort TCP address whose family or address is missing gives an empty list.
     """
@@ -108,20 +108,20 @@ def _bind_tcp(address: TcpAddress) -> list[BoundSocket]:
 
 
 def _bind_unix(address: UnixAddress, warn: Callable[[str, str], None]) -> BoundSocket:
-    """Bind a Unix path that is free or dead, alone: another start at the same time must not take ours for dead before it listens."""
+    """Bind a Unix path that is free or dead, under its lock: a process that starts at the same time must not mistake ours for dead."""
     _make_parent(address.path, warn)
     try:
         with bind_lock(address.path):
             _clear_stale(address.path)
-            return _bind_claimed(address)
+            return _bind_locked(address)
     except BindLockRefused as refused:
         raise BindError(f"{address}: {refused}") from None
     except OSError as error:
         raise BindError(f"{address}: {error.strerror}") from None
 
 
-def _bind_claimed(address: UnixAddress) -> BoundSocket:
-    """The mode is set on the descriptor before `bind`, so no moment has another one (umask is process-wide)."""
+def _bind_locked(address: UnixAddress) -> BoundSocket:
+    """Bind. The mode is set on the descriptor before, so that the path never has another one (umask is process-wide)."""
     path = address.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -153,7 +153,7 @@ def _make_parent(path: str, warn: Callable[[str, str], None]) -> None:
 
 
 def _clear_stale(path: str) -> None:
-    """Remove a dead socket of an earlier run; refuse anything else that is there."""
+    """Remove a dead socket of an earlier run. Raises BindError for anything else that is there."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -193,9 +193,9 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials | None:
 
 
 class Acceptor:
-    """Accepts on one socket and hands each connection on, unread.
+    """Accepts on one socket and passes each connection on, unread.
 
-    Exhausted descriptors pause it for a second; any other failure is fatal.
+    Exhausted descriptors pause it for a second; a connection that is gone already is skipped; any other failure is fatal.
     """
 
     __slots__ = ("_bound", "_fatal", "_loop", "_paused", "_take", "_tell")
@@ -217,12 +217,12 @@ class Acceptor:
         self._paused: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Start to accept."""
         self._paused = None
         self._loop.add_reader(self._bound.sock.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Accept no more; the socket stays open."""
+        """Stop accepting; the socket stays open."""
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
@@ -246,7 +246,7 @@ class Acceptor:
 
 
 class OwnAddresses:
-    """Where we listen ourselves, so that nothing of ours dials it."""
+    """The TCP addresses of our own listeners, so that no connection of ours leads back to one."""
 
     __slots__ = ("_exact", "_wildcard_ports")
 
@@ -255,7 +255,7 @@ class OwnAddresses:
         self._wildcard_ports: set[int] = set()
 
     def learn(self, bounds: list[BoundSocket]) -> None:
-        """Remember these TCP listeners."""
+        """Add the TCP listeners among `bounds`."""
         for bound in bounds:
             if not bound.unix:
                 host, port = bound.sock.getsockname()[:2]
@@ -264,13 +264,13 @@ class OwnAddresses:
                     self._wildcard_ports.add(port)
 
     def has(self, host: str, port: int) -> bool:
-        """Whether dialling this address would reach one of them."""
+        """Whether connecting to this address would reach one of them. It may ask the kernel, so it is called when a name is resolved."""
         host = str(reached(host))
         return (host, port) in self._exact or (port in self._wildcard_ports and _is_local(host))
 
 
 def _is_local(host: str) -> bool:
-    """Whether the address is this machine's: only such an address can be bound."""
+    """Whether the address is one of this machine: only such an address can be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         try:

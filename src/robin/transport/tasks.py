@@ -1,4 +1,4 @@
-"""The one owner of tasks: a task that nobody awaits is kept, named, and its failure is told; closing cancels and awaits them all."""
+"""The owner of background tasks: keeps a reference to each, reports its failure, and on close cancels and awaits them all."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class TaskOwner:
-    """Keeps tasks alive and ends them. `on_failure(name, error)` hears of each task that raised."""
+    """Keeps tasks alive until they end. `on_failure(name, error)` is called for each task that raised."""
 
     __slots__ = ("_on_failure", "_tasks")
 
@@ -30,7 +30,7 @@ class TaskOwner:
             self._on_failure(task.get_name(), error)
 
     async def close(self) -> None:
-        """Cancel every task and wait until each has ended."""
+        """Cancel every task and wait until all have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,61 +1,84 @@
-"""TLS towards the upstream: TLS 1.2 or newer, the name verified, roots from one PEM file or the system; re-read when the file changes.
+"""TLS towards upstreams: TLS 1.2 or newer, chain and name verified; one context per TLS profile, loaded again when its files change.
 
-Each successful load is a new generation; the pool reuses a connection only within its own generation, so a CA reload retires old ones.
+Rules a reader must keep: each successful load is a new generation of its profile, and the pool reuses a connection only within the
+generation that verified it. Files that cannot be used keep the context that was loaded before.
 """
 
 import os
 import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
+from robin.model.route import TlsProfile
 
-_BUNDLE_BYTES = 8 * 1024 * 1024
-
-
-class RootsError(Exception):
-    """The bundle of ROBIN_UPSTREAM_CA_FILE cannot be used; the message says why."""
+_FILE_BYTES: Final = 8 * 1024 * 1024
+_SYSTEM: Final = TlsProfile()
 
 
-def client_context(ca_file: str | None) -> ssl.SSLContext:
-    """A context that verifies chain and name. Raises RootsError; OSError where the machine is at fault, not the bundle."""
+class TlsFileError(Exception):
+    """A file of a TLS profile cannot be used; the message says why."""
+
+
+def client_context(profile: TlsProfile) -> ssl.SSLContext:
+    """A context that verifies chain and name. Raises TlsFileError; OSError where the machine is at fault, not the file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: nobody's wish is served by it, and it stops writing for as long as it lasts
+    context.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: it is of use to no origin, and stops writing for as long as it lasts
     context.set_alpn_protocols(["http/1.1"])
-    if ca_file is None:
+    if profile.ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
-        _load_bundle(context, ca_file)
+        _load_roots(context, profile.ca_file)
+    if profile.certificate_file is not None:
+        _load_certificate(context, profile.certificate_file, profile.key_file)
     return context
 
 
-def _load_bundle(context: ssl.SSLContext, ca_file: str) -> None:
+def _load_roots(context: ssl.SSLContext, ca_file: str) -> None:
+    pem = _read(ca_file, "the bundle").decode("ascii", "backslashreplace")  # comments may be in any language
     try:
-        context.load_verify_locations(cadata=_read(ca_file).decode("ascii", "backslashreplace"))  # comments may be in any language
+        context.load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError):
-        raise RootsError("not a usable PEM bundle") from None
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            raise
-        raise RootsError(error.strerror or type(error).__name__) from None
+        raise TlsFileError("not a usable PEM bundle") from None
     if not context.cert_store_stats()["x509"]:
-        raise RootsError("the bundle holds no certificate")
+        raise TlsFileError("the bundle holds no certificate")
 
 
-def _read(ca_file: str) -> bytes:
-    with open(ca_file, "rb", opener=_open_at_once) as bundle:
-        if not stat.S_ISREG(os.fstat(bundle.fileno()).st_mode):
-            raise RootsError("the bundle is not a regular file")
-        pem = bundle.read(_BUNDLE_BYTES + 1)
-    if len(pem) > _BUNDLE_BYTES:
-        raise RootsError("the bundle exceeds 8 MiB")
+def _load_certificate(context: ssl.SSLContext, certificate_file: str, key_file: str | None) -> None:
+    """`key_file` None: the key is in `certificate_file` too."""
+    for path in (certificate_file, key_file):
+        if path is not None:
+            _read(path, "the client certificate or its key")  # OpenSSL opens the files itself, and would wait for the writer of a FIFO
+    try:
+        context.load_cert_chain(certificate_file, key_file, password="")  # an encrypted key fails, and does not ask on a terminal
+    except (ssl.SSLError, ValueError):
+        raise TlsFileError("not a usable client certificate with its unencrypted key (PEM)") from None
+    except OSError as error:
+        raise _file_error(error) from None
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb", opener=_open_nonblocking) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise TlsFileError(f"{what} is not a regular file")
+            pem = opened.read(_FILE_BYTES + 1)
+    except OSError as error:
+        raise _file_error(error) from None
+    if len(pem) > _FILE_BYTES:
+        raise TlsFileError(f"{what} exceeds 8 MiB")
     return pem
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """A FIFO in the bundle's place must not hang the loop."""
+def _file_error(error: OSError) -> Exception:
+    return error if error.errno in EXHAUSTED else TlsFileError(error.strerror or type(error).__name__)
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open so that a FIFO in the file's place cannot stop the loop."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -74,45 +97,88 @@ def tls_fault(error: ssl.SSLError | ssl.CertificateError) -> Fault:
     return Fault("upstream_tls", "alert: the TLS handshake with the upstream failed (TLS 1.2 or newer is required)")
 
 
-class UpstreamTls:
-    """The current context and its generation. `on_reload(result)` hears `loaded` or `failed`."""
+class TlsClient:
+    """The context of one profile, and its generation: the number of times it was loaded again."""
 
-    __slots__ = ("_key", "_on_reload", "ca_file", "context", "generation")
+    __slots__ = ("_files", "_on_reload", "_seen", "context", "generation", "profile")
 
-    def __init__(self, ca_file: str | None, on_reload: Callable[[str], None]) -> None:
+    def __init__(self, profile: TlsProfile, on_reload: Callable[[TlsProfile, str], None]) -> None:
         """Load the first context. Raises like `client_context`."""
-        self.ca_file = ca_file
+        self.profile = profile
         self._on_reload = on_reload
-        self._key = self._stat()
-        self.context = client_context(ca_file)
+        self._files = tuple(path for path in (profile.ca_file, profile.certificate_file, profile.key_file) if path is not None)
+        self._seen = self._stat()
+        self.context = client_context(profile)
         self.generation = 0
 
-    def _stat(self) -> tuple[int, ...] | None:
-        if self.ca_file is None:
-            return None
-        try:
-            status = os.stat(self.ca_file)
-        except OSError:
-            return ()
-        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    def _stat(self) -> tuple[tuple[int, ...], ...] | None:
+        return tuple(_identity(path) for path in self._files)
 
     def refresh(self) -> None:
-        """Reload if the file changed since it was last read."""
-        key = self._stat()
-        if key != self._key:
-            self._key = key
+        """Load again if a file changed since it was last read."""
+        if not self._files:
+            return
+        seen = self._stat()
+        if seen != self._seen:
+            self._seen = seen
             self.reload()
 
     def reload(self) -> bool:
-        """Read the roots again; a broken bundle keeps the old ones. Whether it was loaded."""
+        """Load again; files that cannot be used keep the context. Returns True if it was loaded."""
         try:
-            context = client_context(self.ca_file)
-        except (RootsError, OSError) as error:
-            if not isinstance(error, RootsError):
-                self._key = None  # the bundle may be good: look again at the next refresh
-            self._on_reload("failed")
+            context = client_context(self.profile)
+        except (TlsFileError, OSError) as error:
+            if not isinstance(error, TlsFileError):
+                self._seen = None  # the files may be good: try again at the next refresh
+            self._on_reload(self.profile, "failed")
             return False
         self.context = context
         self.generation += 1
-        self._on_reload("loaded")
+        self._on_reload(self.profile, "loaded")
         return True
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    """What changes when the file is written or replaced; empty if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class UpstreamTls:
+    """The contexts of every TLS profile in use. `on_reload(profile, result)` is called with `loaded` or `failed`."""
+
+    __slots__ = ("_clients", "_on_reload")
+
+    def __init__(self, on_reload: Callable[[TlsProfile, str], None], *, profiles: Iterable[TlsProfile] = ()) -> None:
+        """Load `profiles` now. Raises like `client_context`."""
+        self._on_reload = on_reload
+        self._clients = {profile: TlsClient(profile, on_reload) for profile in profiles}
+
+    def client(self, profile: TlsProfile | None) -> TlsClient:
+        """The client of `profile`, loaded at its first use; None stands for the system's roots alone. Raises Fault.
+
+        Profiles come from settings and are kept: they must not be made of what callers send.
+        """
+        profile = profile or _SYSTEM
+        client = self._clients.get(profile)
+        if client is None:
+            try:
+                client = self._clients[profile] = TlsClient(profile, self._on_reload)
+            except TlsFileError:
+                raise Fault("upstream_certificate", "unknown_ca: check ROBIN_UPSTREAM_CA_FILE") from None
+            except OSError:
+                raise Fault("limit_connections", "descriptors: this Robin can open no more; raise `ulimit -n`") from None
+        return client
+
+    def refresh(self) -> None:
+        """Load again what changed."""
+        for client in self._clients.values():
+            client.refresh()
+
+    def reload(self) -> None:
+        """Load everything again."""
+        for client in self._clients.values():
+            client.reload()

@@ -1,4 +1,4 @@
-"""What gRPC adds to HTTP/2 for a unary call: status names, message frames, status text; and the answer of a call as a value.
+"""What gRPC adds to HTTP/2 for a unary call: status names, message frames, status text; and the outcome of a call as a value.
 
 Source: the gRPC over HTTP/2 protocol description and its HTTP and RST_STREAM status tables.
 """
@@ -48,7 +48,7 @@ _TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_\-+/=.]{40,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrpcAnswer:
+class GrpcResponse:
     """How a call ended. `code` is one of CODES; `text` is printable, short and free of anything like a token; `body` is the one message."""
 
     code: str

@@ -1,6 +1,6 @@
-"""The calling half of one HTTP/2 connection that carries unary gRPC calls, one at a time; sans-I/O.
+"""The client half of one HTTP/2 connection that carries unary gRPC calls, one at a time; sans-I/O.
 
-Bytes in by `receive`, bytes out by `outgoing`; `answer` is set when the call has ended, whatever the peer did. The peer may be hostile:
+Bytes in by `receive`, bytes out by `outgoing`; `response` is set when the call has ended, whatever the peer did. The peer may be hostile:
 what it sends from one `begin` to the next is bounded in bytes and frames, a reply in size; anything against the protocol ends the
 connection (`usable` False) and never raises. GOAWAY frames are read here: h2 would drop the call that they let finish (RFC 9113 6.8).
 """
@@ -15,7 +15,7 @@ import h2.events
 from h2.settings import SettingCodes, Settings
 
 from robin.model.secret import Secret
-from robin.wire.grpc import GrpcAnswer, code_of_http, code_of_reset, code_of_status, parse_message, parse_status_text, render_message
+from robin.wire.grpc import GrpcResponse, code_of_http, code_of_reset, code_of_status, parse_message, parse_status_text, render_message
 
 REPLY_LIMIT_BYTES: Final = 1 << 20
 _RECEIVED_LIMIT_BYTES: Final = 2 << 20  # per call, frames and all; what an idle connection may send is the same count
@@ -31,8 +31,8 @@ _SETTINGS: Final = {SettingCodes.ENABLE_PUSH: 0, SettingCodes.MAX_HEADER_LIST_SI
 Header = tuple[bytes, bytes]
 
 
-class GrpcLine:
-    """One connection. `usable`: a further call may begin. `answer`: how the call ended, None while it runs."""
+class GrpcClientConnection:
+    """One connection. `usable`: a further call may begin. `response`: how the call ended, None while it runs."""
 
     def __init__(self, authority: str) -> None:
         self._authority = authority.encode("ascii")
@@ -49,7 +49,7 @@ class GrpcLine:
         self._trailers: dict[bytes, bytes] | None = None
         self._body = bytearray()
         self.usable = True
-        self.answer: GrpcAnswer | None = None
+        self.response: GrpcResponse | None = None
 
     @property
     def idle(self) -> bool:
@@ -61,10 +61,10 @@ class GrpcLine:
         return self._h2.data_to_send()
 
     def begin(self, path: str, metadata: Sequence[Header], message: bytes, *, timeout_s: float) -> None:
-        """Start a call; `timeout_s` is told to the peer. Only on a usable line with no call running."""
+        """Start a call; `timeout_s` is sent to the peer. Only on a usable connection with no call running."""
         if self._stream or not self.usable:
-            raise RuntimeError("a call is running, or the line is spent")
-        self.answer = None
+            raise RuntimeError("a call is running, or the connection cannot be used")
+        self.response = None
         self._calls += 1
         self._received_bytes = self._received_frames = 0
         self._headers, self._trailers, self._body = {}, None, bytearray()
@@ -85,9 +85,9 @@ class GrpcLine:
             self._stream = self._h2.get_next_available_stream_id()
             self._h2.send_headers(self._stream, headers)
             self._pump()
-        except Exception as error:  # noqa: BLE001 - h2 says no in a dozen classes: the peer's settings forbid a stream, ids are used up
+        except Exception as error:  # noqa: BLE001 - h2 refuses with a dozen classes: the peer's settings forbid a stream, ids are used up
             self.usable, self._stream, self._pending = False, 0, b""
-            self.answer = GrpcAnswer(code="Unavailable", text=f"no call can begin: {type(error).__name__}")
+            self.response = GrpcResponse(code="Unavailable", text=f"no call can begin: {type(error).__name__}")
 
     def receive(self, chunk: bytes) -> None:
         """Bytes of the peer."""
@@ -107,11 +107,11 @@ class GrpcLine:
         self._break("Unavailable", "the connection closed before the answer")
 
     def cancel(self) -> None:
-        """Give the running call up; the line stays usable."""
-        self._end(GrpcAnswer(code="Canceled"), reset=True)
+        """Cancel the running call; the connection stays usable."""
+        self._end(GrpcResponse(code="Canceled"), reset=True)
 
     def _frames(self, chunk: bytes) -> Iterator[bytes]:
-        """Whole frames, GOAWAY taken out; nothing more once the line is broken."""
+        """Whole frames, without GOAWAY; nothing more once the connection is broken."""
         waiting, at = self._partial + chunk, 0
         while len(waiting) - at >= _FRAME_HEAD_BYTES and (self.usable or self._stream):
             body = at + _FRAME_HEAD_BYTES
@@ -131,12 +131,12 @@ class GrpcLine:
         self._partial = waiting[at:]
 
     def _take_goaway(self, payload: bytes) -> None:
-        """No further call here; the running one may finish if the peer will still see to it."""
+        """No further call may begin; the running one may finish if the peer still processes it."""
         if len(payload) < _GOAWAY_LEAST_BYTES:
             raise ValueError("GOAWAY too short")
         self.usable = False
         if self._stream > int.from_bytes(payload[:4], "big") & 0x7FFFFFFF:
-            self._end(GrpcAnswer(code="Unavailable", text="the peer is going away"))
+            self._end(GrpcResponse(code="Unavailable", text="the peer is going away"))
 
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.DataReceived):
@@ -153,7 +153,7 @@ class GrpcLine:
         elif isinstance(event, h2.events.StreamEnded):
             self._end(self._conclude())
         elif isinstance(event, h2.events.StreamReset):
-            self._end(GrpcAnswer(code=code_of_reset(int(event.error_code)), text=f"the peer reset the call ({int(event.error_code)})"))
+            self._end(GrpcResponse(code=code_of_reset(int(event.error_code)), text=f"the peer reset the call ({int(event.error_code)})"))
 
     def _take_head(self, headers: Sequence[Header]) -> None:
         self._headers = dict(headers)
@@ -161,28 +161,28 @@ class GrpcLine:
         if b"grpc-status" in self._headers:
             return
         if status != 200:
-            self._end(GrpcAnswer(code=code_of_http(status), text=f"HTTP status {status}"), reset=True)
+            self._end(GrpcResponse(code=code_of_http(status), text=f"HTTP status {status}"), reset=True)
         elif not self._headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            self._end(GrpcAnswer(code="Unknown", text="the peer is no gRPC server"), reset=True)
+            self._end(GrpcResponse(code="Unknown", text="the peer is no gRPC server"), reset=True)
 
     def _take_body(self, piece: bytes) -> None:
         self._body += piece
         if len(self._body) > REPLY_LIMIT_BYTES + 5 or int.from_bytes(self._body[1:5], "big") > REPLY_LIMIT_BYTES:
-            self._end(GrpcAnswer(code="ResourceExhausted", text=f"the reply is larger than {REPLY_LIMIT_BYTES} bytes"), reset=True)
+            self._end(GrpcResponse(code="ResourceExhausted", text=f"the reply is larger than {REPLY_LIMIT_BYTES} bytes"), reset=True)
 
-    def _conclude(self) -> GrpcAnswer:
+    def _conclude(self) -> GrpcResponse:
         """The stream ended: its status is in the trailers, or in the only headers where nothing else came (Trailers-Only)."""
         last = self._trailers if self._trailers is not None else {} if self._body else self._headers
         status = last.get(b"grpc-status")
         if status is None:
-            return GrpcAnswer(code="Unknown", text="the answer ended without a grpc-status")
+            return GrpcResponse(code="Unknown", text="the answer ended without a grpc-status")
         code, text = code_of_status(status), parse_status_text(last.get(b"grpc-message", b""))
         if code != "OK":
-            return GrpcAnswer(code=code, text=text)
+            return GrpcResponse(code=code, text=text)
         message = parse_message(bytes(self._body))
         if message is None:
-            return GrpcAnswer(code="Internal", text="the answer does not hold exactly one plain message")
-        return GrpcAnswer(code="OK", text=text, body=Secret(message))
+            return GrpcResponse(code="Internal", text="the answer does not hold exactly one plain message")
+        return GrpcResponse(code="OK", text=text, body=Secret(message))
 
     def _pump(self) -> None:
         """Send as much of the request as the peer's window takes."""
@@ -193,13 +193,13 @@ class GrpcLine:
             piece, self._pending = self._pending[:size], self._pending[size:]
             self._h2.send_data(self._stream, piece, end_stream=not self._pending)
 
-    def _end(self, answer: GrpcAnswer, *, reset: bool = False) -> None:
-        """The call is over; its parts are let go."""
+    def _end(self, response: GrpcResponse, *, reset: bool = False) -> None:
+        """The call has ended; its parts are freed."""
         stream, self._stream = self._stream, 0
         if not stream:
             return
         self.usable = self.usable and self._calls < _CALLS_MAX
-        self.answer = answer
+        self.response = response
         self._pending, self._body, self._headers, self._trailers = b"", bytearray(), {}, None
         if reset or not self._is_closed(stream):
             try:
@@ -212,7 +212,7 @@ class GrpcLine:
         return found is None or found.closed
 
     def _break(self, code: str, text: str) -> None:
-        """The connection is over, and the call with it."""
+        """The connection cannot be used any more; the running call has failed."""
         self.usable = False
         self._partial = b""
-        self._end(GrpcAnswer(code=code, text=text))
+        self._end(GrpcResponse(code=code, text=text))

@@ -5,7 +5,7 @@ import pytest
 from robin.identity.source import FailureClass, RawIdentity, SourceFailure
 from robin.identity.sources.jwtsvid import JwtSvidSource
 from robin.model.secret import Secret
-from robin.wire.grpc import CODES, GrpcAnswer
+from robin.wire.grpc import CODES, GrpcResponse
 from robin.wire.jwt_inspection import TokenRefused, fingerprint
 from robin.wire.workload_api import JwtSvid, JwtSvidRequest, parse_request, render_reply
 
@@ -15,21 +15,21 @@ APP, DB = "spiffe://example.org/app", "spiffe://example.org/db"
 class RecordingChannel:
     """Answers each call with what it was told."""
 
-    def __init__(self, answer: GrpcAnswer) -> None:
+    def __init__(self, answer: GrpcResponse) -> None:
         self.answer = answer
         self.calls: list[tuple[str, tuple[tuple[bytes, bytes], ...], JwtSvidRequest, float]] = []
 
-    async def call(self, path: str, metadata: tuple[tuple[bytes, bytes], ...], message: bytes, *, timeout_s: float) -> GrpcAnswer:
+    async def call(self, path: str, metadata: tuple[tuple[bytes, bytes], ...], message: bytes, *, timeout_s: float) -> GrpcResponse:
         self.calls.append((path, metadata, parse_request(message), timeout_s))
         return self.answer
 
 
-def reply(*svids: tuple[str, bytes, str]) -> GrpcAnswer:
+def reply(*svids: tuple[str, bytes, str]) -> GrpcResponse:
     made = tuple(JwtSvid(spiffe_id=spiffe_id, svid=Secret(token), hint=hint) for spiffe_id, token, hint in svids)
-    return GrpcAnswer(code="OK", body=Secret(render_reply(made)))
+    return GrpcResponse(code="OK", body=Secret(render_reply(made)))
 
 
-async def fetch(answer: GrpcAnswer, *, spiffe_id: str | None = None, hint: str | None = None) -> RawIdentity:
+async def fetch(answer: GrpcResponse, *, spiffe_id: str | None = None, hint: str | None = None) -> RawIdentity:
     return await JwtSvidSource(RecordingChannel(answer), spiffe_id=spiffe_id, hint=hint, timeout_s=3).fetch("aud")
 
 
@@ -85,11 +85,11 @@ async def test_of_two_identities_with_one_hint_the_first_is_taken() -> None:
         (reply((APP, b"t", ""), (DB, b"", "")), {"spiffe_id": APP}, "identity_malformed", "empty_field"),
         (THREE, {"spiffe_id": DB, "hint": "internal"}, "identity_unavailable", "no_match"),
         (THREE, {"hint": "none"}, "identity_unavailable", "no_match"),
-        (GrpcAnswer(code="OK", body=Secret(b"\xff")), {}, "identity_malformed", "bad_reply"),
+        (GrpcResponse(code="OK", body=Secret(b"\xff")), {}, "identity_malformed", "bad_reply"),
     ],
 )
 async def test_a_reply_that_cannot_be_used_is_discarded_whole(
-    answer: GrpcAnswer, selectors: dict[str, str], code: str, reason: str
+    answer: GrpcResponse, selectors: dict[str, str], code: str, reason: str
 ) -> None:
     with pytest.raises(TokenRefused) as refused:
         await fetch(answer, **selectors)
@@ -99,7 +99,7 @@ async def test_a_reply_that_cannot_be_used_is_discarded_whole(
 @pytest.mark.parametrize("code", [code for code in CODES if code != "OK"])
 async def test_each_grpc_code_has_its_outlook(code: str) -> None:
     with pytest.raises(SourceFailure) as raised:
-        await fetch(GrpcAnswer(code=code, text="what the agent said"))
+        await fetch(GrpcResponse(code=code, text="what the agent said"))
     failure = raised.value
     assert failure.label == code
     assert "what the agent said" in failure.detail

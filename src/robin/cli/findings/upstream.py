@@ -1,4 +1,4 @@
-"""The upstream: name, route, TLS. It is dialled as the engine dials it, and then nothing is sent."""
+"""The upstream: name, route, TLS. It is connected to in the steps of the engine (resolve, judge, connect, secure); nothing is sent."""
 
 import asyncio
 import ssl
@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from robin.cli.findings.finding import Finding, fail, ok, warn
 from robin.config.addresses import reaches
 from robin.config.settings import SidecarSettings
+from robin.model.address import ResolvedAddress
 from robin.model.faults import Fault
 from robin.model.origin import Origin
+from robin.model.verdict import Permit
 from robin.planes.sidecar.build import build_endpoint
+from robin.policy.addresses import refuse_own_listeners
 from robin.policy.guards import permit_probe
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
+from robin.transport.resolve import Resolver
 from robin.transport.stream import Stream
-from robin.transport.tls import RootsError, UpstreamTls
+from robin.transport.tls import TlsFileError, UpstreamTls
 
 DAY_S = 86400.0
 SOON_S = 7 * DAY_S
@@ -23,40 +27,46 @@ SOON_S = 7 * DAY_S
 
 def look(settings: SidecarSettings, clock: Clock) -> Iterator[Finding]:
     """Roots, name, connection, certificate."""
+    endpoint = build_endpoint(settings.upstream.url, settings.upstream.ca_file)
     tls = None
-    if settings.upstream.url.origin.tls:
+    if endpoint.tls is not None:
         try:
-            tls = UpstreamTls(settings.upstream.ca_file, lambda _result: None)
-        except RootsError as error:
+            tls = UpstreamTls(lambda _profile, _result: None, profiles=[endpoint.tls])
+        except TlsFileError as error:
             yield fail("upstream roots", f"{settings.upstream.ca_file}: {error}", "name a readable PEM bundle in ROBIN_UPSTREAM_CA_FILE")
             return
-        roots = tls.context.cert_store_stats()["x509_ca"]
+        roots = tls.client(endpoint.tls).context.cert_store_stats()["x509_ca"]
         if roots or settings.upstream.ca_file:
             yield ok("upstream roots", f"{roots} CA certificates from {settings.upstream.ca_file or 'the system'}")
         else:
             yield warn("upstream roots", "the system has no CA certificates in one file", "set ROBIN_UPSTREAM_CA_FILE, or install them")
-    yield from asyncio.run(_dial(settings, tls, clock))
+    yield from asyncio.run(_connect(settings, permit_probe(endpoint), tls, clock))
 
 
-async def _dial(settings: SidecarSettings, tls: UpstreamTls | None, clock: Clock) -> list[Finding]:
+async def _connect(settings: SidecarSettings, permit: Permit, tls: UpstreamTls | None, clock: Clock) -> list[Finding]:
     loop = asyncio.get_running_loop()
-    origin = settings.upstream.url.origin
+    origin = permit.endpoint.origin
 
-    def own(host: str, port: int) -> bool:
+    def is_own_listener(host: str, port: int) -> bool:
         reached = Origin(scheme=origin.scheme, host=host, port=port, authority=b"")
         return any(reaches(reached, address) for address in (*settings.listeners.proxy, *settings.listeners.admin))
 
-    dialer = Dialer(loop, tls=tls, connect_s=settings.deadlines.connect_s, own=own)
-    endpoint = build_endpoint(settings.upstream.url, settings.upstream.ca_file)
-    permit = permit_probe(endpoint)
+    resolver = Resolver(loop, is_own_listener=is_own_listener)
+    dialer = Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=settings.deadlines.connect_s)
+    reached: list[ResolvedAddress] = []
+
+    def build(address: ResolvedAddress) -> Stream:
+        reached.append(address)
+        return Stream(loop, Sweeper(loop))
+
     try:
-        stream = await dialer.dial(permit, lambda: Stream(loop, Sweeper(loop)))
+        stream = await dialer.dial(permit, build)
     except Fault as fault:
         return [_refused(fault, settings)]
     try:
-        peer = stream.transport.get_extra_info("peername")
         certificate = stream.transport.get_extra_info("ssl_object")
-        return [ok("upstream", f"{origin} accepts connections at {peer[0]} port {peer[1]}"), *_certificate(certificate, clock)]
+        where = f"{reached[0].host} port {reached[0].port}"
+        return [ok("upstream", f"{origin} accepts connections at {where}"), *_certificate(certificate, clock)]
     finally:
         stream.transport.abort()
 

@@ -9,7 +9,7 @@ import re
 from typing import Final, Protocol
 
 from robin.identity.source import FailureClass, RawIdentity, SourceFailure
-from robin.wire.grpc import GrpcAnswer
+from robin.wire.grpc import GrpcResponse
 from robin.wire.jwt_inspection import TokenRefused
 from robin.wire.workload_api import (
     FETCH_JWT_SVID,
@@ -38,7 +38,7 @@ _FAILURE_CLASSES: Final = {
 class Channel(Protocol):
     """What carries a call; `transport.control.ControlChannel` is one."""
 
-    async def call(self, path: str, metadata: tuple[tuple[bytes, bytes], ...], message: bytes, *, timeout_s: float) -> GrpcAnswer:
+    async def call(self, path: str, metadata: tuple[tuple[bytes, bytes], ...], message: bytes, *, timeout_s: float) -> GrpcResponse:
         """Make one unary call within `timeout_s`, and return how it ended."""
         ...
 
@@ -81,7 +81,7 @@ class JwtSvidSource:
         raise _discarded("identity_unavailable", "no_match", "no identity of the reply fits", "correct ROBIN_SPIFFE_ID and ROBIN_SVID_HINT")
 
 
-def _failure(answer: GrpcAnswer) -> SourceFailure:
+def _failure(answer: GrpcResponse) -> SourceFailure:
     word = re.sub(r"(?<!^)(?=[A-Z])", "_", answer.code).lower()
     reported = f" ({answer.text})" if answer.text else ""
     failure_class = _FAILURE_CLASSES.get(answer.code, FailureClass.RETRY)

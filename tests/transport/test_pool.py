@@ -5,7 +5,10 @@ import contextlib
 import os
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.permits import permit_to
@@ -15,25 +18,12 @@ from robin.model.faults import Fault
 from robin.model.limits import Deadlines, Limits
 from robin.model.origin import Origin
 from robin.model.verdict import Permit
-from robin.proxy.pool import Pool, Upstream
 from robin.telemetry.metrics import Metrics
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
-from robin.transport.dial import Dialer
-from robin.transport.tls import UpstreamTls
-
-
-class Roots:
-    """A generation that the test turns."""
-
-    def __init__(self) -> None:
-        self.generation = 0
-        self.looks = 0
-
-    def refresh(self) -> None:
-        self.looks += 1
+from robin.transport.pool import Pool, Upstream
 
 
 class Stand:
@@ -44,10 +34,9 @@ class Stand:
         upstream: RecordingUpstream,
         *,
         limit: int,
+        total: int,
         queue_s: float,
         idle_s: float | None,
-        roots: Roots | None,
-        dialer: Dialer | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.upstream = upstream
@@ -55,10 +44,9 @@ class Stand:
         self.metrics = Metrics(version="0", unsafe={})
         self.pool = Pool(
             loop,
-            dialer=dialer or Dialer(loop, tls=None, connect_s=5, own=lambda *_: False),
-            tls=roots,
+            dialer=dialer("127.0.0.1"),
             sweeper=self.sweeper,
-            limits=Limits(upstream_connections=limit),
+            limits=Limits(upstream_connections=limit, upstream_total=total),
             deadlines=Deadlines(queue_s=queue_s, upstream_idle_s=idle_s),
             metrics=self.metrics,
         )
@@ -69,9 +57,11 @@ class Stand:
         origin = Origin(scheme="http", host="127.0.0.1", port=port, authority=f"127.0.0.1:{port}".encode())
         return permit_to(origin)
 
-    async def acquire(self, *, fresh: bool = False) -> Upstream:
-        upstream = await self.pool.acquire(self.permit, fresh=fresh)
+    async def acquire(self, leave: Permit | None = None, *, fresh: bool = False) -> Upstream:
+        upstream = await self.pool.acquire(leave or self.permit, fresh=fresh)
         self.made.append(upstream)
+        if leave is not None:
+            await eventually(lambda: not upstream.write_blocked, what="the handshake to be written")
         return upstream
 
     def give_back(self, upstream: Upstream, *, clean: bool = True, announced_s: int | None = None) -> None:
@@ -84,21 +74,26 @@ class Stand:
         return self.metrics.upstream_active, self.metrics.upstream_idle
 
 
+def context(certificates: CertificateAuthority) -> ssl.SSLContext:
+    """The server's, without the session tickets that follow a handshake: what comes while a connection is idle ends it."""
+    made = certificates.issue("broker.test").server_context()
+    made.num_tickets = 0
+    return made
+
+
 @contextlib.asynccontextmanager
 async def standing(
     *,
     limit: int = 2,
+    total: int = 256,
     queue_s: float = 5.0,
     idle_s: float | None = None,
-    roots: Roots | None = None,
     certificates: CertificateAuthority | None = None,
 ) -> AsyncIterator[Stand]:
-    tls = None if certificates is None else certificates.issue("broker.test").server_context()
-    async with RecordingUpstream(hold, tls=tls) as upstream:
-        secure = None if certificates is None else dialer("127.0.0.1", tls=UpstreamTls(str(certificates.ca_file), lambda _: None))
-        stand = Stand(upstream, limit=limit, queue_s=queue_s, idle_s=idle_s, roots=roots, dialer=secure)
+    async with RecordingUpstream(hold, tls=None if certificates is None else context(certificates)) as upstream:
+        stand = Stand(upstream, limit=limit, total=total, queue_s=queue_s, idle_s=idle_s)
         if certificates is not None:
-            stand.permit = permit(upstream.port, scheme="https")
+            stand.permit = permit(upstream.port, ca_file=certificates.ca_file)
         stand.sweeper.start()
         try:
             yield stand
@@ -240,7 +235,7 @@ async def test_the_limit_counts_connections_in_use_idle_and_being_made():
         assert await stand.acquire() is first
 
 
-async def test_waiters_are_served_in_order_and_nobody_overtakes():
+async def test_waiters_are_served_in_order_and_none_overtakes():
     async with standing(limit=1) as stand:
         first = await stand.acquire()
         served: list[int] = []
@@ -353,21 +348,51 @@ async def test_a_connection_handed_over_that_ended_meanwhile_is_replaced():
         assert (second is first, second.bucket.count) == (False, 1)
 
 
-async def test_connections_of_an_older_generation_are_never_used_again():
-    roots = Roots()
-    async with standing(limit=3, roots=roots) as stand:
-        kept, busy = await stand.acquire(), await stand.acquire()
+async def test_connections_of_an_older_generation_are_never_used_again(certificates: CertificateAuthority, tmp_path: Path):
+    ca_file = tmp_path / "roots.pem"
+    ca_file.write_bytes(certificates.ca_pem)
+    async with standing(limit=3, certificates=certificates) as stand:
+        stand.permit = permit(stand.upstream.port, ca_file=ca_file)
+        kept, busy, idle = await stand.acquire(), await stand.acquire(), await stand.acquire()
+        stand.give_back(idle)
         stand.give_back(kept)
-        roots.generation = 1
+        ca_file.write_bytes(certificates.ca_pem + b"# changed")
+        kept.bucket.tls.refresh()
         assert stand.pool.take(stand.permit) is None
         stand.give_back(busy)
         assert stand.counts == (0, 0)
-        new = await stand.acquire()
-        assert (new.generation, new.bucket.count) == (1, 1)
+        ca_file.write_bytes(certificates.ca_pem + b"# changed again")
+        new = await stand.acquire(stand.permit)
+        assert (new.generation, new.bucket.count) == (2, 1), "the file is looked at for each new connection"
         stand.give_back(new)
         stand.pool.retire_generation()
+        assert stand.counts == (0, 1), "it is of the present generation"
+        new.bucket.tls.reload()
+        stand.pool.retire_generation()
         assert stand.counts == (0, 0)
-        assert roots.looks == 3, "a look at the file for each new connection"
+
+
+async def test_two_profiles_at_one_place_never_share_a_connection(certificates: CertificateAuthority, tmp_path: Path):
+    """The same host and port, twice: one route trusts the CA that signed, the other one trusts another."""
+    other = CertificateAuthority(tmp_path, name="other")
+    async with standing(certificates=certificates) as stand:
+        trusted, distrusted = stand.permit, permit(stand.upstream.port, ca_file=other.ca_file)
+        first = await stand.acquire(trusted)
+        stand.give_back(first)
+        assert stand.pool.take(distrusted) is None
+        with pytest.raises(Fault, match="unknown_ca"):
+            await stand.acquire(distrusted)
+        assert stand.pool.take(trusted) is first
+        stand.upstream.tls = context(other)
+        await stand.upstream.stop_listening()
+        await stand.upstream.start()
+        second = await stand.acquire(distrusted)
+        assert (second.bucket.tls.profile, second is first) == (distrusted.endpoint.tls, False)
+        with pytest.raises(Fault, match="unknown_ca"):
+            await stand.acquire(trusted)
+        stand.give_back(first)
+        stand.give_back(second)
+        assert [stand.pool.take(one) for one in (trusted, distrusted)] == [first, second]
 
 
 async def test_closing_keeps_nothing_from_then_on():
@@ -386,6 +411,7 @@ async def test_origins_do_not_share_connections_or_places():
         second = await stand.pool.acquire(stand.permit_for(other.port))
         stand.made.append(second)
         assert first.bucket is not second.bucket
+        assert (second.address.host, second.address.port) == ("127.0.0.1", other.port)
         stand.give_back(second)
         assert stand.pool.take(stand.permit) is None
         assert stand.pool.take(stand.permit_for(other.port)) is second
@@ -407,7 +433,80 @@ async def test_a_thousand_random_steps_leave_no_place_behind():
 
         for _ in range(50):
             await asyncio.gather(*(visit() for _ in range(20)))
-        bucket = stand.made[0].bucket
-        assert bucket.count == len(bucket.idle) <= 4
-        assert stand.counts == (0, len(bucket.idle))
-        assert len(bucket.waiters) == 0
+        assert stand.counts == (0, stand.pool.open_count)
+        assert stand.pool.open_count <= 4
+        assert not any(bucket.waiters for bucket in stand.pool.buckets.values())
+
+
+# the limit in all
+
+
+def names(stand: Stand, count: int) -> list[Permit]:
+    """Permits to so many origins at one place."""
+    hosts = (f"127.0.1.{number}" for number in range(1, count + 1))
+    return [permit(stand.upstream.port, host=host) for host in hosts]
+
+
+@contextlib.asynccontextmanager
+async def many_origins(**rest: Any) -> AsyncIterator[tuple[Stand, list[Permit]]]:
+    async with standing(**rest) as stand, RecordingUpstream(hold, host="0.0.0.0") as upstream:
+        stand.upstream = upstream
+        yield stand, names(stand, 200)
+
+
+async def test_origins_that_callers_choose_hold_no_memory():
+    async with many_origins() as (stand, permits):
+        for leave in permits[:50]:
+            stand.give_back(await stand.acquire(leave), clean=False)
+            assert stand.pool.take(leave) is None
+        assert (stand.pool.open_count, len(stand.pool.buckets)) == (0, 0)
+        stand.give_back(await stand.acquire(permits[0]))
+        assert len(stand.pool.buckets) == 1
+        stand.pool.begin_drain()
+        assert len(stand.pool.buckets) == 0
+
+
+async def test_a_full_pool_closes_the_idle_connection_that_was_used_longest_ago():
+    async with many_origins(total=3, queue_s=0.05) as (stand, permits):
+        first, second, third = [await stand.acquire(leave) for leave in permits[:3]]
+        for upstream in (second, first, third):
+            stand.give_back(upstream)
+        fourth = await stand.acquire(permits[3])
+        assert stand.counts == (1, 2)
+        assert [stand.pool.take(leave) for leave in permits[:3]] == [first, None, third]
+        with pytest.raises(Fault, match="queue"):
+            await stand.acquire(permits[4])
+        assert len(stand.pool.buckets) == 3, "the bucket of a request that gave up is dropped"
+        stand.give_back(fourth)
+
+
+async def test_endpoints_take_turns_for_a_full_pool_and_each_is_served_in_order():
+    async with many_origins(total=2) as (stand, permits):
+        held = [await stand.acquire(permits[0]) for _ in range(2)]
+        served: list[str] = []
+
+        async def visit(leave: Permit, name: str) -> None:
+            upstream = await stand.acquire(leave)
+            served.append(name)
+            await asyncio.sleep(0)
+            stand.give_back(upstream)
+
+        visits = [asyncio.ensure_future(visit(permits["abc".index(name[0])], name)) for name in "a1 a2 a3 b1 b2 c1".split()]
+        await asyncio.sleep(0)
+        stand.give_back(held[0], clean=False)  # one place, so that the order of dials is that of turns
+        await asyncio.gather(*visits)
+        assert sorted(served[:3]) == ["a1", "b1", "c1"]
+        assert [name for name in served if name[0] == "a"] == ["a1", "a2", "a3"]
+        stand.give_back(held[1])
+        assert stand.pool.open_count <= 2
+
+
+async def test_a_place_given_up_goes_to_another_endpoint_if_its_own_cannot_use_it():
+    async with many_origins(limit=1, total=1) as (stand, permits):
+        first = await stand.acquire(permits[0])
+        waiting = asyncio.ensure_future(stand.acquire(permits[1]))
+        await asyncio.sleep(0)
+        stand.give_back(first)
+        second = await waiting
+        await eventually(lambda: first.closed, what="the clean connection to be closed for the other endpoint")
+        assert (second.bucket.count, stand.pool.open_count, len(stand.pool.buckets)) == (1, 1, 1)
