@@ -120,7 +120,7 @@ def test_probes_ask_for_pages_that_are_there_on_the_admin_port(path: Path):
     pages = Pages(status=_ready, scrape=lambda _: ("text/plain", b""), begin_drain=None)
     for name, asked in probes.items():
         assert asked["port"] == "admin"
-        assert pages.answer(_get(asked["path"]), local=False).status == 200, name
+        assert pages.respond(_get(asked["path"]), local=False).status == 200, name
     assert probes["startupProbe"]["path"] == "/startupz", "this is what holds the application back until there is an identity"
     assert ("readinessProbe" in probes) is (path.name == "daemonset.yaml"), "as a sidecar it would make the whole pod unready"
 

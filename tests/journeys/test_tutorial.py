@@ -27,9 +27,10 @@ def examples() -> list[tuple[str, str]]:
 
 
 def without_chance(text: str) -> str:
-    """Times, addresses and fingerprints as letters."""
+    """Times, lifetimes, addresses and fingerprints as letters."""
     for pattern, letter in (
         (r"\d\d:\d\d:\d\d", "T"),
+        (r"valid for \d+ s", "valid for L s"),
         (r"127\.0\.0\.1:\d+", "A"),
         (r"\b[0-9a-f]{12}\b", "F"),
         (r"=/\S*/robin-up-\w+/", "=D/"),
