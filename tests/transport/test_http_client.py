@@ -152,7 +152,7 @@ async def test_each_framing_is_read_to_its_end_and_only_a_clean_connection_is_ke
         (OK + b"Content-Length: 5\r\n\r\nhalf", True, "upstream_closed", "cut"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", True, "upstream_closed", "cut"),
         (OK + b"Content-", True, "upstream_closed", "cut"),
-        (b"", True, "upstream_closed", "cut"),
+        (b"", True, "upstream_closed", "upstream_closed"),
         (OK + b"Content-Length: 5\r\n\r\nhalf", False, "response_timeout", "response_timeout"),
         (b"", False, "response_timeout", "response_timeout"),
     ],

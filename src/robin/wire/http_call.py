@@ -29,14 +29,14 @@ Fields = Sequence[tuple[str, str | Secret]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """A whole final response. Names of `fields` are in lower case. What the peer sent is kept out of the representation."""
+    """A whole final response. Names of `fields` are canonical (lower case, `_` as `-`). Its representation shows nothing of the peer."""
 
     status: int
     fields: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes = field(repr=False)
 
     def values(self, name: str) -> list[str]:
-        """The values of every field of that lower-case name, in order."""
+        """The values of every field of that canonical name, in order."""
         return [value for known, value in self.fields if known == name]
 
 
@@ -71,7 +71,6 @@ class CallReader:
         "_left",
         "_limit_bytes",
         "_method",
-        "_raw",
         "_scanned",
         "began",
         "eager",
@@ -82,7 +81,6 @@ class CallReader:
         """`limit_bytes`: of the body; heads have a limit of their own."""
         self._method = method
         self._limit_bytes = limit_bytes
-        self._raw = b""
         self._head: ResponseHead | None = None
         self._decoder = ChunkedDecoder()
         self._body = bytearray()
@@ -115,6 +113,8 @@ class CallReader:
     def end(self, *, clean: bool) -> None:
         """The connection ended; `clean`: by a FIN, under TLS by close_notify. Raises Fault unless that is the end of the response."""
         if self.response is None:
+            if not self.began:
+                raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered")
             if self._head is None or self._head.framing != Framing.CLOSE or not clean:
                 raise Fault("upstream_closed", "cut: the connection ended before the response did")
             self._conclude()
@@ -130,8 +130,7 @@ class CallReader:
                 raise Fault("upstream_protocol", "bad_response: the response head holds a bare CR, LF or control")
             self._scanned = max(0, size - 3)
             return 0
-        raw = bytes(buffer[at : end + 4])
-        head = parse_response(raw, method=self._method, fields_max=_FIELDS_MAX)
+        head = parse_response(bytes(buffer[at : end + 4]), method=self._method, fields_max=_FIELDS_MAX)
         self._scanned = 0
         if head.status == 101:
             raise Fault("upstream_protocol", "bad_response: a switch of protocols that was not asked for")
@@ -140,7 +139,7 @@ class CallReader:
             if self._interim > _INTERIM_MAX:
                 raise Fault("upstream_protocol", "bad_response: too many interim responses")
             return size
-        self._raw, self._head = raw, head
+        self._head = head
         if head.framing == Framing.LENGTH:
             self._left = head.length
             self._check_size(head.length)
@@ -182,6 +181,6 @@ class CallReader:
 
     def _conclude(self) -> None:
         assert self._head is not None
-        lines = [line.partition(b":") for line in self._raw[:-4].split(b"\r\n")[1:]]
-        fields = tuple((name.decode("ascii").lower(), value.strip(b" \t").decode("latin-1")) for name, _, value in lines)
+        named = zip(self._head.names, self._head.field_values, strict=True)
+        fields = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in named)
         self.response = HttpResponse(status=self._head.status, fields=fields, body=bytes(self._body))
