@@ -6,10 +6,12 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -23,12 +25,13 @@ func listenTLSOrigin(l *loop, credential []byte, directory string) (string, erro
 	config := &tls.Config{Certificates: []tls.Certificate{pair}}
 	return listenWith(l, func(fd int) error {
 		pipe := &loopConn{loop: l, fd: fd, arrived: make(chan struct{}, 1), chunk: make([]byte, 16384)}
-		go answerSmall(tls.Server(pipe, config), credential)
+		go answerTLS(tls.Server(pipe, config), credential)
 		return l.add(fd, pipe)
 	})
 }
 
-func answerSmall(conn net.Conn, credential []byte) {
+// answerTLS answers one request at a time: small, a long download, or a counted upload.
+func answerTLS(conn net.Conn, credential []byte) {
 	defer conn.Close()
 	in, have := make([]byte, 16384), 0
 	for {
@@ -41,13 +44,35 @@ func answerSmall(conn net.Conn, credential []byte) {
 		if end < 0 {
 			continue
 		}
-		out := smallAnswer
-		if !bytes.Contains(in[:end], credential) {
-			out = deniedAnswer
-		}
+		head, rest := in[:end], int64(have-end-len(headEnd))
 		have = 0
+		out, download := smallAnswer, int64(0)
+		line := head[:bytes.IndexByte(head, '\r')]
+		if !bytes.Contains(head, credential) {
+			out = deniedAnswer
+		} else if bytes.HasPrefix(line, []byte("POST ")) {
+			size := contentLength(head)
+			if _, err := io.CopyN(io.Discard, conn, size-rest); err != nil {
+				return
+			}
+			received := fmt.Sprintf(`{"received":%d}`, size)
+			out = []byte(answer("200 OK", "application/json", int64(len(received))) + received)
+		} else if _, size, found := bytes.Cut(line, []byte("/stream/")); found {
+			digits, _, _ := bytes.Cut(size, []byte(" "))
+			if download, err = strconv.ParseInt(string(digits), 10, 64); err != nil {
+				return
+			}
+			out = []byte(answer("200 OK", "application/octet-stream", download))
+		}
 		if _, err := conn.Write(out); err != nil {
 			return
+		}
+		for download > 0 {
+			piece := filler[:min(download, int64(len(filler)))]
+			if _, err := conn.Write(piece); err != nil {
+				return
+			}
+			download -= int64(len(piece))
 		}
 	}
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import pstats
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,13 +16,19 @@ from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
 
 WARM_REQUESTS_S = 0.5
 HOW: Mapping[str, Mapping[str, bool]] = {"small": {}, "varied": {"varied": True}, "asleep": {"sleeps": True}, "tls": {}}
+STREAMS = ("download", "upload", "tls-download", "tls-upload")
+SMALLER_BYTES = 256 << 20  # of a stream, so that the rounds of a comparison stay short
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0 when Robin was measured."""
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
-    parser.add_argument("--case", choices=HOW, default="small", help="the load, as in bench/run (small)")
+    parser.add_argument("--case", choices=(*HOW, *STREAMS), default="small", help="the load, as in bench/run (small)")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="another checkout of Robin, measured by turns with this one, on the same Python"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="with --against: turns of each, of --seconds or 256 MiB (20)")
     parser.add_argument("--undisturbed", action="store_true", help="as root: come before everything else on the two cores")
     parser.add_argument("--set", action="append", default=[], metavar="ROBIN_X=VALUE", help="a setting to try, repeatable")
     parser.add_argument(
@@ -30,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=40, help="with --calls: functions listed (40)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="with --calls: also keep the raw profile here, for snakeviz and the like")
     asked = parser.parse_args(arguments)
+    if asked.case in STREAMS and asked.against is None:
+        parser.error(f"--case {asked.case} needs --against")
     if asked.undisturbed:
         shut_others_out()
     try:
@@ -39,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"bench: {missing}") from missing
     robin = _adjusted(robin, dict(setting.split("=", 1) for setting in asked.set))
     with raised(program, [robin], Ledger(), FULL) as stage:
+        if asked.against is not None:
+            _compare(stage, robin, _of_checkout(robin, asked.against), asked)
+            return 0
         if not asked.calls:
             _measure(stage, robin, asked.seconds, asked.case)
             return 0
@@ -50,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(stage: Stage, robin: Contender, seconds: float, case: str) -> float:
     """Print the turn's numbers; returns how many requests the process served in all."""
-    with stage.one(robin, tls=case == "tls") as running:
+    with stage.one(robin, tls=case.startswith("tls")) as running:
         warm = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=WARM_REQUESTS_S, **HOW[case])
         before = cpu_split(running.pids())
         answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds, **HOW[case])
@@ -60,6 +72,41 @@ def _measure(stage: Stage, robin: Contender, seconds: float, case: str) -> float
     print(f"{speed:,.0f} req/s on {CONNECTIONS} connections, p50 {answer['p50_us']:.0f} p99 {answer['p99_us']:.0f} µs")
     print(f"processor time per request: {user + system:.1f} µs = {user:.1f} user + {system:.1f} system")
     return warm["requests"] + answer["requests"]
+
+
+def _compare(stage: Stage, robin: Contender, other: Contender, asked: argparse.Namespace) -> None:
+    """Print each Robin's processor time per request, or per MiB of a stream: the least and the median of its turns, and the ratio."""
+    case, tls = asked.case, asked.case.startswith("tls")
+    costs: list[list[float]] = [[], []]
+    with stage.one(other, tls=tls) as before, stage.one(robin, tls=tls) as after:
+        for turn in range(asked.rounds + 1):
+            pair = list(zip((before, after), costs, strict=True))
+            for running, told in pair if turn % 2 else reversed(pair):
+                spent = cpu_split(running.pids())
+                if case in STREAMS:
+                    stage.load.order(case.removeprefix("tls-"), running.address, bytes=SMALLER_BYTES)
+                    count = SMALLER_BYTES / (1 << 20)
+                else:
+                    count = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=asked.seconds, **HOW[case])["requests"]
+                cost = (sum(cpu_split(running.pids())) - sum(spent)) / count * 1e6
+                if turn:  # the first turn warms both
+                    told.append(cost)
+    for name, told in zip((str(asked.against), "this checkout"), costs, strict=True):
+        print(f"{name}: least {min(told):.2f}, median {statistics.median(told):.2f} µs of processor time")
+    least = min(costs[1]) / min(costs[0])
+    median = statistics.median(after / before for before, after in zip(*costs, strict=True))
+    print(f"this checkout takes {least:.3f} of the other's time by the least, {median:.3f} by the median pair of turns")
+
+
+def _of_checkout(robin: Contender, checkout: Path) -> Contender:
+    """The Robin of another checkout, run by the Python of this one."""
+
+    def launch(program: Path, post: Post) -> Launch:
+        plain = robin.launch(program, post)
+        command = [str(program.with_name("python")), "-m", "robin.cli.main", *plain.command[1:]]
+        return replace(plain, command=command, environment={**plain.environment, "PYTHONPATH": str(checkout.resolve() / "src")})
+
+    return replace(robin, name="Robin before", launch=launch)
 
 
 def _adjusted(robin: Contender, settings: Mapping[str, str]) -> Contender:

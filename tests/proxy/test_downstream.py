@@ -1,15 +1,20 @@
 """The caller's side: one whole head within its limits, the same however it is cut, and a good ending."""
 
+import asyncio
 import math
 
 import pytest
-from tests.proxy.rig import Room
+from tests.proxy.rig import CALLER, Room
 
 from robin.model.faults import Fault
+from robin.model.secret import Secret
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
+from robin.testing.certificates import CertificateAuthority
 from robin.testing.waiting import eventually
-from robin.transport.stream import StreamClosed
+from robin.transport.stream import Stream, StreamClosed
+from robin.transport.tls_server import server_context
+from robin.transport.tls_stream import start_tls
 
 HEAD = b"GET /x HTTP/1.1\r\nHost: localhost\r\nA: 1\r\n\r\n"
 
@@ -131,6 +136,33 @@ async def test_to_linger_says_that_we_are_done_and_reads_until_the_caller_is(roo
     caller.sock.close()
     await lingering
     assert downstream.received == b""
+
+
+async def test_a_caller_over_tls_is_served_and_left_as_any_other(room: Room, certificates: CertificateAuthority) -> None:
+    loop = room.engine.loop
+    below, caller = await room.meet()
+    plain = Stream(loop, room.engine.sweeper)
+    await loop.connect_accepted_socket(lambda: plain, caller.sock.dup())
+    leaf = certificates.issue("robin.test")
+    server = server_context(leaf.certificate_file.read_bytes(), Secret(leaf.key_file.read_bytes()))
+    downstream, client = await asyncio.gather(
+        start_tls(loop, below, lambda: Downstream(room.engine, CALLER), server),
+        start_tls(loop, plain, lambda: Stream(loop, room.engine.sweeper), certificates.client_context(), server_hostname="robin.test"),
+    )
+    client.write(HEAD)
+    assert (await downstream.receive_head()).target == b"/x"
+    downstream.write(b"bye")
+    lingering = room.engine.tasks.start(downstream.linger(), "linger")
+    while await client.fill():
+        pass
+    assert client.received == b"bye"
+    client.write(b"x" * 100_000)
+    client.close()
+    await lingering
+    assert downstream.received == b""
+    assert not client.was_reset
+    downstream.close()
+    await eventually(lambda: downstream.closed and client.closed, what="both to be closed")
 
 
 async def test_an_answer_that_is_not_taken_ends_the_connection_in_time(room: Room) -> None:

@@ -154,13 +154,13 @@ async def test_what_came_but_was_not_read_yet_keeps_a_connection_from_being_used
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["idle", "handed-over"])
-async def test_what_tls_holds_keeps_a_connection_from_being_used_again(certificates: CertificateAuthority, waiting: bool):
+async def test_what_came_over_tls_while_paused_keeps_a_connection_from_being_used_again(certificates: CertificateAuthority, waiting: bool):
     async with standing(limit=1, certificates=certificates) as stand:
         upstream = await stand.acquire()
         origin = await stand.upstream.connection(0)
         upstream.pause_reading()  # as after a piece of an answer that the caller did not take at once
         await origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray")
-        await eventually(upstream.holds_unread, what="TLS to hold it")
+        await eventually(upstream.has_unread, what="it to arrive")
         waiter = asyncio.ensure_future(stand.acquire()) if waiting else None
         await asyncio.sleep(0)
         stand.give_back(upstream)

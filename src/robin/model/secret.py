@@ -4,7 +4,7 @@ from typing import NoReturn
 
 
 class Secret:
-    """Bytes that stay hidden. `reveal()` may be called only in `wire/` and `grants/kinds/` (tests/test_layers.py checks it)."""
+    """Bytes that stay hidden. Only the modules that tests/test_layers.py lists may call `reveal()`."""
 
     __slots__ = ("_value",)
 

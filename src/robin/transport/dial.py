@@ -18,7 +18,7 @@ from robin.model.verdict import Permit
 from robin.transport.resolve import Resolver
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
-from robin.transport.valve import secure
+from robin.transport.tls_stream import connect_tls
 
 _STAGGER_S: Final = 0.25  # "Connection Attempt Delay" (RFC 8305 section 5)
 _NOTHING_LEFT: Final = EXHAUSTED | {errno.EAGAIN}  # no free local port (connect(2))
@@ -72,7 +72,7 @@ class Dialer:
             if self.tls is None:
                 raise RuntimeError("an https origin needs TLS contexts")
             context = self.tls.client(endpoint.tls).context
-            return await secure(self._loop, sock, build, context, endpoint.origin.host, limit_s=self._connect_s)
+            return await connect_tls(self._loop, sock, build, context, endpoint.origin.host)
         except BaseException:
             sock.close()
             raise

@@ -239,7 +239,6 @@ class Pool:
             or upstream.eof
             or upstream.received
             or upstream.write_blocked
-            or (upstream.paused and upstream.holds_unread())
             or self._closing
             or (bucket.tls is not None and upstream.generation != bucket.tls.generation)
         ):

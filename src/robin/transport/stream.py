@@ -93,7 +93,7 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is established. `write_blocked` is set as soon as the kernel takes no more."""
         self.transport = transport
-        self.transport.set_write_buffer_limits(high=1)  # not 0: uvloop's TLS takes an empty buffer for a full one
+        self.transport.set_write_buffer_limits(high=1)
         self._sweeper.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -122,18 +122,16 @@ class Stream(asyncio.Protocol):
         self.abort()
 
     def eof_received(self) -> bool:
-        """The peer sends no more. A plain connection stays open for our response; TLS has no half-close and ends."""
+        """The peer sends no more; the connection stays open for our response."""
         if self.pooled:
             self.on_unexpected_data()
         self._end()
-        return self.transport.get_extra_info("ssl_object") is None
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         if self.pooled:
             self.on_unexpected_data()
-        if not self.eof and self.transport.get_extra_info("ssl_object") is not None:
-            self.was_reset = True  # TLS without close_notify was truncated (RFC 9112 9.8); uvloop reports only close_notify as EOF
         self.closed = True
         self.pending_write = b""
         self.was_reset = self.was_reset or error is not None
@@ -262,11 +260,6 @@ class Stream(asyncio.Protocol):
         """Whether the kernel holds bytes, or an EOF, that the loop has not read yet."""
         return not self.eof and not self.transport.is_closing() and self._look(select.POLLIN) != 0
 
-    def holds_unread(self) -> bool:
-        """Whether TLS buffers bytes that arrived while the stream was paused."""
-        held = getattr(self.transport, "get_read_buffer_size", None)
-        return held is not None and held() > 0
-
     def take(self, count: int) -> bytes:
         """Consume exactly `count` bytes that are in `received`."""
         received = self.received
@@ -300,8 +293,16 @@ class Stream(asyncio.Protocol):
         if coalescer.waiting and coalescer.last_woken is None:
             coalescer.flush()
 
+    def detach(self) -> tuple[Any, bytes]:
+        """Give up the connection. Returns its transport, which the caller gives another protocol at once, and what was not taken."""
+        if self.pending_write:
+            self._coalescer.flush()
+        self.closed = self.eof = True
+        self._sweeper.discard(self)
+        return self.transport, self.take(len(self.received))
+
     def finish(self) -> None:
-        """Half-close: send FIN behind what was written; the peer may still send. Not for TLS.
+        """Half-close: send FIN behind what was written; the peer may still send.
 
         Raises OSError where the peer has disconnected already.
         """

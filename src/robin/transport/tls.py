@@ -22,23 +22,30 @@ class TlsFileError(Exception):
     """A file of a TLS profile cannot be used; the message says why."""
 
 
+def new_context(protocol: int) -> ssl.SSLContext:
+    """What both roles have in common."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: it is of no use here, and stops writing for as long as it lasts
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def client_context(profile: TlsProfile) -> ssl.SSLContext:
     """A context that verifies chain and name. Raises TlsFileError; OSError where the machine is at fault, not the file."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: it is of use to no origin, and stops writing for as long as it lasts
-    context.set_alpn_protocols(["http/1.1"])
+    context = new_context(ssl.PROTOCOL_TLS_CLIENT)
     if profile.ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
-        _load_roots(context, profile.ca_file)
+        load_roots(context, profile.ca_file)
     if profile.certificate_file is not None:
         _load_certificate(context, profile.certificate_file, profile.key_file)
     return context
 
 
-def _load_roots(context: ssl.SSLContext, ca_file: str) -> None:
-    pem = _read(ca_file, "the bundle").decode("ascii", "backslashreplace")  # comments may be in any language
+def load_roots(context: ssl.SSLContext, ca_file: str) -> None:
+    """Trust the certificates of a PEM bundle and nothing else. Raises TlsFileError, OSError as `client_context` does."""
+    pem = read_file(ca_file, "the bundle").decode("ascii", "backslashreplace")  # comments may be in any language
     try:
         context.load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError):
@@ -51,7 +58,7 @@ def _load_certificate(context: ssl.SSLContext, certificate_file: str, key_file: 
     """`key_file` None: the key is in `certificate_file` too."""
     for path in (certificate_file, key_file):
         if path is not None:
-            _read(path, "the client certificate or its key")  # OpenSSL opens the files itself, and would wait for the writer of a FIFO
+            read_file(path, "the client certificate or its key")  # OpenSSL opens the files itself, and would wait for the writer of a FIFO
     try:
         context.load_cert_chain(certificate_file, key_file, password="")  # an encrypted key fails, and does not ask on a terminal
     except (ssl.SSLError, ValueError):
@@ -60,7 +67,8 @@ def _load_certificate(context: ssl.SSLContext, certificate_file: str, key_file: 
         raise _file_error(error) from None
 
 
-def _read(path: str, what: str) -> bytes:
+def read_file(path: str, what: str) -> bytes:
+    """The content of a regular file of at most 8 MiB; `what` names it in the error. Raises like `load_roots`."""
     try:
         with open(path, "rb", opener=_open_nonblocking) as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
@@ -112,7 +120,7 @@ class TlsClient:
         self.generation = 0
 
     def _stat(self) -> tuple[tuple[int, ...], ...] | None:
-        return tuple(_identity(path) for path in self._files)
+        return tuple(file_identity(path) for path in self._files)
 
     def refresh(self) -> None:
         """Load again if a file changed since it was last read."""
@@ -138,7 +146,7 @@ class TlsClient:
         return True
 
 
-def _identity(path: str) -> tuple[int, ...]:
+def file_identity(path: str) -> tuple[int, ...]:
     """What changes when the file is written or replaced; empty if there is none."""
     try:
         status = os.stat(path)
