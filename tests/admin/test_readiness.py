@@ -59,6 +59,12 @@ def test_several_identities_are_listed_and_the_first_that_is_not_usable_stands_f
     assert [identity["source"] for identity in told["identities"]] == ["file", "jwtsvid", "jwtsvid"]
 
 
+def test_a_reason_of_the_plane_itself_stands_behind_those_of_its_identities():
+    readiness = Readiness(started=True, draining=False, identities=(MISSING,), reasons=("policy_missing",))
+    assert (readiness.usable, readiness.failures) == (False, ("identity_unavailable", "policy_missing"))
+    assert not Readiness(started=True, draining=False, identities=(FRESH,), reasons=("policy_missing",)).ready
+
+
 def test_a_plane_without_identities_is_ready_once_it_started():
     readiness = Readiness(started=True, draining=False, identities=())
     assert readiness.ready

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import resource
 import socket
@@ -11,20 +12,22 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import uvloop
 from tests.corpus.rig import unsigned_token
 from tests.descriptors import no_descriptor_left
 
-from robin.app import shutdown
+from robin.app import activation, plane, runtime, shutdown
 from robin.app.runtime import live
 from robin.app.sidecar import build_sidecar, runtime_settings, sidecar_runtime
 from robin.config.load import Loaded, load
 from robin.config.settings import SidecarSettings
+from robin.proxy import admission
 from robin.testing.waiting import eventually
 
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -61,11 +64,11 @@ def _warm() -> None:
     uvloop.new_event_loop().close()
 
 
-async def answer_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def respond_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(ANSWER)
+            writer.write(RESPONSE)
     writer.close()
 
 
@@ -73,7 +76,7 @@ async def ask(port: int) -> bytes:
     """One request on a connection that stays open and is then left."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(GET)
-    got = await reader.readexactly(len(ANSWER))
+    got = await reader.readexactly(len(RESPONSE))
     writer.transport.abort()
     return got
 
@@ -89,26 +92,26 @@ async def test_a_lack_of_descriptors_while_it_is_built_is_reported_as_such(tmp_p
 
 def test_a_whole_life_leaves_no_descriptor_thread_or_task_behind(tmp_path: Path):
     async def live(log: int) -> None:
-        server = await asyncio.start_server(answer_for_ever, "127.0.0.1", 0)
+        server = await asyncio.start_server(respond_for_ever, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        runtime = sidecar_runtime(settings(tmp_path, ROBIN_UPSTREAM_URL=url), {}, log_fd=log)
-        serving = asyncio.ensure_future(runtime.serve())
-        await eventually(lambda: runtime.started, what="the start")
-        port = int(runtime.listening[0].rpartition(":")[2])
-        assert (await ask(port))[:12] == ANSWER[:12]
+        life = sidecar_runtime(settings(tmp_path, ROBIN_UPSTREAM_URL=url), {}, log_fd=log)
+        serving = asyncio.ensure_future(life.serve())
+        await eventually(lambda: life.started, what="the start")
+        port = int(life.listening[0].rpartition(":")[2])
+        assert (await ask(port))[:12] == RESPONSE[:12]
         half = await asyncio.open_connection("127.0.0.1", port)
         half[1].write(GET[:10])
-        runtime.begin_drain()
-        runtime.begin_drain()
+        life.begin_drain()
+        life.begin_drain()
         half[1].write(GET[10:])
         assert await serving == shutdown.EXIT_DRAINED
-        await runtime.close()
+        await life.close()
         half[1].transport.abort()
         server.close()
         for _ in range(10):
             await asyncio.sleep(0)
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        assert {task.get_coro().__qualname__ for task in others} <= {"answer_for_ever"}
+        assert {task.get_coro().__qualname__ for task in others} <= {"respond_for_ever"}
         for task in others:
             task.cancel()
 
@@ -131,6 +134,13 @@ def test_a_start_that_fails_half_way_closes_what_it_opened(tmp_path: Path, taken
         assert code == shutdown.EXIT_BIND
     assert capsys.readouterr().err.startswith(f"robin: {taken}: 127.0.0.1:")
     assert held() == before
+
+
+@pytest.mark.parametrize("module", [activation, admission, plane, runtime, shutdown], ids=lambda module: module.__name__)
+def test_what_all_planes_share_names_no_setting_and_no_plane(module: ModuleType):
+    source = inspect.getsource(module)
+    assert "ROBIN_" not in source
+    assert "sidecar" not in source.lower()
 
 
 def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_limit():

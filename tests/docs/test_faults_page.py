@@ -14,6 +14,7 @@ OUTCOMES_PAGE = (DOCS / "reference" / "outcomes.md").read_text()
 
 COMPUTED = {
     "peer_denied": {"uid", "no_credentials", "not_loopback"},
+    "limit_connections": {"connections"},
     "identity_refused": {"invalid_argument", "unimplemented"},
     "identity_unavailable": {"deadline_exceeded", "unavailable", "permission_denied", "unchanged", "starting"},
     "dns_timeout": {"dns_timeout"},

@@ -52,7 +52,7 @@ class RuntimeSettings:
 class Parts:
     """What the runtime shares with its plane. `own` are the addresses that this process listens on: nothing of it may dial them.
 
-    A plane calls `on_ready_change` when its readiness may have changed.
+    A plane calls `on_ready_change` when its readiness may have changed, once it is built.
     """
 
     loop: asyncio.AbstractEventLoop

@@ -18,9 +18,9 @@ from robin.transport.listen import BoundSocket, peer_credentials
 from robin.transport.tasks import TaskOwner
 
 _REFUSALS_MAX: Final = 64
-_LINGER_S: Final = 1.0
+_REFUSAL_LINGER_S: Final = 1.0
 _POLL_S: Final = 0.02
-_LINGER_BYTES: Final = 65536
+_REFUSAL_LINGER_BYTES: Final = 65536
 
 REFUSALS: Final = {
     "uid": "uid: this user may not use the socket",
@@ -110,12 +110,12 @@ class Admission:
         A denied peer is not read even then.
         """
         try:
-            async with asyncio.timeout(_LINGER_S):
+            async with asyncio.timeout(_REFUSAL_LINGER_S):
                 await self._loop.sock_sendall(sock, octets)
                 sock.shutdown(socket.SHUT_WR)
                 if not read:
                     await _wait_for_hangup(sock)
-                left = _LINGER_BYTES if read else 0
+                left = _REFUSAL_LINGER_BYTES if read else 0
                 while left > 0 and (received := await self._loop.sock_recv(sock, left)):
                     left -= len(received)
         except (OSError, TimeoutError):
