@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.permits import CALLER, PSEUDONYM, permit_to, route
 
+from robin.config.table import SETTING_NAMES
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.identity import IdentityToken
@@ -38,6 +39,7 @@ from robin.transport.entropy import SystemEntropy
 from robin.transport.pool import Bucket, Pool
 from robin.transport.resolve import Resolver
 from robin.transport.tasks import TaskOwner
+from robin.wire.proxy_status import ProblemRefusals
 
 
 class Tokens:
@@ -294,6 +296,7 @@ async def open_room(
             tasks=tasks,
             entropy=SystemEntropy(),
             drain=Drain(),
+            refusals=ProblemRefusals("robin", SETTING_NAMES),
         )
         room = Room(engine, permit_to(origin, through), tokens, log, failures)
         try:

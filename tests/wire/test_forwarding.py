@@ -8,7 +8,7 @@ from tests.permits import permit_to, route
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.message import RequiredField
+from robin.model.message import HeldBody, RequiredField
 from robin.model.origin import Origin
 from robin.model.route import HeaderRules, Route
 from robin.model.secret import Secret
@@ -153,10 +153,10 @@ def test_a_target_of_the_policy_replaces_the_callers() -> None:
 @pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 9"])
 def test_a_held_body_is_framed_by_its_length_and_expects_nothing(framing: bytes) -> None:
     head = request(framing, b"Expect: 100-continue", line=b"POST /x HTTP/1.1")
-    fields = dict(signing_fields(forward_request(head, PERMIT, credential(), held_bytes=9)))
+    fields = dict(signing_fields(forward_request(head, PERMIT, credential(), HeldBody(octets=bytes(9), sha256=b""))))
     assert fields[b"content-length"] == b"9"
     assert not {b"transfer-encoding", b"expect"} & set(fields)
-    assert b"content-length" not in dict(signing_fields(forward_request(request(), PERMIT, credential(), held_bytes=0)))
+    assert b"content-length" not in dict(signing_fields(forward_request(request(), PERMIT, credential(), HeldBody(octets=b"", sha256=b""))))
 
 
 def test_an_upgrade_that_the_route_does_not_permit_is_not_forwarded() -> None:

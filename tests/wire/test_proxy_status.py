@@ -5,9 +5,9 @@ import json
 import h11
 import pytest
 
-from robin.model.faults import FAULTS, FaultKind
+from robin.model.faults import FAULTS, Fault, FaultKind
 from robin.model.verdict import LocalResponse
-from robin.wire.proxy_status import ALLOW, render_local_response, render_problem
+from robin.wire.proxy_status import ALLOW, ProblemRefusals, render_local_response
 
 
 def read(answer: bytes, method: str = "GET") -> tuple[h11.Response, bytes]:
@@ -26,9 +26,12 @@ def read(answer: bytes, method: str = "GET") -> tuple[h11.Response, bytes]:
     return head, body
 
 
-def problem(kind: FaultKind, **changes: object) -> bytes:
-    said: dict[str, object] = {"detail": "word: fix", "request_id": "0" * 32, "retry_after_s": None, "close": False, "head_only": False}
-    return render_problem(kind, **{**said, **changes})  # type: ignore[arg-type]
+def problem(
+    kind: FaultKind, *, detail: str = "word: fix", retry_after_s: float | None = None, close: bool = False, head_only: bool = False
+) -> bytes:
+    fault = Fault(kind.code, detail)
+    fault.retry_after_s = retry_after_s
+    return ProblemRefusals("robin", {"token_file": "ROBIN_TOKEN_FILE"}).render(fault, request_id="0" * 32, close=close, head_only=head_only)
 
 
 @pytest.mark.parametrize("kind", FAULTS.values(), ids=list(FAULTS))
@@ -64,6 +67,11 @@ def test_the_answer_to_head_says_the_length_and_has_no_body() -> None:
     alone, whole = problem(kind, head_only=True), problem(kind)
     assert whole.startswith(alone)
     assert read(alone, "HEAD")[1] == b""
+
+
+def test_a_detail_gets_the_planes_names_of_settings() -> None:
+    _, body = read(problem(FAULTS["bad_request"], detail="word: set {token_file} or {other_thing}, not {X} or {}"))
+    assert json.loads(body)["detail"] == "word: set ROBIN_TOKEN_FILE or the other thing, not {X} or {}"
 
 
 def test_a_refused_method_is_told_which_are_not() -> None:

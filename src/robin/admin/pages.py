@@ -39,7 +39,7 @@ def refuse(fault: Fault) -> Response:
 
 
 class Pages:
-    """The admin plane without its sockets. `begin_drain` None: /quitquitquit does not exist (ROBIN_ADMIN_QUIT)."""
+    """The admin plane without its sockets. `begin_drain` None: /quitquitquit does not exist."""
 
     __slots__ = ("_begin_drain", "_pages", "_scrape", "_status")
 

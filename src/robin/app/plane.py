@@ -32,7 +32,8 @@ class RuntimeSettings:
     """The settings of one process life, whatever plane runs in it.
 
     `plane` is the label of its metrics. `admin_setting` names the setting of `admin` in messages. `unsafe`: the switches of the metric
-    `robin_unsafe`. `warnings`: events written once at the start, with their fields. Durations are in seconds.
+    `robin_unsafe`. `warnings`: events written once at the start, with their fields. `setting_names`: what
+    `model.faults.name_settings` puts into details. Durations are in seconds.
     """
 
     plane: str
@@ -46,6 +47,7 @@ class RuntimeSettings:
     log_format: Literal["json", "console"] = "json"
     unsafe: Mapping[str, bool] = field(default_factory=dict)
     warnings: tuple[tuple[str, Mapping[str, str]], ...] = ()
+    setting_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

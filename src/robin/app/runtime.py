@@ -76,7 +76,14 @@ class Runtime:
         """Build every part; nothing is bound and nothing is contacted. Raises StartFailure."""
         loop, clock = asyncio.get_running_loop(), SystemClock()
         writer = LineWriter(log_fd)
-        events = EventLog(writer, level=settings.log_level, style=settings.log_format, wall=clock.wall, monotonic=clock.monotonic)
+        events = EventLog(
+            writer,
+            level=settings.log_level,
+            style=settings.log_format,
+            wall=clock.wall,
+            monotonic=clock.monotonic,
+            setting_names=settings.setting_names,
+        )
         self.parts = Parts(
             loop=loop,
             clock=clock,

@@ -11,6 +11,7 @@ from robin.app.runtime import Runtime, run
 from robin.app.shutdown import EXIT_SETTINGS, StartFailure
 from robin.config.load import environment
 from robin.config.settings import SidecarSettings
+from robin.config.table import SETTING_NAMES
 from robin.grants.catalog import build_grant
 from robin.grants.credentials import GrantedCredentials
 from robin.identity.catalog import source_name
@@ -29,6 +30,7 @@ from robin.transport.dial import Dialer
 from robin.transport.pool import Pool
 from robin.transport.resolve import Resolver
 from robin.transport.tls import TlsFileError, UpstreamTls
+from robin.wire.proxy_status import ProblemRefusals
 
 _CA_POLL_S: Final = 1.0
 _FLUSH_S: Final = 0.02  # how long an exchange that ended may wait to be counted and written, with others
@@ -63,6 +65,7 @@ def runtime_settings(settings: SidecarSettings) -> RuntimeSettings:
         log_format=settings.telemetry.log_format,
         unsafe={switch: switch in unsafe for switch in _UNSAFE},
         warnings=tuple(warnings),
+        setting_names=SETTING_NAMES,
     )
 
 
@@ -198,6 +201,7 @@ def _build_engine(settings: SidecarSettings, parts: Parts, *, tls: UpstreamTls |
         entropy=parts.entropy,
         clock=parts.clock,
         drain=parts.drain,
+        refusals=ProblemRefusals("robin", SETTING_NAMES),
     )
 
 

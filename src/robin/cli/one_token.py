@@ -1,12 +1,13 @@
 """One token, fetched once and decoded: for `robin token` and `robin doctor`. Its bytes stay in their Secret."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from robin.config.table import SETTING_NAMES
 from robin.identity.catalog import open_source, token_rules
 from robin.identity.settings import FileIdentitySettings, IdentitySettings
 from robin.identity.source import RawIdentity, SourceFailure
-from robin.model.faults import Fault
+from robin.model.faults import Fault, name_settings
 from robin.transport.clock import Clock
 from robin.wire.jwt_inspection import Unverified, numeric_date, parse_unverified
 
@@ -42,13 +43,15 @@ async def _fetch_one(settings: IdentitySettings, clock: Clock) -> OneToken:
         async with asyncio.timeout(_FILE_S if isinstance(settings, FileIdentitySettings) else settings.fetch_timeout_s + 1):
             raw = await _fetch(settings)
     except SourceFailure as failure:
-        raise NoToken(failure.detail + _where(settings)) from None
+        raise NoToken(name_settings(failure.detail, SETTING_NAMES) + _where(settings)) from None
     except Fault as fault:
-        raise NoToken(fault.detail) from None
+        raise NoToken(name_settings(fault.detail, SETTING_NAMES)) from None
     except TimeoutError:
         raise NoToken("deadline_exceeded: no token came within ROBIN_SVID_FETCH_TIMEOUT; check the platform") from None
     now = clock.wall()
-    return OneToken(raw=raw, laid_open=parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to), fetched_at=now)
+    laid_open = parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to)
+    checks = tuple(replace(check, text=name_settings(check.text, SETTING_NAMES)) for check in laid_open.checks)
+    return OneToken(raw=raw, laid_open=replace(laid_open, checks=checks), fetched_at=now)
 
 
 def _where(settings: IdentitySettings) -> str:

@@ -438,4 +438,7 @@ SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
 
 SETTINGS: dict[str, Setting] = {setting.key: setting for _section, rows in SECTIONS for setting in rows}
 
+SETTING_NAMES: dict[str, str] = {key.removeprefix(PREFIX).lower(): key for key in SETTINGS}
+"""How the sidecar names its settings where a fault refers to one (`model.faults.name_settings`)."""
+
 BY_PATH: dict[str, Setting] = {setting.path: setting for setting in SETTINGS.values() if setting.path}

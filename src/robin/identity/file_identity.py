@@ -20,7 +20,7 @@ from robin.model.identity import IdentityStatus, IdentityToken
 from robin.telemetry.identity_metrics import IdentityMetrics
 from robin.wire.jwt_inspection import TokenRefused, TokenRules, fingerprint, inspect_token, same_token
 
-_OPEN_TO_OTHERS: Final = "ROBIN_TOKEN_FILE may be read by every user; remove the permission of others"
+_OPEN_TO_OTHERS: Final = "{token_file} may be read by every user; remove the permission of others"
 _POLL_S: Final = 0.5  # readiness is promised within 1 s
 _SETTLED_S: Final = 1.0
 _REREAD_S: Final = 60.0

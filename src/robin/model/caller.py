@@ -13,7 +13,7 @@ class Evidence(StrEnum):
     LOOPBACK = "loopback"
     UNIX_PEER = "unix_peer"
     OPERATOR = "operator"  # a command that the operator runs, not a connection
-    OPEN = "open"  # a non-loopback listener, switched on by ROBIN_UNSAFE_LISTEN
+    OPEN = "open"  # a listener that serves others than loopback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

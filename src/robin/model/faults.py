@@ -1,10 +1,14 @@
-"""What can go wrong, as one closed, documented table; only `proxy/rescue.py` turns a Fault or Denial into a response.
+"""What can go wrong, as one closed, documented table; `proxy/rescue.py` and `proxy/refusal.py` turn a Fault or Denial into a response.
 
-Codes are public: docs/reference/faults.md lists each, and a test holds code, docs and tests equal.
+Codes are public: docs/reference/faults.md lists each, and tests compare code, docs and tests. A detail names no setting of any plane: it
+holds words such as `{upstream_url}`, and `name_settings` puts in the plane's own name of the setting where the text is shown.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, Protocol
 
 
 class FaultSource(StrEnum):
@@ -88,7 +92,7 @@ OUTCOMES = frozenset({"forwarded", "local_response", "client_closed", "upstream_
 class Fault(Exception):
     """An expected failure with a public code.
 
-    `detail` starts with a stable reason word, names the variable and the fix, and never holds request or token bytes.
+    `detail` starts with a stable reason word, states the fix, and never holds request or token bytes.
     `retry_after_s` overrides the kind's (clamped to 1..30 when rendered).
     """
 
@@ -102,3 +106,19 @@ class Fault(Exception):
     def code(self) -> str:
         """The stable lower_snake code."""
         return self.kind.code
+
+
+class Refusals(Protocol):
+    """How a plane, or one of its routes, writes refusals."""
+
+    def render(self, fault: Fault, *, request_id: str, close: bool, head_only: bool) -> bytes:
+        """One whole HTTP/1.1 response. `close`: the connection ends after it; `head_only`: the request was a HEAD."""
+        ...
+
+
+_SETTING: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+
+
+def name_settings(text: str, names: Mapping[str, str]) -> str:
+    """`text` with each `{setting}` as `names` has it; without a name it is plain words."""
+    return _SETTING.sub(lambda found: names.get(found[1]) or "the " + found[1].replace("_", " "), text)

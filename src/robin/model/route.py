@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from robin.model.faults import Refusals
 from robin.model.message import HeldBody, OutboundRequest
 from robin.model.origin import Origin
 
@@ -83,7 +84,7 @@ class Route:
 
     `upgrades`: the (method, protocol) pairs that may switch protocols, the protocol in lower case. `base_path` stands before the caller's
     target. `grant` names the credentials. `repeat_on_401`: a request that can be repeated is sent once more with a fresh credential.
-    `sign` changes the outbound head as the last step, once per attempt.
+    `sign` changes the outbound head as the last step, once per attempt. `refusals` None: those of the plane.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Route:
     grant: str = ""
     repeat_on_401: bool = False
     sign: Signer | None = None
+    refusals: Refusals | None = None
 
     def permits_upgrade(self, method: str, protocol: bytes | None) -> bool:
         """Whether a request of `method` may switch to `protocol`."""

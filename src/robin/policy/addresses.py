@@ -10,5 +10,5 @@ from robin.model.verdict import Permit
 def refuse_own_listeners(permit: Permit, addresses: Sequence[ResolvedAddress]) -> Sequence[ResolvedAddress]:
     """Every address, unless one is a listener of this process: Fault `loop`. The name is the operator's, so no address is dropped."""
     if any(address.own_listener for address in addresses):
-        raise Fault("loop", "own_address: ROBIN_UPSTREAM_URL leads back to this Robin")
+        raise Fault("loop", "own_address: {upstream_url} leads back to this Robin")
     return addresses

@@ -55,16 +55,16 @@ class SidecarPolicy:
         if not self._any_host:
             host = head.target_authority or head.host  # RFC 9112 3.2.2: an absolute target replaces Host
             if host != self._known_host and not self._admits(host):
-                return Denial(code="host_not_allowed", detail="host: the Host is not in ROBIN_ALLOWED_HOSTS; add it there if it is yours")
+                return Denial(code="host_not_allowed", detail="host: the Host is not in {allowed_hosts}; add it there if it is yours")
             if head.origin is not None:
                 if head.origin not in self._origins:
-                    return Denial(code="origin_refused", detail="origin: browser pages need their Origin in ROBIN_ALLOWED_ORIGINS")
+                    return Denial(code="origin_refused", detail="origin: browser pages need their Origin in {allowed_origins}")
             elif head.fetch_site is not None and head.fetch_site.lower() not in _OWN_SITES:
-                return Denial(code="origin_refused", detail="sec_fetch_site: a browser sent this across sites; see ROBIN_ALLOWED_ORIGINS")
+                return Denial(code="origin_refused", detail="sec_fetch_site: a browser sent this across sites; see {allowed_origins}")
         if self._required is not None and not _is_present(head, self._required):
-            return Denial(code="required_header_missing", detail="required_header: send the field that ROBIN_REQUIRE_HEADER names")
+            return Denial(code="required_header_missing", detail="required_header: send the field that {require_header} names")
         if head.via is not None and self._pseudonym in head.via:
-            return Denial(code="loop", detail="own_via: ROBIN_UPSTREAM_URL leads back to this Robin")
+            return Denial(code="loop", detail="own_via: {upstream_url} leads back to this Robin")
         if head.method == "OPTIONS" and (head.target == b"*" or (head.max_forwards or b"1").strip(b"0") == b""):
             return _OPTIONS  # RFC 9110 7.6.2: it travels no further
         permit = self._permit

@@ -91,7 +91,7 @@ class Downstream(Stream):
                 if not await self.fill():
                     raise StreamClosed
             except TimeoutError:
-                raise Fault("request_timeout", "head: the request head did not arrive within ROBIN_HEADER_TIMEOUT") from None
+                raise Fault("request_timeout", "head: the request head did not arrive within {header_timeout}") from None
 
     def _parse(self, size: int) -> ParsedRequest:
         """Take a whole head of `size` bytes off the buffer and parse it. Raises Fault."""
@@ -141,5 +141,5 @@ def _oversize(received: bytes | bytearray, target_bytes: int) -> Fault:
     line = bytes(received).partition(b"\r\n")[0]
     target = line.split(b" ")[1] if b" " in line else b""
     if len(target) > target_bytes:
-        return Fault("target_too_long", "target_too_long: the request target exceeds ROBIN_MAX_TARGET_SIZE")
-    return Fault("head_too_large", "head_too_large: the request head exceeds ROBIN_MAX_HEAD_SIZE")
+        return Fault("target_too_long", "target_too_long: the request target exceeds {max_target_size}")
+    return Fault("head_too_large", "head_too_large: the request head exceeds {max_head_size}")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
+from robin.model.faults import Refusals
 from robin.model.limits import Deadlines, Limits
 from robin.model.message import HeldBody, RequestHead
 from robin.model.verdict import Permit, Verdict
@@ -40,6 +41,7 @@ class Engine:
     """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
 
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
+    `refusals`: how refusals are written where the route has no form of its own.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Engine:
         "policy",
         "pool",
         "recorder",
+        "refusals",
         "sweeper",
         "tasks",
     )
@@ -79,6 +82,7 @@ class Engine:
         entropy: Entropy,
         clock: Clock,
         drain: Drain,
+        refusals: Refusals,
         authenticate: Authenticate | None = None,
         audit: Audit | None = None,
     ) -> None:
@@ -97,6 +101,7 @@ class Engine:
         self.tasks = tasks
         self.entropy = entropy
         self.drain = drain
+        self.refusals = refusals
         self.authenticate = authenticate
         self.audit = audit
         drain.add(pool)

@@ -26,7 +26,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
     clock = engine.clock
     record = ExchangeRecord(downstream.caller, clock())
     engine.metrics.in_flight += 1
-    head = None
+    head, refusals = None, engine.refusals
     try:
         head = downstream.take_head() or await downstream.receive_head()  # parsed and framed, refused if ambiguous
         record.note_head(head)
@@ -40,9 +40,10 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
             raise Fault(verdict.code, verdict.detail)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
+        refusals = verdict.route.refusals or refusals
         return await _forward(downstream, engine, head, verdict, record)
     except Fault as fault:
-        return await rescue(downstream, engine, head, record, fault)
+        return await rescue(downstream, engine, refusals, head, record, fault)
     except (CallerLeft, StreamClosed):
         record.outcome = "client_closed"
         return False
@@ -51,7 +52,9 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         raise
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the process; it is logged with its stack
         engine.events.error("exchange_failed", code="internal_error", stack=stack_of(error))
-        return await rescue(downstream, engine, head, record, Fault("internal_error", "internal_error: see the log of this Robin"))
+        return await rescue(
+            downstream, engine, refusals, head, record, Fault("internal_error", "internal_error: see the log of this Robin")
+        )
     finally:
         engine.metrics.in_flight -= 1
         record.duration_s = clock() - record.started_at

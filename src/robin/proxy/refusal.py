@@ -4,7 +4,6 @@ from robin.model.caller import Caller
 from robin.model.faults import Fault
 from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
-from robin.wire.proxy_status import render_problem
 
 
 def refuse_connection(engine: Engine, caller: Caller, fault: Fault) -> bytes:
@@ -14,6 +13,4 @@ def refuse_connection(engine: Engine, caller: Caller, fault: Fault) -> bytes:
     record.status = fault.kind.status
     record.request_id = engine.recorder.request_id()
     engine.recorder.finish(record)
-    return render_problem(
-        fault.kind, detail=fault.detail, request_id=record.request_id, retry_after_s=fault.retry_after_s, close=True, head_only=False
-    )
+    return engine.refusals.render(fault, request_id=record.request_id, close=True, head_only=False)

@@ -159,9 +159,9 @@ class Relay:
         if self.downstream.eof:
             return CallerLeft()
         if isinstance(error, TimeoutError) and self.record.upstream_status is None:
-            return Fault("response_timeout", "response_timeout: no answer within ROBIN_UPSTREAM_RESPONSE_TIMEOUT")
+            return Fault("response_timeout", "response_timeout: no answer within {upstream_response_timeout}")
         if isinstance(error, TimeoutError):
-            return Fault("upstream_closed", "idle: no byte within ROBIN_STREAM_IDLE_TIMEOUT")
+            return Fault("upstream_closed", "idle: no byte within {stream_idle_timeout}")
         if isinstance(error, FramingError):
             return Fault("upstream_protocol", f"bad_response: {error}")
         return Fault("upstream_closed", "cut: the answer of the upstream broke off")

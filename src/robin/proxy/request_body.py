@@ -103,7 +103,7 @@ def _too_large() -> Fault:
 
 
 def _stalled() -> Fault:
-    return Fault("request_timeout", "body: no byte of the request body within ROBIN_STREAM_IDLE_TIMEOUT")
+    return Fault("request_timeout", "body: no byte of the request body within {stream_idle_timeout}")
 
 
 class StreamedBody:

@@ -2,20 +2,22 @@
 
 from typing import Final
 
-from robin.model.faults import Fault
+from robin.model.faults import Fault, Refusals
 from robin.model.message import Framing, RequestHead
 from robin.model.verdict import LocalResponse
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
-from robin.wire.proxy_status import render_local_response, render_problem
+from robin.wire.proxy_status import render_local_response
 
 _DISCARD_BYTES: Final = 256 * 1024  # of an unread body, so that the connection can be reused
 
 
-async def rescue(downstream: Downstream, engine: Engine, head: RequestHead | None, record: ExchangeRecord, fault: Fault) -> bool:
-    """Respond to a failed exchange. Returns True if the connection can be reused."""
+async def rescue(
+    downstream: Downstream, engine: Engine, refusals: Refusals, head: RequestHead | None, record: ExchangeRecord, fault: Fault
+) -> bool:
+    """Respond to a failed exchange, in the form of `refusals`. Returns True if the connection can be reused."""
     record.outcome = fault.code
     if record.status is not None:  # the caller has seen a head: only a reset shows that the rest will not come
         record.outcome = "upstream_aborted"
@@ -27,15 +29,8 @@ async def rescue(downstream: Downstream, engine: Engine, head: RequestHead | Non
     record.request_id = engine.recorder.request_id()
     record.status = kind.status
     record.ttfb_s = engine.clock() - record.started_at
-    refusal = render_problem(
-        kind,
-        detail=fault.detail,
-        request_id=record.request_id,
-        retry_after_s=fault.retry_after_s,
-        close=not reusable,
-        head_only=head is not None and head.method == "HEAD",
-    )
-    downstream.write(refusal)
+    head_only = head is not None and head.method == "HEAD"
+    downstream.write(refusals.render(fault, request_id=record.request_id, close=not reusable, head_only=head_only))
     return await _finish(downstream, unread if reusable else None)
 
 

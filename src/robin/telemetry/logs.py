@@ -8,9 +8,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Literal
 
+from robin.model.faults import name_settings
 from robin.telemetry.timestamp import TimestampFormatter
 from robin.telemetry.writer import LineWriter
 
@@ -37,7 +38,7 @@ class _Repeats:
 class EventLog:
     """Writes events at or above `level`."""
 
-    __slots__ = ("_least", "_monotonic", "_repeats", "_style", "_timestamps", "_wall", "_writer")
+    __slots__ = ("_least", "_monotonic", "_repeats", "_setting_names", "_style", "_timestamps", "_wall", "_writer")
 
     def __init__(
         self,
@@ -47,8 +48,11 @@ class EventLog:
         style: Literal["json", "console"],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        setting_names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`setting_names` are the plane's, put into the field `detail` (`model.faults.name_settings`)."""
         self._writer = writer
+        self._setting_names = setting_names
         self._least = _LEVELS[level]
         self._style = style
         self._wall = wall
@@ -82,6 +86,8 @@ class EventLog:
         if code is not None:
             line["code"] = code
         for name, value in fields.items():
+            if name == "detail" and isinstance(value, str):
+                value = name_settings(value, self._setting_names)  # noqa: PLW2901 - the plane's own names
             line.setdefault(name, _plain(value, 4))
         if suppressed:
             line["suppressed"] = suppressed

@@ -56,7 +56,7 @@ class Dialer:
                 return await self._secure(permit, sock, lambda: build(address))
         except TimeoutError:
             code = "dns_timeout" if step == "resolve" else "connect_timeout"
-            raise Fault(code, f"{code}: no connection within ROBIN_UPSTREAM_CONNECT_TIMEOUT") from None
+            raise Fault(code, f"{code}: no connection within {{upstream_connect_timeout}}") from None
         except ssl.SSLError as error:
             raise tls_fault(error) from None
         except OSError as error:
@@ -128,9 +128,9 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: ResolvedAddress
 
 def _connect_fault(error: OSError, *, handshake: bool) -> Fault:
     if error.errno in _NOTHING_LEFT:
-        return Fault("limit_connections", "descriptors: this Robin can open no more; raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS")
+        return Fault("limit_connections", "descriptors: this Robin can open no more; raise `ulimit -n` or lower {max_connections}")
     if handshake:
         return Fault("upstream_tls", "alert: the upstream closed the connection during the TLS handshake")
     if error.errno in _UNROUTABLE:
-        return Fault("unroutable", "unroutable: no route to the address of ROBIN_UPSTREAM_URL")
-    return Fault("connect_refused", "connect_refused: nothing listens at ROBIN_UPSTREAM_URL")
+        return Fault("unroutable", "unroutable: no route to the address of {upstream_url}")
+    return Fault("connect_refused", "connect_refused: nothing listens at {upstream_url}")

@@ -235,7 +235,7 @@ class Acceptor:
                 sock, _ = self._bound.sock.accept()
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._tell("accept_exhausted", f"{error.strerror}: raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS")
+                    self._tell("accept_exhausted", f"{error.strerror}: raise `ulimit -n` or lower {{max_connections}}")
                     self.stop()
                     self._paused = self._loop.call_later(_PAUSE_S, self.start)
                 elif error.errno not in _PASSING:

@@ -208,7 +208,7 @@ class Pool:
                     late.abort()
                 self._vacate(bucket)
             if isinstance(error, TimeoutError):
-                raise Fault("limit_connections", "queue: every upstream connection is busy; see ROBIN_UPSTREAM_MAX_CONNECTIONS") from None
+                raise Fault("limit_connections", "queue: every upstream connection is busy; see {upstream_max_connections}") from None
             raise
 
     async def _dial(self, permit: Permit, bucket: Bucket) -> Upstream:

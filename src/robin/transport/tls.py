@@ -100,7 +100,7 @@ def tls_fault(error: ssl.SSLError | ssl.CertificateError) -> Fault:
             word = "name_mismatch"
         else:
             word = "unknown_ca"
-        fix = "check the name in ROBIN_UPSTREAM_URL" if word == "name_mismatch" else "check ROBIN_UPSTREAM_CA_FILE"
+        fix = "check the name in {upstream_url}" if word == "name_mismatch" else "check {upstream_ca_file}"
         return Fault("upstream_certificate", f"{word}: {fix}")
     return Fault("upstream_tls", "alert: the TLS handshake with the upstream failed (TLS 1.2 or newer is required)")
 
@@ -176,7 +176,7 @@ class UpstreamTls:
             try:
                 client = self._clients[profile] = TlsClient(profile, self._on_reload)
             except TlsFileError:
-                raise Fault("upstream_certificate", "unknown_ca: check ROBIN_UPSTREAM_CA_FILE") from None
+                raise Fault("upstream_certificate", "unknown_ca: check {upstream_ca_file}") from None
             except OSError:
                 raise Fault("limit_connections", "descriptors: this Robin can open no more; raise `ulimit -n`") from None
         return client

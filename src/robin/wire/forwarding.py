@@ -100,7 +100,7 @@ def forward_request(head: ParsedRequest, permit: Permit, credential: Credential,
     if target is None:
         target = route.base_path + head.target
         if route.base_path and _DOT_SEGMENT.search(head.path):
-            raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of ROBIN_UPSTREAM_URL")
+            raise Fault("bad_request", "dot_segment: a `.` or `..` segment could leave the base path of {upstream_url}")
     key = rules, head.connection_options
     template = shape.templates.get(key)
     if template is None:

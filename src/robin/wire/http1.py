@@ -80,7 +80,7 @@ def parse_request(raw: bytes, *, target_bytes: int, fields_max: int, forms: Requ
     name, target, minor = line.groups()
     method = METHODS.get(name) or _parse_rare_method(name, forms)
     if len(target) > target_bytes:
-        raise Fault("target_too_long", "target_too_long: the request target exceeds ROBIN_MAX_TARGET_SIZE")
+        raise Fault("target_too_long", "target_too_long: the request target exceeds {max_target_size}")
     judge = _Judge()
     try:
         httptools.HttpRequestParser(judge).feed_data(raw)
@@ -91,7 +91,7 @@ def parse_request(raw: bytes, *, target_bytes: int, fields_max: int, forms: Requ
     if not judge.accepted:
         raise bad("bad_head", "the head does not end where it should")
     if raw.count(b"\r\n") - 2 > fields_max:
-        raise Fault("head_too_large", "too_many_fields: the head has more field lines than ROBIN_MAX_FIELDS")
+        raise Fault("head_too_large", "too_many_fields: the head has more field lines than {max_fields}")
     shape, values = _REQUESTS.parse_fields(raw[line.end() : -4])
     head = build_request(method, target, 1 if minor == b"1" else 0, shape, values)
     if target[0] != 0x2F or b"#" in target or method == "CONNECT":

@@ -35,8 +35,8 @@ _DATE_MAX: Final = 2.0**53
 _FATAL: Final = frozenset({"identity_malformed", "identity_unavailable"})
 
 _FIX_WHOLE: Final = "let the platform write one whole token"
-_FIX_JWT: Final = "point Robin at a JWT, or set ROBIN_TOKEN_FORMAT=opaque"
-_FIX_AUDIENCE: Final = "make ROBIN_AUDIENCE and the audience the platform issues for equal"
+_FIX_JWT: Final = "point Robin at a JWT, or set {token_format}=opaque"
+_FIX_AUDIENCE: Final = "make {audience} and the audience the platform issues for equal"
 _FIX_EXPIRED: Final = "check that the platform rotates the token and that this clock is right"
 _FIX_CLOCK: Final = "check this machine's clock"
 
@@ -199,7 +199,7 @@ def _check_dates(reading: _Reading) -> str:
     assert reading.claims is not None
     expires_at = numeric_date(reading.claims.get("exp"))
     if expires_at is None:
-        _malformed("bad_exp", "`exp` is not a number", "the issuer must date its tokens, or set ROBIN_TOKEN_FORMAT=opaque")
+        _malformed("bad_exp", "`exp` is not a number", "the issuer must date its tokens, or set {token_format}=opaque")
     not_before_at = numeric_date(reading.claims.get("nbf"))
     if not_before_at is None and reading.claims.get("nbf") is not None:
         _malformed("bad_nbf", "`nbf` is not a number", "the issuer must follow RFC 7519 section 4.1.5")
@@ -240,17 +240,17 @@ def _check_audience(reading: _Reading) -> str:
     listed = [claim] if isinstance(claim, str) else claim if isinstance(claim, list) else []
     reading.audiences = tuple(audience for audience in listed if isinstance(audience, str))
     if reading.rules.audience is None:
-        return "any (ROBIN_AUDIENCE is unset)"
+        return "any ({audience} is unset)"
     if reading.rules.audience not in reading.audiences:
-        raise TokenRefused("audience_mismatch", "bad_aud", "`aud` does not contain ROBIN_AUDIENCE", _FIX_AUDIENCE)
-    return "contains ROBIN_AUDIENCE"
+        raise TokenRefused("audience_mismatch", "bad_aud", "`aud` does not contain {audience}", _FIX_AUDIENCE)
+    return "contains {audience}"
 
 
 def _check_expiry(reading: _Reading) -> str:
     assert reading.expires_at is not None
     left_s = reading.expires_at - reading.now
     if reading.now >= reading.usable_until:
-        text = f"the token expired {-left_s:.0f} s ago" if left_s <= 0 else "the token has less left than ROBIN_TOKEN_MIN_VALIDITY"
+        text = f"the token expired {-left_s:.0f} s ago" if left_s <= 0 else "the token has less left than {token_min_validity}"
         raise TokenRefused("identity_expired", "expired", text, _FIX_EXPIRED)
     return f"{left_s:.0f} s left"
 

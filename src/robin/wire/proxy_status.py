@@ -1,45 +1,60 @@
-"""Robin's own answers as bytes: status, Proxy-Status (RFC 9209) and a problem body (RFC 9457); never mistaken for the upstream's."""
+"""The proxy's own responses as bytes: status, Proxy-Status (RFC 9209) and a problem body (RFC 9457), unlike any of an upstream."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from robin.model.faults import FaultKind
+from robin.model.faults import Fault, name_settings
 from robin.model.verdict import LocalResponse
 
 ALLOW: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
-def render_problem(kind: FaultKind, *, detail: str, request_id: str, retry_after_s: float | None, close: bool, head_only: bool) -> bytes:
-    """One whole response. `detail` holds no request or token bytes; `retry_after_s` is clamped to 1..30; `head_only` for HEAD."""
-    after = None if retry_after_s is None else max(1, min(30, int(-(-retry_after_s // 1))))
-    body = json.dumps(
-        {
-            "type": f"urn:robin:fault:{kind.code}",
-            "title": kind.title,
-            "status": kind.status,
-            "code": kind.code,
-            "source": kind.source.value,
-            "retry": "never" if after is None else "after",
-            "detail": detail,
-            "request_id": request_id,
-        }
-    ).encode("ascii")
-    lines = [
-        b"HTTP/1.1 %d %b\r\n" % (kind.status, HTTPStatus(kind.status).phrase.encode("ascii")),
-        b"Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % len(body),
-        b'Proxy-Status: robin; error=%b; details="%b"\r\n' % (kind.error.encode("ascii"), kind.code.encode("ascii")),
-    ]
-    if after is not None:
-        lines.append(b"Retry-After: %d\r\n" % after)
-    if kind.code == "method_refused":
-        lines.append(b"Allow: " + ALLOW + b"\r\n")
-    if close:
-        lines.append(b"Connection: close\r\n")
-    lines.append(b"\r\n")
-    if not head_only:
-        lines.append(body)
-    return b"".join(lines)
+class ProblemRefusals:
+    """Refusals as problem bodies (RFC 9457) with Proxy-Status (RFC 9209). A `model.faults.Refusals`.
+
+    `proxy` is the name of this proxy in Proxy-Status; `setting_names` are those of the plane, as `name_settings` takes them.
+    """
+
+    __slots__ = ("_proxy", "_setting_names")
+
+    def __init__(self, proxy: str, setting_names: Mapping[str, str]) -> None:
+        self._proxy = proxy.encode("ascii")
+        self._setting_names = setting_names
+
+    def render(self, fault: Fault, *, request_id: str, close: bool, head_only: bool) -> bytes:
+        """One whole response. Retry-After is clamped to 1..30 s."""
+        kind, after_s = fault.kind, fault.retry_after_s
+        after = None if after_s is None else max(1, min(30, int(-(-after_s // 1))))
+        body = json.dumps(
+            {
+                "type": f"urn:robin:fault:{kind.code}",
+                "title": kind.title,
+                "status": kind.status,
+                "code": kind.code,
+                "source": kind.source.value,
+                "retry": "never" if after is None else "after",
+                "detail": name_settings(fault.detail, self._setting_names),
+                "request_id": request_id,
+            }
+        ).encode("ascii")
+        proxy_status = (self._proxy, kind.error.encode("ascii"), kind.code.encode("ascii"))
+        lines = [
+            b"HTTP/1.1 %d %b\r\n" % (kind.status, HTTPStatus(kind.status).phrase.encode("ascii")),
+            b"Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % len(body),
+            b'Proxy-Status: %b; error=%b; details="%b"\r\n' % proxy_status,
+        ]
+        if after is not None:
+            lines.append(b"Retry-After: %d\r\n" % after)
+        if kind.code == "method_refused":
+            lines.append(b"Allow: " + ALLOW + b"\r\n")
+        if close:
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        if not head_only:
+            lines.append(body)
+        return b"".join(lines)
 
 
 def render_local_response(response: LocalResponse, *, close: bool, head_only: bool) -> bytes:

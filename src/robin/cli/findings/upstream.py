@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from robin.cli.findings.finding import Finding, fail, ok, warn
 from robin.config.addresses import reaches
 from robin.config.settings import SidecarSettings
+from robin.config.table import SETTING_NAMES
 from robin.model.address import ResolvedAddress
-from robin.model.faults import Fault
+from robin.model.faults import Fault, name_settings
 from robin.model.origin import Origin
 from robin.model.verdict import Permit
 from robin.planes.sidecar.build import build_endpoint
@@ -88,7 +89,8 @@ _CONNECTIONS = {
 
 def _refused(fault: Fault, settings: SidecarSettings) -> Finding:
     place = f"{settings.upstream.url.origin.host} port {settings.upstream.url.origin.port}"
-    word, _, fix = fault.detail.partition(": ")
+    detail = name_settings(fault.detail, SETTING_NAMES)
+    word, _, fix = detail.partition(": ")
     if fault.code == "upstream_certificate":
         return fail("upstream tls", f"{word}: {place}: {_CERTIFICATES.get(word, 'its certificate is not trusted')}", fix)
     if fault.code == "upstream_tls":
@@ -99,7 +101,7 @@ def _refused(fault: Fault, settings: SidecarSettings) -> Finding:
         return fail(
             "upstream", f"{fault.code}: {place}: {_CONNECTIONS[fault.code]}", "check ROBIN_UPSTREAM_URL, the resolver and firewalls"
         )
-    return fail("upstream", f"{fault.code}: {place}: {fix or fault.detail}", "name the broker in ROBIN_UPSTREAM_URL")
+    return fail("upstream", f"{fault.code}: {place}: {fix or detail}", "name the broker in ROBIN_UPSTREAM_URL")
 
 
 def _certificate(connection: ssl.SSLObject | None, clock: Clock) -> Iterator[Finding]:

@@ -73,7 +73,7 @@ class FileSource:
         try:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
-                raise SourceFailure("not_a_file", "not_a_file: ROBIN_TOKEN_FILE is not a regular file; name the token file itself")
+                raise SourceFailure("not_a_file", "not_a_file: {token_file} is not a regular file; name the token file itself")
             text = _read_to_end(descriptor)
             after = os.fstat(descriptor)
         except OSError as error:
@@ -98,7 +98,7 @@ def _read_to_end(descriptor: int) -> bytes:
         if len(text) > _READ_LIMIT_BYTES:
             raise SourceFailure(
                 "too_large",
-                f"too_large: ROBIN_TOKEN_FILE is larger than {_READ_LIMIT_BYTES} bytes; name the file that holds the token",
+                f"too_large: {{token_file}} is larger than {_READ_LIMIT_BYTES} bytes; name the file that holds the token",
                 fault="identity_malformed",
             )
     return text
@@ -114,15 +114,15 @@ def _unopened(path: str, error: OSError) -> SourceFailure:
         return _unreadable(other)
     return SourceFailure(
         "exhausted",
-        "exhausted: Robin has no descriptor left to read ROBIN_TOKEN_FILE with; raise `ulimit -n` or lower ROBIN_MAX_CONNECTIONS",
+        "exhausted: Robin has no descriptor left to read {token_file} with; raise `ulimit -n` or lower {max_connections}",
         failure_class=FailureClass.LOCAL,
     )
 
 
 def _unreadable(error: OSError) -> SourceFailure:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return SourceFailure("missing", "missing: ROBIN_TOKEN_FILE does not exist; mount the token there, or set ROBIN_TOKEN_FILE")
+        return SourceFailure("missing", "missing: {token_file} does not exist; mount the token there, or set {token_file}")
     if isinstance(error, PermissionError):
-        return SourceFailure("unreadable", "unreadable: Robin may not read ROBIN_TOKEN_FILE; grant its user read access")
+        return SourceFailure("unreadable", "unreadable: Robin may not read {token_file}; grant its user read access")
     word = error.strerror or type(error).__name__
-    return SourceFailure("unreadable", f"unreadable: ROBIN_TOKEN_FILE cannot be read ({word}); name a readable file")
+    return SourceFailure("unreadable", f"unreadable: {{token_file}} cannot be read ({word}); name a readable file")

@@ -23,11 +23,11 @@ from robin.wire.workload_api import (
 
 _FIXES: Final = {
     "PermissionDenied": "create a registration entry that selects this workload",
-    "InvalidArgument": "check ROBIN_AUDIENCE, ROBIN_SPIFFE_ID and the agent's version, then send SIGHUP",
-    "Unimplemented": "check that ROBIN_SPIFFE_SOCKET is a Workload API that issues JWT-SVIDs, then send SIGHUP",
-    "DeadlineExceeded": "check the agent and its server, or raise ROBIN_SVID_FETCH_TIMEOUT",
+    "InvalidArgument": "check {audience}, {spiffe_id} and the agent's version, then send SIGHUP",
+    "Unimplemented": "check that {spiffe_socket} is a Workload API that issues JWT-SVIDs, then send SIGHUP",
+    "DeadlineExceeded": "check the agent and its server, or raise {svid_fetch_timeout}",
 }
-_FIX: Final = "start the agent, or correct ROBIN_SPIFFE_SOCKET"
+_FIX: Final = "start the agent, or correct {spiffe_socket}"
 _FAILURE_CLASSES: Final = {
     "PermissionDenied": FailureClass.DENIED,
     "InvalidArgument": FailureClass.REFUSED,
@@ -76,9 +76,9 @@ class JwtSvidSource:
         for svid in svids:
             if self._spiffe_id in (None, svid.spiffe_id) and self._hint in (None, svid.hint):
                 several = len(svids) > 1 and self._spiffe_id is None and self._hint is None
-                warning = "several identities came and the first was taken; choose with ROBIN_SPIFFE_ID or ROBIN_SVID_HINT"
+                warning = "several identities came and the first was taken; choose with {spiffe_id} or {svid_hint}"
                 return RawIdentity(text=svid.svid, issued_to=svid.spiffe_id, warning=warning if several else "")
-        raise _discarded("identity_unavailable", "no_match", "no identity of the reply fits", "correct ROBIN_SPIFFE_ID and ROBIN_SVID_HINT")
+        raise _discarded("identity_unavailable", "no_match", "no identity of the reply fits", "correct {spiffe_id} and {svid_hint}")
 
 
 def _failure(answer: GrpcResponse) -> SourceFailure:
@@ -93,5 +93,5 @@ def _failure(answer: GrpcResponse) -> SourceFailure:
     )
 
 
-def _discarded(code: str, reason: str, text: str, fix: str = "check the agent that serves ROBIN_SPIFFE_SOCKET") -> TokenRefused:
+def _discarded(code: str, reason: str, text: str, fix: str = "check the agent that serves {spiffe_socket}") -> TokenRefused:
     return TokenRefused(code, reason, text, fix)
