@@ -90,6 +90,16 @@ def test_a_dangerous_call_stands_only_where_it_may(name: str, kind: type[ast.exp
     assert {user for user in users if not user.startswith(allowed)} == set()
 
 
+NAMES_SETTINGS = ("config", "cli", "testing", "planes", "app/sidecar.py")
+
+
+def test_only_planes_and_what_is_above_them_name_a_setting():
+    """Faults and events of the engine hold words that a plane replaces by its own names (model.faults.name_settings)."""
+    naming = {named(path) for path in modules() if "ROBIN_" in path.read_text()}
+    assert {name for name in naming if not name.startswith(NAMES_SETTINGS)} == set()
+    assert naming, "nothing names a setting: this rule would never fail"
+
+
 def test_the_way_out_is_open_to_its_own_layer_only():
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     layers = next(contract for contract in linter["contracts"] if contract["type"] == "layers")["layers"]

@@ -12,7 +12,7 @@ PAGE = (DOCS / "reference" / "behaviour.md").read_text()
 
 
 def constant(folder: str, name: str, *, copies: int = 1) -> float:
-    """The number that a module of this floor calls so; in which module it stands does not matter here."""
+    """The number that a module of this layer calls so; in which module it stands does not matter here."""
     found = []
     for path in (ROOT / "src" / "robin" / folder).glob("*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -40,10 +40,10 @@ NUMBERS: dict[str, float | str] = {
     "seconds for either": constant("proxy", "_LINGER_S"),
     "seconds between addresses of one name": constant("transport", "_STAGGER_S"),
     "addresses of one name that are tried": constant("transport", "_ADDRESSES_MAX"),
-    "least and most seconds of an announced idle time": f"{constant('proxy', '_IDLE_MIN_S'):g} to {constant('proxy', '_IDLE_MAX_S'):g}",
+    "least and most seconds of an announced idle time": f"{constant('transport', '_IDLE_MIN_S'):g} to {constant('transport', '_IDLE_MAX_S'):g}",
     "bytes of a token": constant("wire", "TOKEN_LIMIT_BYTES"),
     "seconds that `nbf` may lie ahead": constant("wire", "NOT_BEFORE_LEEWAY_S"),
-    "bytes of a CA bundle": constant("transport", "_BUNDLE_BYTES"),
+    "bytes of a CA bundle": constant("transport", "_FILE_BYTES"),
 }
 
 
@@ -57,7 +57,7 @@ def test_the_fixed_numbers_are_the_codes() -> None:
 def test_what_is_told_in_passing_is_so_too() -> None:
     assert constant("transport", "GRAIN_S") == 0.25
     assert constant("wire", "_OVERHEAD_PER_CHUNK") == 64
-    assert constant("proxy", "_IDLE_DEFAULT_S") == 4.0
+    assert constant("transport", "_IDLE_DEFAULT_S") == 4.0
 
 
 def test_the_lists_of_fields_are_the_codes() -> None:

@@ -198,13 +198,18 @@ LEVELS = {"debug", "info", "warning", "error"}
 def events_of(source: Path) -> Iterator[tuple[str, str, set[str]]]:
     """(event, level, own fields) of every event that a module writes with a literal name."""
     for node in ast.walk(ast.parse(source.read_text())):
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        if source.parent.name == "app" and isinstance(node, ast.Tuple) and isinstance(node.elts[-1], ast.Dict):  # a warning as data
+            event, fields = node.elts
+            assert isinstance(event, ast.Constant)
+            assert isinstance(fields, ast.Dict)
+            yield event.value, "warning", {key.value for key in fields.keys if isinstance(key, ast.Constant)}
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            event, fields = node.args[0].value, {keyword.arg or "**" for keyword in node.keywords} - {"code"}
-            if called in LEVELS and isinstance(event, str) and re.fullmatch(r"[a-z][a-z0-9_]+", event):
-                yield event, called, fields
+            event_name, names = node.args[0].value, {keyword.arg or "upstream" for keyword in node.keywords} - {"code"}  # `**`: the plane's
+            if called in LEVELS and isinstance(event_name, str) and re.fullmatch(r"[a-z][a-z0-9_]+", event_name):
+                yield event_name, called, names
             elif called == "warn" and source.parent.name == "transport":  # told through the app's callback, which adds `detail`
-                yield event, "warning", {"detail"}
+                yield str(event_name), "warning", {"detail"}
 
 
 def test_the_reference_page_lists_every_event_with_its_level_and_fields():
