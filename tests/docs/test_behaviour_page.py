@@ -40,7 +40,9 @@ NUMBERS: dict[str, float | str] = {
     "seconds for either": constant("proxy", "_LINGER_S"),
     "seconds between addresses of one name": constant("transport", "_STAGGER_S"),
     "addresses of one name that are tried": constant("transport", "_ADDRESSES_MAX"),
-    "least and most seconds of an announced idle time": f"{constant('transport', '_IDLE_MIN_S'):g} to {constant('transport', '_IDLE_MAX_S'):g}",
+    "least and most seconds of an announced idle time": " to ".join(
+        f"{constant('transport', name):g}" for name in ("_IDLE_MIN_S", "_IDLE_MAX_S")
+    ),
     "bytes of a token": constant("wire", "TOKEN_LIMIT_BYTES"),
     "seconds that `nbf` may lie ahead": constant("wire", "NOT_BEFORE_LEEWAY_S"),
     "bytes of a CA bundle": constant("transport", "_FILE_BYTES"),

@@ -198,7 +198,9 @@ LEVELS = {"debug", "info", "warning", "error"}
 def events_of(source: Path) -> Iterator[tuple[str, str, set[str]]]:
     """(event, level, own fields) of every event that a module writes with a literal name."""
     for node in ast.walk(ast.parse(source.read_text())):
-        if source.parent.name == "app" and isinstance(node, ast.Tuple) and isinstance(node.elts[-1], ast.Dict):  # a warning as data
+        if (
+            source.parent.name == "app" and isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.elts[1], ast.Dict)
+        ):  # a warning as data
             event, fields = node.elts
             assert isinstance(event, ast.Constant)
             assert isinstance(fields, ast.Dict)
