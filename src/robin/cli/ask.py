@@ -28,7 +28,7 @@ Place = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the admin plane said."""
+    """A response of the admin listener."""
 
     status: int
     body: bytes
@@ -38,8 +38,8 @@ class Answer:
     def readiness(self) -> bool:
         """Whether the body is that of a Robin's probe, and not of some other program's."""
         try:
-            said = json.loads(self.body)
-            return (*said, *said["identity"]) == ("status", "reasons", "identity", "source", "state", "expires_in_s")
+            state = json.loads(self.body)
+            return (*state, *state["identity"]) == ("status", "reasons", "identity", "source", "state", "expires_in_s")
         except (ValueError, TypeError, KeyError, RecursionError):
             return False
 
@@ -52,14 +52,14 @@ class Answer:
     def reasons(self) -> str:
         """The status and reasons of a probe's body, for people; empty when it is not one."""
         try:
-            said = json.loads(self.body)
-            return ascii(f"{said['status']} ({', '.join(said['reasons'])})").strip("'")[:300]
+            state = json.loads(self.body)
+            return ascii(f"{state['status']} ({', '.join(state['reasons'])})").strip("'")[:300]
         except (ValueError, TypeError, KeyError, RecursionError):
             return ""
 
 
 class Unanswered(Exception):
-    """Nobody answered. `code`: the errno, None where it is none. `gone`: nothing listens there at all."""
+    """There was no response. `code`: the errno, None if there is none. `gone`: nothing listens there at all."""
 
     def __init__(self, place: str, why: str, code: int | None) -> None:
         super().__init__(f"no answer from {place}: {why}")
@@ -143,15 +143,15 @@ def ask(places: tuple[Place, ...], method: str, path: str, *, timeout_s: float =
         try:
             call.request(method, path, headers={"Connection": "close"})
             response = call.getresponse()
-            said = response.getheader("Proxy-Status", "")
-            return Answer(status=response.status, body=response.read(ANSWER_BYTES), proxy_status=said)
+            proxy_status = response.getheader("Proxy-Status", "")
+            return Answer(status=response.status, body=response.read(ANSWER_BYTES), proxy_status=proxy_status)
         except (OSError, http.client.HTTPException) as error:
             code = error.errno if isinstance(error, OSError) else None
             why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
             unanswered.append(Unanswered(str(place), why, code))
         finally:
             call.close()
-    unanswered.sort(key=lambda one: one.gone)  # a place that is there but silent says more than one that is gone
+    unanswered.sort(key=lambda one: one.gone)  # a listener that is silent explains more than one that is gone
     raise unanswered[0]
 
 

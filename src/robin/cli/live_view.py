@@ -1,6 +1,6 @@
 """What `robin up` shows while it runs: a line for each rotation and each request, and on a terminal one status line below them.
 
-At most LINES_A_SECOND requests are shown singly; the rest of that second is told as one number. Whatever comes from a request or a log is
+At most LINES_A_SECOND requests are shown singly; the rest of that second is shown as one number. Whatever comes from a request or a log is
 made printable first, so that it cannot drive the terminal. When the reader has gone, `on_gone` is called and nothing is written again.
 """
 
@@ -63,7 +63,7 @@ class LiveView:
             self._event(self.style("yellow", f"{event.level:<10}"), printable(event.text, 3 * TEXT_LIMIT))
 
     def tick(self) -> None:
-        """Call it a few times a second: it tells what was left out, and renews the status line."""
+        """Call it a few times a second: it shows how many were left out, and renews the status line."""
         self._tell_unshown()
         if self._live and self._newest is not None:
             left_s = max(0.0, self._newest.expires_at - self._clock.wall())
@@ -73,7 +73,7 @@ class LiveView:
                 self._status = text
 
     def close(self) -> None:
-        """Tell what was held back or left out, and take the status line away."""
+        """Show what was held back or left out, and remove the status line."""
         self.begin()
         self._tell_unshown(now=True)
         if self._status is not None:

@@ -56,7 +56,7 @@ class GrantFailureClass(StrEnum):
 
     RETRY = "retry"  # a passing condition
     REAUTHORIZE = "reauthorize"  # the identity token was refused: once more at once with a fresh one
-    FIX_CONFIGURATION = "fix_configuration"  # it fails until somebody changes the configuration
+    FIX_CONFIGURATION = "fix_configuration"  # it fails until the configuration changes
     INVESTIGATE = "investigate"  # a success with an unacceptable body
 
 

@@ -65,7 +65,7 @@ def literal(host: str) -> IPv4Address | IPv6Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is an address that only this machine has. No name is, not even `localhost`: who resolves it says where it leads."""
+    """Whether it is an address that only this machine has. No name is, not even `localhost`: its resolver decides where it leads."""
     try:
         return literal(host).is_loopback
     except ValueError:
@@ -73,7 +73,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reached(host: str) -> IPv4Address | IPv6Address:
-    """The address that dialling this one reaches: nobody's address (`0.0.0.0`, `::`) leads to loopback. Raises ValueError."""
+    """The address that dialling this one reaches: the unspecified address (`0.0.0.0`, `::`) leads to loopback. Raises ValueError."""
     address = literal(host)
     if address.is_unspecified:
         return IPv4Address("127.0.0.1") if address.version == 4 else IPv6Address("::1")

@@ -1,4 +1,4 @@
-"""What the kernel says when this process, or the machine, has no more to give: our own trouble, and nobody else's failure."""
+"""The kernel's errors for a process or machine without free resources: a local failure, not one of the peer."""
 
 import errno
 from typing import Final

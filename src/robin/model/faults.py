@@ -25,8 +25,8 @@ class FaultSource(StrEnum):
 class FaultKind:
     """One line of the fault table.
 
-    `status` is the HTTP status; `error` the RFC 9209 proxy error type; `retry_after_s` what Retry-After says when the Fault does not
-    say better (None: no Retry-After); `closes`: the downstream connection ends after the answer and later bytes are not parsed.
+    `status` is the HTTP status; `error` the RFC 9209 proxy error type; `retry_after_s` the Retry-After of a Fault without one of its own
+    (None: no Retry-After); `closes`: the downstream connection ends after the response, and later bytes are not parsed.
     """
 
     code: str
@@ -85,7 +85,7 @@ def _table() -> dict[str, FaultKind]:
 
 FAULTS = _table()
 
-# `outcome` of an exchange: a closed set, public in records and metrics; docs/reference/outcomes.md tells them.
+# `outcome` of an exchange: a closed set, public in records and metrics; docs/reference/outcomes.md lists them.
 OUTCOMES = frozenset({"forwarded", "local_response", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
 
 

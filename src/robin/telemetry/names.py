@@ -57,7 +57,11 @@ IDENTITY_READY: Final = _gauge("robin_identity_ready", "1 while a token is usabl
 IDENTITY_EXPIRY: Final = _gauge("robin_identity_expiry_timestamp_seconds", "When the token in use expires, since the epoch.", "source")
 IDENTITY_FETCH_DURATION: Final = _histogram("robin_identity_fetch_duration_seconds", "One read or fetch of the token.", "source", "result")
 IDENTITY_REFRESH: Final = _counter(
-    "robin_identity_refresh_total", "Refreshes of the token: `renewed`, `unchanged`, `error`; `code` says why.", "source", "result", "code"
+    "robin_identity_refresh_total",
+    "Refreshes of the token: `renewed`, `unchanged`, `error`; `code`: why.",
+    "source",
+    "result",
+    "code",
 )
 IDENTITY_CACHE: Final = _counter(
     "robin_identity_cache_total", "How requests found the token: `hit`, `wait` (joined a fetch), `miss` (went without).", "source", "result"

@@ -15,7 +15,7 @@ _TRIES = 100
 
 
 class BindLockRefused(Exception):
-    """The path cannot be locked; the message says why, and the fix."""
+    """The path cannot be locked; the message has the reason and the fix."""
 
 
 @contextlib.contextmanager

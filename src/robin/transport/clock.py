@@ -1,4 +1,4 @@
-"""The one room with clocks: wall seconds since the epoch, and monotonic seconds; both come in as arguments elsewhere."""
+"""The only reader of clocks: wall seconds since the epoch, and monotonic seconds; both come in as arguments elsewhere."""
 
 import time
 from typing import Protocol

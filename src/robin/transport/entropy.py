@@ -1,4 +1,4 @@
-"""The one room with entropy: random bytes and uniform draws; they come in as arguments elsewhere."""
+"""The only source of entropy: random bytes and uniform draws; they come in as arguments elsewhere."""
 
 import random
 import secrets

@@ -198,21 +198,21 @@ class Acceptor:
     Exhausted descriptors pause it for a second; a connection that is gone already is skipped; any other failure is fatal.
     """
 
-    __slots__ = ("_bound", "_fatal", "_loop", "_paused", "_take", "_tell")
+    __slots__ = ("_bound", "_fatal", "_loop", "_paused", "_report", "_take")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         bound: BoundSocket,
         take: Callable[[socket.socket, BoundSocket], None],
-        tell: Callable[[str, str], None],
+        report: Callable[[str, str], None],
         fatal: Callable[[str, OSError], None],
     ) -> None:
-        """`take(sock, bound)` owns the socket from then on; `tell(code, text)` logs; `fatal(label, error)` ends the process."""
+        """`take(sock, bound)` owns the socket from then on; `report(code, text)` logs; `fatal(label, error)` ends the process."""
         self._loop = loop
         self._bound = bound
         self._take = take
-        self._tell = tell
+        self._report = report
         self._fatal = fatal
         self._paused: asyncio.TimerHandle | None = None
 
@@ -235,7 +235,7 @@ class Acceptor:
                 sock, _ = self._bound.sock.accept()
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._tell("accept_exhausted", f"{error.strerror}: raise `ulimit -n` or lower {{max_connections}}")
+                    self._report("accept_exhausted", f"{error.strerror}: raise `ulimit -n` or lower {{max_connections}}")
                     self.stop()
                     self._paused = self._loop.call_later(_PAUSE_S, self.start)
                 elif error.errno not in _PASSING:

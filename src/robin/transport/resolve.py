@@ -50,7 +50,7 @@ class Resolver:
             hosts = [origin.host] if _is_literal(origin.host) else await self._query(origin.host, origin.port)
         except (socket.gaierror, UnicodeError):
             raise Fault("dns_failed", "dns_failed: the name in {upstream_url} does not resolve") from None
-        if origin.host == "localhost":  # cleartext may go there, so it is this machine, whatever a name server says (RFC 6761 section 6.3)
+        if origin.host == "localhost":  # cleartext may go there, so it is always this machine (RFC 6761 section 6.3)
             hosts = [host for host in hosts if is_loopback(host)]
         if not hosts:
             raise Fault("dns_failed", "dns_failed: the name in {upstream_url} has no address")

@@ -253,8 +253,8 @@ class Stream(asyncio.Protocol):
         """Poll the connection once for `event`. Returns the poll mask, 0 if there is nothing."""
         watch = select.poll()
         watch.register(self.transport.get_extra_info("socket").fileno(), event)
-        told = watch.poll(0)
-        return told[0][1] if told else 0
+        found = watch.poll(0)
+        return found[0][1] if found else 0
 
     def has_unread(self) -> bool:
         """Whether the kernel holds bytes, or an EOF, that the loop has not read yet."""

@@ -19,7 +19,7 @@ _SYSTEM: Final = TlsProfile()
 
 
 class TlsFileError(Exception):
-    """A file of a TLS profile cannot be used; the message says why."""
+    """A file of a TLS profile cannot be used; the message has the reason."""
 
 
 def new_context(protocol: int) -> ssl.SSLContext:

@@ -23,7 +23,7 @@ DECODE_ERROR: Final = 50
 
 
 class ClientHelloError(Exception):
-    """`code` is `not_tls` or `client_hello_invalid`; `reason` says why in a few words."""
+    """`code` is `not_tls` or `client_hello_invalid`; `reason` is a few words."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(f"{code}: {reason}")

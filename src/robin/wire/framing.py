@@ -149,7 +149,7 @@ class ChunkedDecoder:
 
 
 def _chunk_size(line: bytes) -> int:
-    """The size that a whole chunk line says, its CRLF left out. Raises FramingError."""
+    """The size in a whole chunk line without its CRLF. Raises FramingError."""
     text, _, _ = line.partition(b";")
     digits = text.lstrip(b"0")
     if not text or len(digits) > 16 or text.strip(_HEX) or not _EXTENSIONS.fullmatch(line, len(text)):

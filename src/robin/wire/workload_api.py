@@ -26,7 +26,7 @@ class BadMessage(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtSvidRequest:
-    """What a workload asks: the audiences, and the one SPIFFE ID it wants (empty: all it may have)."""
+    """The request of a workload: the audiences, and one SPIFFE ID (empty: all that it may have)."""
 
     audiences: tuple[str, ...]
     spiffe_id: str = ""

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
             print(_line(finding), flush=True)
     healthy = all(finding.health is not Health.FAIL for finding in findings)
     if args.json:
-        said = [{"subject": one.subject, "status": str(one.health), "what": one.what, "fix": one.fix or None} for one in findings]
-        print(json.dumps({"ok": healthy, "findings": said}, indent=2))
+        listed = [{"subject": one.subject, "status": str(one.health), "what": one.what, "fix": one.fix or None} for one in findings]
+        print(json.dumps({"ok": healthy, "findings": listed}, indent=2))
     return 0 if healthy else 1
 
 

@@ -38,6 +38,6 @@ def fail(subject: str, what: str, fix: str) -> Finding:
 
 
 def from_detail(subject: str, detail: str) -> Finding:
-    """A failure told as `reason: what; fix`, as faults and sources do."""
+    """A failure written as `reason: what; fix`, as faults and sources write it."""
     what, _, fix = detail.rpartition("; ") if "; " in detail else (detail, "", "")
     return fail(subject, what, fix)

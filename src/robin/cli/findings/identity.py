@@ -36,7 +36,7 @@ def _file(path: str) -> Iterator[Finding]:
     try:
         found = os.stat(path)
     except OSError:
-        return  # reading it says why, with the fix
+        return  # reading it gives the reason and the fix
     if not stat.S_ISREG(found.st_mode):
         return
     mode = f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}"
@@ -77,8 +77,8 @@ def _token(settings: IdentitySettings, token: OneToken) -> Iterator[Finding]:
             what += f": it has {json.dumps(claims.get('aud'))[:300]}, ROBIN_AUDIENCE is {json.dumps(settings.audience)}"
         yield fail(f"token {check.name}", what, check.fix)
     if not refused:
-        said = "; ".join(f"{check.name}: {check.text}" for check in token.laid_open.checks)
-        yield ok("token", said if claims else f"{said} (opaque: nothing else is checked)")
+        results = "; ".join(f"{check.name}: {check.text}" for check in token.laid_open.checks)
+        yield ok("token", results if claims else f"{results} (opaque: nothing else is checked)")
     yield from _clock(token, claims.get("iat"))
 
 
