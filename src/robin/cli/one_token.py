@@ -43,15 +43,20 @@ async def _fetch_one(settings: IdentitySettings, clock: Clock) -> OneToken:
         async with asyncio.timeout(_FILE_S if isinstance(settings, FileIdentitySettings) else settings.fetch_timeout_s + 1):
             raw = await _fetch(settings)
     except SourceFailure as failure:
-        raise NoToken(name_settings(failure.detail, SETTING_NAMES) + _where(settings)) from None
+        raise NoToken(_named(failure.detail) + _where(settings)) from None
     except Fault as fault:
-        raise NoToken(name_settings(fault.detail, SETTING_NAMES)) from None
+        raise NoToken(_named(fault.detail)) from None
     except TimeoutError:
         raise NoToken("deadline_exceeded: no token came within ROBIN_SVID_FETCH_TIMEOUT; check the platform") from None
     now = clock.wall()
     laid_open = parse_unverified(raw.text, token_rules(settings), now=now, issued_to=raw.issued_to)
-    checks = tuple(replace(check, text=name_settings(check.text, SETTING_NAMES)) for check in laid_open.checks)
-    return OneToken(raw=raw, laid_open=replace(laid_open, checks=checks), fetched_at=now)
+    checks = tuple(replace(check, text=_named(check.text), fix=_named(check.fix)) for check in laid_open.checks)
+    named = replace(raw, warning=_named(raw.warning))
+    return OneToken(raw=named, laid_open=replace(laid_open, checks=checks), fetched_at=now)
+
+
+def _named(text: str) -> str:
+    return name_settings(text, SETTING_NAMES)
 
 
 def _where(settings: IdentitySettings) -> str:
