@@ -69,7 +69,7 @@ def test_json_of_a_good_log_says_how_far_it_is_sealed(folder: Folder, capsys: py
 def test_a_file_or_key_that_cannot_be_read_is_2(folder: Folder, words: list[str], capsys: pytest.CaptureFixture[str]):
     folder.write(1)
     assert main(["audit", *({"LOG": str(folder.log), "PRIVATE": str(folder.private)}.get(word, word) for word in words)]) == 2
-    assert re.fullmatch(r"robin: .+; robin audit (verify|tail) --help says what is expected\n", capsys.readouterr().err)
+    assert re.fullmatch(r"robin: .+; robin audit (verify|tail) --help shows what is expected\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("words", [[], ["verify"], ["look", "x"], ["tail", "x", "-n", "-1"], ["tail", "x", "-n", "1e9"]])
