@@ -39,7 +39,7 @@ RESPONSE_KINDS = [
 
 def facts(head: ParsedRequest | ParsedResponse) -> list[object]:
     """All that a head says, and what would be forwarded."""
-    slots = [slot for kind in type(head).__mro__ for slot in getattr(kind, "__slots__", ()) if slot != "shape"]
+    slots = [slot for kind in type(head).__mro__ for slot in getattr(kind, "__slots__", ()) if slot not in {"shape", "forwarded"}]
     said = [(slot, getattr(head, slot)) for slot in slots]
     if isinstance(head, ParsedRequest):
         return [*said, outbound_head(head)]

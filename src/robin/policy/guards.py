@@ -18,6 +18,7 @@ ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _OPTIONS: Final = LocalResponse(status=204, fields=b"Allow: " + ALLOWED_METHODS + b"\r\n")
 _PROBE: Final = Route(name="probe", header_rules=HeaderRules(via=b""))
 _OPERATOR: Final = Caller(evidence=Evidence.OPERATOR, listener="")
+_PERMITS_MAX: Final = 1024
 _OWN_SITES = frozenset({b"same-origin", b"none"})  # any other value, known or not, is foreign
 
 
@@ -27,7 +28,7 @@ class SidecarPolicy:
     `hosts` None: no Host guard (a Unix listener on which none was set).
     """
 
-    __slots__ = ("_any_host", "_endpoint", "_hosts", "_known_host", "_origins", "_permit", "_pseudonym", "_required", "_route")
+    __slots__ = ("_any_host", "_endpoint", "_hosts", "_known_host", "_origins", "_permits", "_pseudonym", "_required", "_route")
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class SidecarPolicy:
     ) -> None:
         self._route = route
         self._endpoint = endpoint
-        self._permit: Permit | None = None  # of the last caller: a connection has one caller for all its requests
+        self._permits: dict[int, Permit] = {}  # by the identity of the caller
         self._hosts = hosts
         self._known_host = b""
         self._origins = origins
@@ -67,9 +68,14 @@ class SidecarPolicy:
             return Denial(code="loop", detail="own_via: {upstream_url} leads back to this Robin")
         if head.method == "OPTIONS" and (head.target == b"*" or (head.max_forwards or b"1").strip(b"0") == b""):
             return _OPTIONS  # RFC 9110 7.6.2: it travels no further
-        permit = self._permit
-        if permit is None or permit.caller is not caller:
-            permit = self._permit = Permit(route=self._route, endpoint=self._endpoint, target=None, caller=caller)
+        permit = self._permits.get(id(caller))
+        return permit if permit is not None and permit.caller is caller else self._permit(caller)
+
+    def _permit(self, caller: Caller) -> Permit:
+        """The permit for the requests of one caller, kept since building one costs as much as the judgement."""
+        if len(self._permits) >= _PERMITS_MAX:
+            self._permits.clear()
+        permit = self._permits[id(caller)] = Permit(route=self._route, endpoint=self._endpoint, target=None, caller=caller)
         return permit
 
     def _admits(self, host: bytes) -> bool:

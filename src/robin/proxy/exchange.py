@@ -78,7 +78,7 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
                 outbound = forward_request(head, permit, credential, held)
-            record.note_attempt(credential, reused=upstream.reused)
+            record.identity, record.offered, record.reused = credential.identity, credential.note or None, upstream.reused
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
             if route.sign is not None:
@@ -96,7 +96,7 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
         except (StreamClosed, FramingError, TimeoutError) as error:
             raise relay.classify_failure(error) from None
         finally:
-            relay.detach()
+            downstream.peer = None
             if relay.body is not None:
                 await relay.body.stop()
             pool.release(upstream, idle_s)

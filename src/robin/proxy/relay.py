@@ -84,11 +84,6 @@ class Relay:
         self.scanned = 0
         downstream.peer = upstream
 
-    def detach(self) -> None:
-        """The attempt is over: its two connections are no longer peers."""
-        self.downstream.peer = None
-        self.upstream.deadline_at = math.inf
-
     @property
     def repeatable(self) -> bool:
         """Whether the request can be sent again: it has no body, or a held one."""

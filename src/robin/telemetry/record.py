@@ -5,7 +5,6 @@ nothing here holds token bytes, a query string or a field value.
 """
 
 from robin.model.caller import Caller
-from robin.model.credential import Credential
 from robin.model.identity import IdentityToken
 from robin.model.message import RequestHead
 
@@ -66,9 +65,3 @@ class ExchangeRecord:
         self.path = head.path
         self.protocol = "HTTP/1.1" if head.minor else "HTTP/1.0"
         self.traceparent = head.traceparent
-
-    def note_attempt(self, credential: Credential, *, reused: bool) -> None:
-        """Note what the request is about to be sent with, on a connection that was `reused` or not."""
-        self.identity = credential.identity
-        self.offered = credential.note or None
-        self.reused = reused

@@ -247,6 +247,7 @@ class Pool:
             return
         upstream.reusable = False
         upstream.reused = True
+        upstream.deadline_at = math.inf
         if upstream.paused:
             upstream.resume_reading()
         if self._turns and self._hand_over(upstream):

@@ -11,7 +11,7 @@ from typing import Final
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import Framing, HeldBody, OutboundRequest, RequiredField, canonical_name
-from robin.model.route import HeaderRules
+from robin.model.route import HeaderRules, Route
 from robin.model.verdict import Permit
 from robin.wire.framing import Trailer
 from robin.wire.shape import HeadShape, ParsedRequest, ParsedResponse
@@ -95,7 +95,10 @@ def forward_request(head: ParsedRequest, permit: Permit, credential: Credential,
 
     Raises Fault `bad_request` for a dot segment under a base path.
     """
-    route, authority, shape, values = permit.route, permit.endpoint.origin.authority, head.shape, head.field_values
+    route, endpoint, shape, values = permit.route, permit.endpoint, head.shape, head.field_values
+    kept = head.forwarded
+    if kept is not None and kept[0] is route and kept[1] is endpoint and permit.target is None and held is None:
+        return OutboundRequest(head.method, kept[2], endpoint.origin.authority, kept[3], credential.fields, kept[4])
     rules, target = route.header_rules, permit.target
     if target is None:
         target = route.base_path + head.target
@@ -104,13 +107,16 @@ def forward_request(head: ParsedRequest, permit: Permit, credential: Credential,
     key = rules, head.connection_options
     template = shape.templates.get(key)
     if template is None:
-        template = b"%b %b HTTP/1.1\r\nHost: %b\r\n" + _fields_template(shape, head.connection_options, rules, Direction.UPSTREAM)
+        fields = _fields_template(shape, head.connection_options, rules, Direction.UPSTREAM)
+        template = b"%b %b HTTP/1.1\r\nHost: %b\r\n" + fields, _via(rules, None) + b"\r\n"
         shape.keep_template(key, template)
     if head.max_forwards is not None and head.method == "OPTIONS":  # RFC 9110 7.6.2
         values = _one_hop_less(head)
-    start = template % (head.method.encode("ascii"), target, authority, *values)
-    upgrade = head.upgrade if head.upgrade is not None and route.permits_upgrade(head.method, head.upgrade) else None
-    return OutboundRequest(head.method, target, authority, start, credential.fields, _own_fields(head, rules, upgrade, held))
+    start = template[0] % (head.method.encode("ascii"), target, endpoint.origin.authority, *values)
+    end = template[1] if head.framing == Framing.NONE and not shape.asks_for_more else _own_fields(head, route, held)
+    if permit.target is None and held is None:
+        head.forwarded = route, endpoint, target, start, end
+    return OutboundRequest(head.method, target, endpoint.origin.authority, start, credential.fields, end)
 
 
 def _fields_template(shape: HeadShape, options: frozenset[bytes], rules: HeaderRules, direction: Direction) -> bytes:
@@ -121,11 +127,16 @@ def _fields_template(shape: HeadShape, options: frozenset[bytes], rules: HeaderR
     )
 
 
-def _own_fields(head: ParsedRequest, rules: HeaderRules, upgrade: bytes | None, held: HeldBody | None) -> bytes:
+def _via(rules: HeaderRules, received: bytes | None) -> bytes:
+    """The Via line, with what the caller's said before; empty where the rules have none."""
+    if not rules.via:
+        return b""
+    return b"Via: %b\r\n" % rules.via if received is None else b"Via: %b, %b\r\n" % (received, rules.via)
+
+
+def _own_fields(head: ParsedRequest, route: Route, held: HeldBody | None) -> bytes:
     """Via, framing, and what ends at each hop and is asked for anew; then the empty line."""
-    own = b""
-    if rules.via:
-        own = b"Via: %b\r\n" % rules.via if head.via is None else b"Via: %b, %b\r\n" % (head.via, rules.via)
+    own = _via(route.header_rules, head.via)
     if held is not None:
         if head.framing != Framing.NONE:
             own += b"Content-Length: %d\r\n" % len(held.octets)
@@ -137,8 +148,8 @@ def _own_fields(head: ParsedRequest, rules: HeaderRules, upgrade: bytes | None, 
         own += b"TE: trailers\r\n"
     if head.expects_continue and held is None:
         own += b"Expect: 100-continue\r\n"
-    if upgrade is not None:
-        own += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
+    if head.upgrade is not None and route.permits_upgrade(head.method, head.upgrade):
+        own += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
     return own + b"\r\n"
 
 
@@ -156,13 +167,16 @@ def forward_response(response: ParsedResponse, *, rules: HeaderRules, minor: int
 
     `minor` is the caller's HTTP/1 minor version; `chunked`: the body is forwarded in chunks; `keep_alive`: the connection stays open.
     """
+    kept, form = response.forwarded, (minor, keep_alive, chunked)
+    if kept is not None and kept[0] is rules and kept[1] == form:
+        return kept[2]
     shape = response.shape
     key = rules, response.connection_options
     template = shape.templates.get(key)
     if template is None:
-        template = b"HTTP/1.1 %d %b\r\n" + _fields_template(shape, response.connection_options, rules, Direction.DOWNSTREAM)
+        template = b"HTTP/1.1 %d %b\r\n" + _fields_template(shape, response.connection_options, rules, Direction.DOWNSTREAM), b""
         shape.keep_template(key, template)
-    head = template % (response.status, response.reason, *response.field_values)
+    head = template[0] % (response.status, response.reason, *response.field_values)
     if chunked:
         head += b"Transfer-Encoding: chunked\r\n"
     elif response.length >= 0 and response.framing != Framing.CHUNKED and response.status >= 200 and response.status != 204:
@@ -172,7 +186,9 @@ def forward_response(response: ParsedResponse, *, rules: HeaderRules, minor: int
             head += b"Connection: close\r\n"
         elif minor == 0:
             head += b"Connection: keep-alive\r\n"
-    return head + b"\r\n"
+    head += b"\r\n"
+    response.forwarded = rules, form, head
+    return head
 
 
 def forward_switch(response: ParsedResponse, rules: HeaderRules) -> bytes:

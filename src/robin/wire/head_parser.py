@@ -59,7 +59,8 @@ class RequestParser:
                 method = METHODS.get(groups[0])
                 if method is None or len(groups[1]) > self._target_bytes:
                     return None
-                return build_request(method, groups[1], 1 if groups[2] == b"1" else 0, shape, groups[3:])
+                known_host = None if self._head is None else self._head.host
+                return build_request(method, groups[1], 1 if groups[2] == b"1" else 0, shape, groups[3:], known_host=known_host)
         return None
 
 

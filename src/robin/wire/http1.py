@@ -99,11 +99,13 @@ def parse_request(raw: bytes, *, target_bytes: int, fields_max: int, forms: Requ
     return head
 
 
-def build_request(method: str, target: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> ParsedRequest:
-    """The facts of a head whose syntax was judged, in origin-form. Raises Fault."""
+def build_request(
+    method: str, target: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...], *, known_host: bytes | None = None
+) -> ParsedRequest:
+    """The facts of a head whose syntax was judged, in origin-form. `known_host` is a Host known to be valid. Raises Fault."""
     if shape.defect is not None:
         raise bad(*shape.defect)
-    if shape.host_at < 0 or not host_is_valid(values[shape.host_at]):
+    if shape.host_at < 0 or (values[shape.host_at] != known_host and not host_is_valid(values[shape.host_at])):
         raise bad("bad_host", "exactly one valid Host is required")
     head = ParsedRequest(method, target, minor, shape, values)
     if head.framing == Framing.LENGTH:

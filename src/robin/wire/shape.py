@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from robin.model.message import Framing, RequestHead, ResponseHead, canonical_name
-from robin.model.route import HeaderRules
+from robin.model.route import Endpoint, HeaderRules, Route
 from robin.wire.fields import COMMON_CONNECTION, parse_connection
 
 _SHAPES_MAX: Final = 256
@@ -61,7 +61,7 @@ class HeadShape:
         self.names = names = tuple(map(canonical_name, spelled))
         self.match: Callable[[bytes], re.Match[bytes] | None] | None = None
         self.uses_left = _USES_MIN + _USES_PER_FIELD * len(spelled) + sum(map(len, spelled)) // _USES_PER_BYTES
-        self.templates: dict[tuple[HeaderRules, frozenset[bytes]], bytes] = {}
+        self.templates: dict[tuple[HeaderRules, frozenset[bytes]], tuple[bytes, bytes]] = {}
         last = {name: at for at, name in enumerate(names)}
         self.host_at = last[b"host"] if names.count(b"host") == 1 else -1
         self.trace_at = last.get(b"traceparent", -1)
@@ -84,13 +84,11 @@ class HeadShape:
         return None
 
     def options(self, values: tuple[bytes, ...]) -> frozenset[bytes]:
-        """The options of all Connection fields."""
-        if not self.connections_at:
-            return _NO_OPTIONS
+        """The options of all Connection fields, of which there is one at least."""
         value = values[self.connections_at[0]] if len(self.connections_at) == 1 else b",".join([values[at] for at in self.connections_at])
         return COMMON_CONNECTION.get(value) or parse_connection(value)
 
-    def keep_template(self, key: tuple[HeaderRules, frozenset[bytes]], template: bytes) -> None:
+    def keep_template(self, key: tuple[HeaderRules, frozenset[bytes]], template: tuple[bytes, bytes]) -> None:
         """Keep a template; when there are too many, all are forgotten."""
         if len(self.templates) >= _TEMPLATES_MAX:
             self.templates.clear()
@@ -135,9 +133,9 @@ class ShapeStore:
 
 
 class ParsedRequest(RequestHead):
-    """A request head and its shape. Made by `wire.http1` alone."""
+    """A request head and its shape. Made by `wire.http1` alone. `forwarded` is kept by `wire.forwarding` for when the head repeats."""
 
-    __slots__ = ("shape",)
+    __slots__ = ("forwarded", "shape")
 
     def __init__(self, method: str, target: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> None:
         self.method = method
@@ -146,8 +144,11 @@ class ParsedRequest(RequestHead):
         self.shape = shape
         self.names = shape.names
         self.field_values = values
-        self.connection_options = options = shape.options(values)
-        self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+        if shape.connections_at:
+            self.connection_options = options = shape.options(values)
+            self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+        else:
+            self.connection_options, self.keep_alive = _NO_OPTIONS, minor == 1
         self.path = target.partition(b"?")[0]
         self.host = values[shape.host_at]
         self.framing = shape.framing
@@ -156,12 +157,13 @@ class ParsedRequest(RequestHead):
         self.expects_continue = self.accepts_trailers = False
         self.target_scheme = self.target_authority = self.upgrade = None
         self.origin = self.fetch_site = self.via = self.max_forwards = None
+        self.forwarded: tuple[Route, Endpoint, bytes, bytes, bytes] | None = None
 
 
 class ParsedResponse(ResponseHead):
-    """A response head and its shape. Made by `wire.http1` alone."""
+    """A response head and its shape. Made by `wire.http1` alone. `forwarded` is kept by `wire.forwarding` for when the head repeats."""
 
-    __slots__ = ("shape",)
+    __slots__ = ("forwarded", "shape")
 
     def __init__(self, status: int, reason: bytes, minor: int, shape: HeadShape, values: tuple[bytes, ...]) -> None:
         self.status = status
@@ -169,8 +171,12 @@ class ParsedResponse(ResponseHead):
         self.shape = shape
         self.names = shape.names
         self.field_values = values
-        self.connection_options = options = shape.options(values)
-        self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+        if shape.connections_at:
+            self.connection_options = options = shape.options(values)
+            self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+        else:
+            self.connection_options, self.keep_alive = _NO_OPTIONS, minor == 1
         self.framing = shape.framing
         self.length = -1
         self.idle_s = self.upgrade = None
+        self.forwarded: tuple[HeaderRules, tuple[int, bool, bool], bytes] | None = None
