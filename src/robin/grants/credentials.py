@@ -44,6 +44,16 @@ class GrantedCredentials:
     def ready(self, permit: Permit) -> Credential | None:
         """Return the credential if one is usable now; None when it must be obtained."""
         name = permit.route.grant
+        built = self._lines.get(name)
+        if built is None:
+            return self._ready_otherwise(name)
+        token = self._grants[name].identity.ready()
+        if token is built.identity:
+            return built
+        return None if token is None else self._build(name, self._grants[name], token)
+
+    def _ready_otherwise(self, name: str) -> Credential | None:
+        """As `ready`, for the empty name, a grant that calls an issuer, and one whose line was not built yet."""
         if not name:
             return NO_CREDENTIAL
         grant = self._grants[name]
@@ -51,10 +61,7 @@ class GrantedCredentials:
             assert self._cache is not None
             return self._cache.ready(grant.key)
         token = grant.identity.ready()
-        if token is None:
-            return None
-        built = self._lines.get(name)
-        return built if built is not None and built.identity is token else self._build(name, grant, token)
+        return None if token is None else self._build(name, grant, token)
 
     async def obtain(self, permit: Permit) -> Credential:
         """Return the credential after a bounded wait. Raises Fault with a code of the identity or of the issuer."""

@@ -4,7 +4,7 @@ import asyncio
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.verdict import Denial, LocalResponse, Permit
+from robin.model.verdict import LocalResponse, Permit
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
@@ -36,12 +36,12 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         if engine.authenticate is not None:
             caller = record.caller = await engine.authenticate(head, caller)
         verdict = engine.policy.decide(head, caller)  # pure
-        if isinstance(verdict, Denial):
-            raise Fault(verdict.code, verdict.detail)
+        if isinstance(verdict, Permit):
+            refusals = verdict.route.refusals or refusals
+            return await _forward(downstream, engine, head, verdict, record)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
-        refusals = verdict.route.refusals or refusals
-        return await _forward(downstream, engine, head, verdict, record)
+        raise Fault(verdict.code, verdict.detail)
     except Fault as fault:
         return await rescue(downstream, engine, refusals, head, record, fault)
     except (CallerLeft, StreamClosed):
