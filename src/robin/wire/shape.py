@@ -27,6 +27,7 @@ _USES_PER_BYTES: Final = 16
 
 _VALUE: Final = rb"([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ]))"
 _ASKS_FOR_MORE: Final = frozenset(b"upgrade expect origin sec-fetch-site via te max-forwards".split())
+_QUERY: Final = ord("?")  # a number: `in` takes bytes by way of an exception
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
 
@@ -34,14 +35,15 @@ class HeadShape:
     """The field names of a head and what they decide.
 
     `spelled` are the names as sent, `names` the canonical ones. What ends in `_at` is the index of a field among the values, -1: there is
-    none; of a repeated field it is the last, but a repeated Host is none; `connections_at` has all. `defect` is the reason and the text of
-    the refusal of every head of this shape. `asks_for_more`: some field has a meaning beyond framing. `match` is the pattern of whole
-    heads, None until it is compiled, after `uses_left` more heads; its groups are three of the start line, then the values. `templates`
-    are kept by `wire.forwarding`.
+    none; of a repeated field it is the last, but a repeated Host or Connection is none. `connections_at` has all of the latter. `defect` is
+    the reason and the text of the refusal of every head of this shape. `asks_for_more`: some field has a meaning beyond framing. `match` is
+    the pattern of whole heads, None until it is compiled, after `uses_left` more heads; its groups are three of the start line, then the
+    values. `templates` are kept by `wire.forwarding`.
     """
 
     __slots__ = (
         "asks_for_more",
+        "connection_at",
         "connections_at",
         "defect",
         "framing",
@@ -67,6 +69,7 @@ class HeadShape:
         self.trace_at = last.get(b"traceparent", -1)
         self.keep_alive_at = last.get(b"keep-alive", -1)
         self.connections_at = tuple([at for at, name in enumerate(names) if name == b"connection"])
+        self.connection_at = self.connections_at[0] if len(self.connections_at) == 1 else -1
         self.asks_for_more = not _ASKS_FOR_MORE.isdisjoint(names)
         self.framing, self.framing_at = Framing.NONE, -1
         if b"content-length" in last:
@@ -85,8 +88,7 @@ class HeadShape:
 
     def options(self, values: tuple[bytes, ...]) -> frozenset[bytes]:
         """The options of all Connection fields, of which there is one at least."""
-        value = values[self.connections_at[0]] if len(self.connections_at) == 1 else b",".join([values[at] for at in self.connections_at])
-        return COMMON_CONNECTION.get(value) or parse_connection(value)
+        return parse_connection(b",".join([values[at] for at in self.connections_at]))
 
     def keep_template(self, key: tuple[HeaderRules, frozenset[bytes]], template: tuple[bytes, bytes]) -> None:
         """Keep a template; when there are too many, all are forgotten."""
@@ -144,12 +146,15 @@ class ParsedRequest(RequestHead):
         self.shape = shape
         self.names = shape.names
         self.field_values = values
-        if shape.connections_at:
+        if shape.connection_at >= 0:
+            self.connection_options = options = COMMON_CONNECTION.get(values[shape.connection_at]) or shape.options(values)
+            self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+        elif shape.connections_at:
             self.connection_options = options = shape.options(values)
             self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
         else:
             self.connection_options, self.keep_alive = _NO_OPTIONS, minor == 1
-        self.path = target.partition(b"?")[0]
+        self.path = target if _QUERY not in target else target.partition(b"?")[0]
         self.host = values[shape.host_at]
         self.framing = shape.framing
         self.length = 0
@@ -171,7 +176,10 @@ class ParsedResponse(ResponseHead):
         self.shape = shape
         self.names = shape.names
         self.field_values = values
-        if shape.connections_at:
+        if shape.connection_at >= 0:
+            self.connection_options = options = COMMON_CONNECTION.get(values[shape.connection_at]) or shape.options(values)
+            self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+        elif shape.connections_at:
             self.connection_options = options = shape.options(values)
             self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
         else:
