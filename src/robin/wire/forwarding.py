@@ -125,7 +125,7 @@ def _own_fields(head: ParsedRequest, rules: HeaderRules, upgrade: bytes | None, 
     """Via, framing, and what ends at each hop and is asked for anew; then the empty line."""
     own = b""
     if rules.via:
-        own = b"Via: %b\r\n" % rules.via if head.via is None else b"Via: %b, %b\r\n" % (head.via, rules.via)
+        own = b"Via: %b\r\n" % rules.via if not head.via else b"Via: %b, %b\r\n" % (head.via, rules.via)
     if held is not None:
         if head.framing != Framing.NONE:
             own += b"Content-Length: %d\r\n" % len(held.octets)
