@@ -86,3 +86,4 @@ def test_the_decision_on_head_shapes_has_its_numbers_from_the_code() -> None:
     assert f"{constant('wire', '_SHAPES_MAX')} shapes of requests" in page
     assert f"{constant('wire', '_SHAPE_FIELDS_MAX')} fields and {constant('wire', '_NAMES_BYTES_MAX'):,} bytes of names" in page
     assert f"{constant('wire', '_TEMPLATES_MAX')} templates each" in page
+    assert f"Connection field of more than {constant('wire', '_OPTIONS_BYTES_MAX')} bytes" in page

@@ -162,6 +162,19 @@ async def test_an_exchange_cut_at_any_turn_leaves_nothing(
     )
 
 
+async def upload_to_nowhere(caller: CallerEnd) -> None:
+    await caller.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await caller.receive()
+
+
+async def test_an_exchange_cut_while_its_upload_is_stopped_gives_its_connection_back(room: Room, upstream: RecordingUpstream) -> None:
+    async def leave(connection: ScriptedConnection) -> None:
+        await connection.read_until(b"abc\r\n")
+
+    upstream.script = leave
+    assert await cut_everywhere(room, upload_to_nowhere, everything=False) >= 5
+
+
 async def test_after_every_cut_the_pool_still_serves(upstream: RecordingUpstream, tmp_path: Path) -> None:
     upstream.script = answer_each
     async with open_room(upstream.port, tmp_path, limits=Limits(upstream_connections=1)) as room:

@@ -20,6 +20,7 @@ from robin.telemetry.record import ExchangeRecord
 from robin.testing.connection import ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, answer, response
 from robin.testing.waiting import eventually
+from robin.transport.pool import Upstream
 
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -193,6 +194,26 @@ async def test_the_audit_comes_before_the_first_byte_upstream_and_its_failure_se
     assert status(await caller.ask(GET)) == 500
     assert audited == [("GET", CALLER, 0), ("GET", CALLER, 1)]
     assert len(upstream.requests) == 1
+    await caller.hang_up()
+    await room.settled()
+
+
+async def test_what_an_idle_upstream_sent_while_the_audit_was_written_is_no_response(room: Room, upstream: RecordingUpstream) -> None:
+    late = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    idle: list[Upstream] = []
+
+    async def audit(record: ExchangeRecord, permit: Permit, held: HeldBody | None) -> None:
+        if idle:
+            spoke = idle.pop()
+            await upstream.connections[0].send(late)
+            await eventually(lambda: spoke.received, what="the late bytes")
+
+    room.engine.audit = audit
+    caller = room.call()
+    assert status(await caller.ask(GET)) == 200
+    idle += room.bucket.idle
+    assert status(await caller.ask(b"POST" + GET[3:])) == 200
+    assert [len(connection.requests) for connection in upstream.connections] == [1, 1]
     await caller.hang_up()
     await room.settled()
 

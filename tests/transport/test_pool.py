@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import random
 import socket
 import ssl
+import termios
+from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +172,21 @@ async def test_what_came_over_tls_while_paused_keeps_a_connection_from_being_use
         else:
             assert await waiter is not upstream
         await eventually(lambda: upstream.closed, what="it to be closed")
+
+
+async def test_what_tls_has_not_decrypted_yet_keeps_a_connection_from_being_used_again(certificates: CertificateAuthority):
+    async with standing(limit=1, certificates=certificates) as stand:
+        upstream = await stand.acquire()
+        origin = await stand.upstream.connection(0)
+        upstream.pause_reading()
+        for _ in range(4000):
+            origin.transport.write(b"x")  # a record each: more than is decrypted in one turn
+        kernel = upstream.transport.get_extra_info("socket").fileno()
+        await eventually(lambda: array("i", fcntl.ioctl(kernel, termios.FIONREAD, bytes(4)))[0] >= 80_000, what="all of it to arrive")
+        await upstream.fill()
+        assert 0 < len(upstream.take(len(upstream.received))) < 4000
+        stand.give_back(upstream)
+        assert stand.pool.take(stand.permit) is None
 
 
 @pytest.mark.parametrize("spoil", ["unclean", "ended", "bytes left", "choked"])

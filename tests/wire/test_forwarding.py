@@ -115,6 +115,10 @@ def test_what_goes_up_is_one_message_to_another_parser(fields: list[bytes], conn
     assert server.trailing_data == (b"", False)
 
 
+def test_an_empty_via_of_the_caller_leaves_no_empty_element() -> None:
+    assert [value for name, value in sent(request(b"Via: "))[1] if name == b"via"] == [b"1.1 robin-00c0ffee"]
+
+
 def test_a_repeated_head_takes_the_new_credential_and_the_base_path_of_the_moment() -> None:
     head = request()
     first = render(outbound(head, token=b"one"))

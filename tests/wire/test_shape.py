@@ -1,6 +1,8 @@
 """Shapes: a head that matches a pattern says exactly what the parser would have made of it, and what the parser refuses matches none."""
 
 import time
+import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -264,6 +266,35 @@ def test_templates_are_bounded_however_connection_varies() -> None:
     for head in heads:
         outbound_head(head)
     assert 0 < len(heads[0].shape.templates) <= 16
+
+
+def test_a_long_connection_field_is_not_kept_with_its_template() -> None:
+    options = b",".join(b"o-%d" % number for number in range(100))
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: %b\r\nB: 1\r\nO-7: 1\r\n\r\n" % options, **LIMITS)
+    for _ in range(2):
+        assert b"O-7" not in outbound_head(head)
+    assert head.shape.templates == {}
+
+
+def test_a_connection_keeps_next_to_nothing_of_large_heads_that_differ() -> None:
+    parser = RequestParser(target_bytes=200, fields_max=100)
+    tracemalloc.start()
+    try:
+        for number in range(16):
+            name = b"x-%d-%%d-%b: 1\r\n" % (number, b"n" * 600)
+            fields = b"".join(name % field for field in range(90))
+            parser.parse(b"%b / HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % ((b"GET", b"PUT", b"POST", b"HEAD")[number % 4], fields))
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pattern_that_is_forgotten_is_in_no_cache() -> None:
+    store = ShapeStore(START)
+    pattern = weakref.ref(compiled(store, 0).match.__self__)  # type: ignore[union-attr]
+    for kind in range(1, 300):
+        store.parse_fields(section(kind))
+    assert pattern() is None
 
 
 def test_nothing_that_is_kept_of_a_head_holds_a_value() -> None:

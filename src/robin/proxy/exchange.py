@@ -10,11 +10,12 @@ from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.relay import CallerLeft, Relay, StaleConnection
 from robin.proxy.request import send_request
-from robin.proxy.request_body import hold_body
+from robin.proxy.request_body import StreamedBody, hold_body
 from robin.proxy.rescue import rescue, respond_locally
 from robin.proxy.response import relay_response
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
+from robin.transport.pool import Pool, Upstream
 from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import forward_request, render
 from robin.wire.framing import FramingError
@@ -81,8 +82,7 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             record.identity, record.offered, record.reused = credential.identity, credential.note or None, upstream.reused
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
-            if route.sign is not None:
-                outbound = route.sign(outbound, held)  # the last change to the head
+            outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head
             response = await send_request(relay, render(outbound))  # the final response head; the caller has seen nothing of it
             idle_s = response.idle_s
             if response.status == 401:
@@ -97,10 +97,19 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             raise relay.classify_failure(error) from None
         finally:
             downstream.peer = None
-            if relay.body is not None:
-                await relay.body.stop()
-            pool.release(upstream, idle_s)
+            if relay.body is None:
+                pool.release(upstream, idle_s)
+            else:
+                await _release_after_body(relay.body, upstream, pool, idle_s)
         record.retries += 1  # and once more
+
+
+async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool, idle_s: int | None) -> None:
+    """Stop the body and release the connection, also where the exchange is cancelled while it waits for that."""
+    try:
+        await body.stop()
+    finally:
+        pool.release(upstream, idle_s)
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

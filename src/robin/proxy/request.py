@@ -4,7 +4,7 @@ from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing
-from robin.proxy.relay import CallerLeft, Relay
+from robin.proxy.relay import CallerLeft, Relay, StaleConnection
 from robin.proxy.request_body import StreamedBody
 from robin.wire.forwarding import forward_response
 from robin.wire.framing import FramingError
@@ -24,6 +24,8 @@ async def send_request(relay: Relay, outbound: bytes) -> ParsedResponse:
     if downstream.eof:
         upstream.reusable = True  # nothing was sent on it
         raise CallerLeft
+    if upstream.reused and (upstream.received or upstream.eof):  # it spoke or ended while we waited: that is no response to this request
+        raise StaleConnection("eof", repeatable=True)
     relay.record.credential = relay.record.offered
     _send(relay, outbound)
     while not upstream.received or (response := _take_response_head(relay)) is None:

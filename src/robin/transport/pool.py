@@ -240,7 +240,7 @@ class Pool:
             or upstream.received
             or upstream.write_blocked
             or self._closing
-            or (bucket.tls is not None and upstream.generation != bucket.tls.generation)
+            or (bucket.tls is not None and (upstream.generation != bucket.tls.generation or upstream.transport.get_read_buffer_size()))
         ):
             upstream.abort()
             self._vacate(bucket)

@@ -387,6 +387,10 @@ class TlsTransport(asyncio.BufferedProtocol, Generic[AnyStream]):
         size: int = 0 if self._lower is None else self._lower.get_write_buffer_size()
         return size
 
+    def get_read_buffer_size(self) -> int:
+        """How many bytes were received and are left to the next turn."""
+        return len(self._rest)
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`ssl_object` is this TLS; everything else is asked below."""
         if name == "ssl_object":

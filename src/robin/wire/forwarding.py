@@ -134,7 +134,7 @@ def _via(rules: HeaderRules, received: bytes | None) -> bytes:
     """The Via line, with what the caller's said before; empty where the rules have none."""
     if not rules.via:
         return b""
-    return b"Via: %b\r\n" % rules.via if received is None else b"Via: %b, %b\r\n" % (received, rules.via)
+    return b"Via: %b, %b\r\n" % (received, rules.via) if received else b"Via: %b\r\n" % rules.via
 
 
 def _own_fields(head: ParsedRequest, route: Route, held: HeldBody | None) -> bytes:

@@ -15,7 +15,12 @@ _KEYS: Final = 4
 
 
 def _learn(shapes: dict[bytes, tuple[HeadShape, ...]], key: bytes, shape: HeadShape) -> None:
-    """Note the shape of a head that was parsed, newest first. `key` is what all heads that are compared with it have in common."""
+    """Note the shape of a head that was parsed, newest first, if it has a pattern: without one it is of no use, and may be large.
+
+    `key` is what all heads that are compared with it have in common.
+    """
+    if shape.match is None:
+        return
     if key not in shapes and len(shapes) >= _KEYS:
         shapes.clear()
     known = shapes.get(key, ())

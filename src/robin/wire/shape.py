@@ -21,6 +21,7 @@ _SHAPES_MAX: Final = 256
 _SHAPE_FIELDS_MAX: Final = 64  # a head of more fields, or of more bytes of names, gets a shape of its own each time
 _NAMES_BYTES_MAX: Final = 1024
 _TEMPLATES_MAX: Final = 16  # of one shape
+_OPTIONS_BYTES_MAX: Final = 256  # Connection may list more names than the head has, and a template is kept by all of them
 _USES_MIN: Final = 64  # before a pattern is compiled, which takes 0.2 to 4 ms; more for each field and for long names
 _USES_PER_FIELD: Final = 4
 _USES_PER_BYTES: Final = 16
@@ -91,7 +92,9 @@ class HeadShape:
         return parse_connection(b",".join([values[at] for at in self.connections_at]))
 
     def keep_template(self, key: tuple[HeaderRules, frozenset[bytes]], template: tuple[bytes, bytes]) -> None:
-        """Keep a template; when there are too many, all are forgotten."""
+        """Keep a template, unless Connection lists much; when there are too many, all are forgotten."""
+        if len(key[1]) + sum(map(len, key[1])) > _OPTIONS_BYTES_MAX:
+            return
         if len(self.templates) >= _TEMPLATES_MAX:
             self.templates.clear()
         self.templates[key] = template
@@ -130,7 +133,9 @@ class ShapeStore:
         if len(self._shapes) >= _SHAPES_MAX:
             for known in self._shapes.values():
                 known.match = None  # patterns are large, and a connection may keep its last shapes for long
+                known.templates.clear()
             self._shapes.clear()
+            re.purge()  # else Python's own cache of patterns keeps them too
         self._shapes[shape.spelled] = shape
 
 
