@@ -94,11 +94,25 @@ async def test_a_spoiled_file_leaves_the_last_keys_for_a_while(file: FileStage, 
     assert kid(await file.keys.obtain()) == "two"
 
 
-async def test_a_fifo_in_place_of_the_file_does_not_hang(file: FileStage) -> None:
+@pytest.mark.parametrize("held", [False, True], ids=["without a writer", "with a writer"])
+async def test_a_fifo_in_place_of_the_file_does_not_hang(file: FileStage, *, held: bool) -> None:
     os.mkfifo(file.path)
+    descriptor = os.open(file.path, os.O_RDWR) if held else os.open(os.devnull, os.O_RDONLY)
     began = time.monotonic()
-    assert await unavailable(file.keys) in {"not_json", "unreadable"}
+    assert await unavailable(file.keys) == "unreadable"
+    os.close(descriptor)
     assert time.monotonic() - began < 5
+
+
+async def test_a_file_that_was_just_written_is_read_again_since_a_second_write_may_leave_its_stat_as_it_was(file: FileStage) -> None:
+    file.write(ONE)
+    file.clock.step_wall(file.path.stat().st_ctime - file.clock.wall())
+    first = file.keys.ready()
+    file.clock.advance(2)
+    settled = file.keys.ready()
+    assert settled is not first
+    file.clock.advance(1)
+    assert file.keys.ready() is settled
 
 
 # a URL
@@ -239,6 +253,58 @@ async def test_an_issuer_that_hangs_delays_a_token_for_the_timeout_at_most() -> 
     assert time.monotonic() - began < 5
     await stage.finish()
     assert await unavailable(stage.keys) == "timeout"
+
+
+async def test_an_issuer_that_hangs_leaves_the_last_keys_in_use_for_max_stale() -> None:
+    stage = UrlStage(fetch_timeout_s=0.02, max_stale_s=3600)
+    await stage.keys.obtain()
+    stage.gate.clear()
+    stage.clock.advance(600)
+    assert kid(await stage.keys.obtain()) == "one", "refused while its own fetch runs out of time"
+    for _ in range(299):
+        await stage.finish()
+        stage.clock.advance(10)
+        assert kid(stage.keys.ready()) == "one", "waits for the issuer again"
+    await stage.finish()
+    stage.clock.advance(10)
+    assert stage.keys.ready() is None
+
+
+async def test_a_token_that_waited_for_a_slow_failure_starts_no_second_wait() -> None:
+    """A fetch takes as long as `min_refetch_s`, so that the next one is due when it ends."""
+    stage = UrlStage()
+    await stage.keys.obtain()
+    stage.gate.clear()
+    stage.reply = IssuerUnreachable("timeout")
+    stage.clock.advance(600)
+    waiting = asyncio.ensure_future(stage.keys.obtain())
+    await eventually(lambda: len(stage.requests) == 2)
+    stage.clock.advance(10)
+    stage.gate.set()
+    assert kid(await waiting) == "one"
+
+
+async def test_keys_whose_last_failed_try_lies_long_ago_are_renewed_before_they_are_used() -> None:
+    stage = UrlStage()
+    await stage.keys.obtain()
+    stage.reply = IssuerUnreachable("connect")
+    stage.clock.advance(300)
+    stage.keys.ready()
+    await stage.finish()
+    stage.reply = TWO
+    stage.clock.advance(3600)
+    assert stage.keys.ready() is None
+    assert kid(await stage.keys.obtain()) == "two"
+
+
+@pytest.mark.parametrize(
+    "bearer", [b"", b"a\nb", b"a b", "\u00e9".encode(), b"a" * 16385], ids=["empty", "lines", "space", "utf-8", "long"]
+)
+async def test_a_bearer_that_is_no_token_is_not_sent(tmp_path: Path, bearer: bytes) -> None:
+    (tmp_path / "token").write_bytes(bearer)
+    stage = UrlStage(bearer_file=str(tmp_path / "token"))
+    assert await unavailable(stage.keys) == "bearer_unreadable"
+    assert stage.requests == []
 
 
 async def test_a_bearer_is_read_for_each_fetch(tmp_path: Path) -> None:

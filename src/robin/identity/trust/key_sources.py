@@ -1,13 +1,16 @@
 """Where key sets come from: a file watched by `stat`, or a URL fetched through the issuer client; both keep the last good set for a while.
 
 Rules to keep. `ready` never waits. A set that is due is fetched again behind the requests; one twice as old as `refresh_s` is used only
-after a try to renew it. One fetch runs at a time; requests that leave do not stop it. No try starts within `min_refetch_s` of the one
+where a try to renew it has failed within the last `refresh_s`, and further tries run behind the requests then. One fetch runs at a time; requests that leave do not stop it. No try starts within `min_refetch_s` of the one
 before.
 """
 
 import asyncio
+import errno
 import math
 import os
+import re
+import stat
 from typing import Final, Protocol
 
 from robin.identity.issuer import IssuerClient, IssuerRequest, IssuerUnreachable
@@ -19,7 +22,10 @@ from robin.transport.entropy import Entropy
 from robin.transport.tasks import TaskOwner
 
 _LOOK_S: Final = 1.0
+_SETTLED_S: Final = 1.0  # a younger file can hide a second write within one tick of its clock
+_OVERTIME_S: Final = 1.0  # how much longer than a fetch its requests wait, so that they see how it ended
 _BEARER_LIMIT_BYTES: Final = 16384
+_BEARER: Final = re.compile(rb"[\x21-\x7e]+")
 
 
 class KeysUnavailable(Exception):
@@ -86,7 +92,9 @@ class FileKeys:
             status = os.stat(self._path)
             found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             if found != self._found or self.reason:
-                self._keys, self._found = parse_key_set(_read(self._path, KEY_SET_LIMIT_BYTES)), found
+                self._keys = parse_key_set(_read(self._path, KEY_SET_LIMIT_BYTES))
+                settled = abs(self._clock.wall() - max(status.st_mtime, status.st_ctime)) > _SETTLED_S
+                self._found = found if settled else ()
             self._good_at, self.reason = now, ""
         except KeySetRefused as refused:
             self.failures, self.reason = self.failures + 1, refused.reason
@@ -103,6 +111,7 @@ class UrlKeys:
         "_done",
         "_due_at",
         "_entropy",
+        "_failed_at",
         "_fetched_at",
         "_keys",
         "_settings",
@@ -121,7 +130,7 @@ class UrlKeys:
         self._entropy = entropy
         self._tasks = tasks
         self._keys: KeySet | None = None
-        self._fetched_at = self._tried_at = self._due_at = -math.inf
+        self._fetched_at = self._tried_at = self._due_at = self._failed_at = -math.inf
         self._done: asyncio.Future[None] | None = None  # of the running fetch
         self.fetches: dict[str, int] = {}
         self.reason = "not_fetched"
@@ -139,8 +148,8 @@ class UrlKeys:
         age_s = now - self._fetched_at
         if age_s < 2 * self._settings.refresh_s:
             return self._keys
-        if self._done is None and age_s < self._settings.max_stale_s:
-            return self._keys  # the try that was due has failed
+        if now - self._failed_at < self._settings.refresh_s and age_s < self._settings.max_stale_s:
+            return self._keys  # the try that was due has failed; the next one runs behind the requests
         return None
 
     async def obtain(self) -> KeySet:
@@ -163,7 +172,7 @@ class UrlKeys:
 
     async def _wait(self) -> None:
         if self._done is not None:
-            await asyncio.wait((self._done,), timeout=self._settings.fetch_timeout_s)
+            await asyncio.wait((self._done,), timeout=self._settings.fetch_timeout_s + _OVERTIME_S)
 
     def _start(self, now: float) -> None:
         self._tried_at = now
@@ -186,6 +195,7 @@ class UrlKeys:
         finally:
             self.fetches[result] = self.fetches.get(result, 0) + 1
             self.reason = "" if result == "ok" else result
+            self._failed_at = -math.inf if result == "ok" else self._clock.monotonic()
             self._done = None
             done.set_result(None)
 
@@ -196,6 +206,8 @@ class UrlKeys:
                 bearer = _read(self._settings.bearer_file, _BEARER_LIMIT_BYTES).strip()
             except OSError:
                 raise KeySetRefused("bearer_unreadable") from None
+            if len(bearer) > _BEARER_LIMIT_BYTES or _BEARER.fullmatch(bearer) is None:
+                raise KeySetRefused("bearer_unreadable")
             fields = (*fields, ("Authorization", Secret(b"Bearer " + bearer)))
         request = IssuerRequest(method="GET", url=self._url, fields=fields, ca_file=self._settings.ca_file, limit_bytes=KEY_SET_LIMIT_BYTES)
         deadline_at = asyncio.get_running_loop().time() + self._settings.fetch_timeout_s
@@ -215,6 +227,8 @@ def build_key_source(settings: JwksSettings, *, client: IssuerClient, clock: Clo
 
 
 def _read(path: str, limit_bytes: int) -> bytes:
-    """Return the file, cut one byte above the limit so that its reader can refuse it."""
+    """Return the regular file, cut one byte above the limit so that its reader can refuse it. Raises OSError."""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # reading a FIFO gives None while its writer is silent
+            raise OSError(errno.EINVAL, "not a regular file")
         return file.read(limit_bytes + 1)
