@@ -84,7 +84,7 @@ def _muster(asked: argparse.Namespace) -> tuple[list[Contender], dict[str, str],
     present, versions, missing = [], {}, []
     contenders = [contender for contender in CONTENDERS if not asked.contender or contender.name in asked.contender]
     if asked.before:
-        contenders.append(robin_before(asked.before))
+        contenders.insert(1, robin_before(asked.before))  # its turns next to those of Robin
     for contender in contenders:
         try:
             versions[contender.name] = contender.version(contender.find())

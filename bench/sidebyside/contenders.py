@@ -128,7 +128,7 @@ def robin_before(program: Path) -> Contender:
 
     def find() -> Path:
         if not program.is_file():
-            raise tools.Missing(f"Robin before: there is no program {program.name} at the path given with --before")
+            raise tools.Missing("Robin before: there is no program at the path given with --before")
         return program.absolute()
 
     return replace(CONTENDERS[0], name="Robin before", find=find)
