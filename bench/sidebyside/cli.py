@@ -5,10 +5,11 @@ import datetime
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sidebyside import page, tools
 from sidebyside.cases import CASES
-from sidebyside.contenders import CONTENDERS, Contender
+from sidebyside.contenders import CONTENDERS, Contender, robin_before
 from sidebyside.ledger import Ledger
 from sidebyside.machine import busy_shares, choose_cores, describe, shut_others_out
 from sidebyside.stage import FULL, QUICK, raised
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = tools.go_program("load")
     except tools.Missing as missing:
         raise SystemExit(f"bench: cannot measure anything: {missing}") from missing
-    present, versions, missing_names = _muster(asked.contender)
+    present, versions, missing_names = _muster(asked)
     now = datetime.datetime.now(datetime.UTC)
     facts = {
         "command": f"`{_command(asked)}`",
@@ -52,6 +53,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="short turns and few rounds: a hint, not a result")
     parser.add_argument("--only", action="append", choices=cases, metavar="CASE", help=f"this case, repeatable: {', '.join(cases)}")
     parser.add_argument("--contender", action="append", choices=names, metavar="NAME", help=f"this one, repeatable: {', '.join(names)}")
+    parser.add_argument(
+        "--before", type=Path, metavar="PROGRAM", help="also measure this robin, the .venv/bin/robin of another checkout, as `Robin before`"
+    )
     parser.add_argument("--undisturbed", action="store_true", help="as root: come before everything else on the two cores")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     parser.add_argument("--write", action="store_true", help="put the result of a whole run into docs/reference/benchmarks.md")
@@ -75,12 +79,13 @@ def _quiet(asked: argparse.Namespace) -> str:
     return f"NOT QUIET: {said}"
 
 
-def _muster(asked: Sequence[str] | None) -> tuple[list[Contender], dict[str, str], list[str]]:
+def _muster(asked: argparse.Namespace) -> tuple[list[Contender], dict[str, str], list[str]]:
     """Who is here, in which version; who is not, and how to change that."""
     present, versions, missing = [], {}, []
-    for contender in CONTENDERS:
-        if asked and contender.name not in asked:
-            continue
+    contenders = [contender for contender in CONTENDERS if not asked.contender or contender.name in asked.contender]
+    if asked.before:
+        contenders.insert(1, robin_before(asked.before))  # its turns next to those of Robin
+    for contender in contenders:
         try:
             versions[contender.name] = contender.version(contender.find())
             present.append(contender)
@@ -94,5 +99,6 @@ def _muster(asked: Sequence[str] | None) -> tuple[list[Contender], dict[str, str
 def _command(asked: argparse.Namespace) -> str:
     words = ["bench/run"]
     words += [f"--{flag}" for flag in ("quick", "undisturbed", "write") if getattr(asked, flag)]
+    words += ["--before PROGRAM"] if asked.before else []
     words += [f"--only {name}" for name in asked.only or ()] + [f"--contender {name}" for name in asked.contender or ()]
     return " ".join(words)

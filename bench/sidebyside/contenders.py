@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sidebyside import tools
@@ -121,6 +121,17 @@ CONTENDERS = (
     Contender(name="nginx", find=lambda: tools.debian_program("nginx"), version=_said_by("-v"), launch=_nginx),
     Contender(name="HAProxy", find=lambda: tools.debian_program("haproxy"), version=_said_by("-v"), launch=_haproxy),
 )
+
+
+def robin_before(program: Path) -> Contender:
+    """The Robin of another checkout, to compare with this one. `program` is its `.venv/bin/robin`."""
+
+    def find() -> Path:
+        if not program.is_file():
+            raise tools.Missing("Robin before: there is no program at the path given with --before")
+        return program.absolute()
+
+    return replace(CONTENDERS[0], name="Robin before", find=find)
 
 
 ROBIN_JWTSVID = Contender(name="Robin (jwtsvid)", find=tools.robin, version=tools.robin_version, launch=_robin_jwtsvid)

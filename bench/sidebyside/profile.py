@@ -4,6 +4,7 @@ import argparse
 import pstats
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 from sidebyside import tools
 from sidebyside.contenders import CONTENDERS, Contender, Launch, Post
 from sidebyside.ledger import Ledger
-from sidebyside.machine import cpu_split, shut_others_out
+from sidebyside.machine import cpu_split, resident_bytes, shut_others_out
 from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
 
 WARM_REQUESTS_S = 0.5
 HOW: Mapping[str, Mapping[str, bool]] = {"small": {}, "varied": {"varied": True}, "asleep": {"sleeps": True}, "tls": {}}
 STREAMS = ("download", "upload", "tls-download", "tls-upload")
+MEMORY = ("memory", "tls-memory")
+CLIENTS, REST_S = 150, 3.0  # of a memory case: connections that come and go in a turn, and how long the process then rests
 SMALLER_BYTES = 256 << 20  # of a stream, so that the rounds of a comparison stay short
 
 
@@ -24,11 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0 when Robin was measured."""
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
-    parser.add_argument("--case", choices=(*HOW, *STREAMS), default="small", help="the load, as in bench/run (small)")
+    parser.add_argument("--case", choices=(*HOW, *STREAMS, *MEMORY), default="small", help="the load, as in bench/run (small)")
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="another checkout of Robin, measured by turns with this one, on the same Python"
     )
-    parser.add_argument("--rounds", type=int, default=20, help="with --against: turns of each, of --seconds or 256 MiB (20)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=20,
+        help="with --against: turns of each, of --seconds or 256 MiB; of a memory case, --seconds of connections, then a rest (20)",
+    )
     parser.add_argument("--undisturbed", action="store_true", help="as root: come before everything else on the two cores")
     parser.add_argument("--set", action="append", default=[], metavar="ROBIN_X=VALUE", help="a setting to try, repeatable")
     parser.add_argument(
@@ -37,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=40, help="with --calls: functions listed (40)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="with --calls: also keep the raw profile here, for snakeviz and the like")
     asked = parser.parse_args(arguments)
-    if asked.case in STREAMS and asked.against is None:
+    if asked.case in (*STREAMS, *MEMORY) and asked.against is None:
         parser.error(f"--case {asked.case} needs --against")
     if asked.undisturbed:
         shut_others_out()
@@ -49,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     robin = _adjusted(robin, dict(setting.split("=", 1) for setting in asked.set))
     with raised(program, [robin], Ledger(), FULL) as stage:
         if asked.against is not None:
-            _compare(stage, robin, _of_checkout(robin, asked.against), asked)
+            compare = _compare_memory if asked.case in MEMORY else _compare
+            compare(stage, robin, _of_checkout(robin, asked.against), asked)
             return 0
         if not asked.calls:
             _measure(stage, robin, asked.seconds, asked.case)
@@ -96,6 +105,21 @@ def _compare(stage: Stage, robin: Contender, other: Contender, asked: argparse.N
     least = min(costs[1]) / min(costs[0])
     median = statistics.median(after / before for before, after in zip(*costs, strict=True))
     print(f"this checkout takes {least:.3f} of the other's time by the least, {median:.3f} by the median pair of turns")
+
+
+def _compare_memory(stage: Stage, robin: Contender, other: Contender, asked: argparse.Namespace) -> None:
+    """Print each Robin's resident memory at rest: the median of the rests that follow each turn of connections, and the last."""
+    tls = asked.case.startswith("tls")
+    rests: list[list[float]] = [[], []]
+    with stage.one(other, tls=tls) as before, stage.one(robin, tls=tls) as after:
+        for _ in range(asked.rounds):
+            for running in (before, after):
+                stage.load.order("closed", running.address, conns=CLIENTS, seconds=asked.seconds)
+            time.sleep(REST_S)
+            for running, told in zip((before, after), rests, strict=True):
+                told.append(resident_bytes(running.pids()) / 1e6)
+    for name, told in zip((str(asked.against), "this checkout"), rests, strict=True):
+        print(f"{name}: at rest {statistics.median(told):.1f} MB, the last time {told[-1]:.1f} MB")
 
 
 def _of_checkout(robin: Contender, checkout: Path) -> Contender:

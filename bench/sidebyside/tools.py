@@ -77,7 +77,7 @@ def robin_version(program: Path) -> str:
     """Package version, commit, and the Python it runs on."""
     python = says([str(program.with_name("python")), "--version"])
     package = says([str(program.with_name("python")), "-c", "import importlib.metadata as m; print(m.version('robin-identity'))"])
-    commit = says(["git", "-C", str(BENCH), "describe", "--always", "--dirty"])
+    commit = says(["git", "-C", str(program.parent), "describe", "--always", "--dirty"])
     return f"{package}, commit {commit}, {python}"
 
 

@@ -1,4 +1,4 @@
-"""One connection as bytes: what is held, who is woken, how back-pressure and ends are told. Real sockets on both ends."""
+"""One connection as bytes: what is buffered, which waits end, how back-pressure and the end are noticed. Real sockets on both ends."""
 
 import asyncio
 import math
@@ -48,13 +48,13 @@ async def connect(request: pytest.FixtureRequest, sweeper: Sweeper) -> AsyncIter
     for stream, theirs in made:
         stream.abort()
         theirs.close()
-    await eventually(lambda: all(stream.closed for stream, _ in made), what="every stream to be gone")
+    await eventually(lambda: all(stream.closed for stream, _ in made), what="the end of every stream")
 
 
 Connect = Callable[[], Awaitable[Pair]]
 
 
-async def test_bytes_arrive_and_are_taken_exactly(connect: Connect):
+async def test_take_consumes_exactly_what_was_asked_for(connect: Connect):
     stream, theirs = await connect()
     theirs.send(b"hello")
     assert await stream.fill()
@@ -65,7 +65,7 @@ async def test_bytes_arrive_and_are_taken_exactly(connect: Connect):
     assert stream.received == b""
 
 
-async def test_what_is_taken_is_plain_bytes_however_it_came(connect: Connect):
+async def test_take_returns_bytes_whatever_the_buffer_is(connect: Connect):
     stream, theirs = await connect()
     for octets in (b"a", b"b", b"c"):
         theirs.send(octets)
@@ -73,15 +73,15 @@ async def test_what_is_taken_is_plain_bytes_however_it_came(connect: Connect):
     assert (type(stream.take(2)), type(stream.take(1))) == (bytes, bytes)
 
 
-async def test_reading_pauses_when_enough_is_held_and_goes_on_when_asked(connect: Connect):
+async def test_reading_pauses_at_a_full_buffer_and_resumes_with_the_next_wait(connect: Connect):
     stream, theirs = await connect()
     sent = await _send_until_full(theirs)
-    held = len(stream.received)
+    buffered = len(stream.received)
     assert stream.paused
-    assert 4096 <= held <= 4096 + 256 * 1024, "one read of the loop above the mark at most"
+    assert 4096 <= buffered <= 4096 + 256 * 1024, "at most one read of the loop above the limit"
     for _ in range(5):
         await asyncio.sleep(0)
-    assert len(stream.received) == held
+    assert len(stream.received) == buffered
     total = 0
     while total < sent:
         total += len(stream.take(len(stream.received)))
@@ -91,7 +91,7 @@ async def test_reading_pauses_when_enough_is_held_and_goes_on_when_asked(connect
 
 
 async def _send_until_full(sock: socket.socket) -> int:
-    """How many bytes the kernel and a peer that stops reading take."""
+    """Send until the kernel takes no more. Returns the number of bytes."""
     sent = 0
     while True:
         try:
@@ -101,7 +101,7 @@ async def _send_until_full(sock: socket.socket) -> int:
         await asyncio.sleep(0)
 
 
-async def test_a_fin_ends_the_filling_and_leaves_our_own_direction_open(connect: Connect):
+async def test_a_fin_ends_reading_only(connect: Connect):
     stream, theirs = await connect()
     theirs.send(b"last")
     theirs.shutdown(socket.SHUT_WR)
@@ -110,8 +110,8 @@ async def test_a_fin_ends_the_filling_and_leaves_our_own_direction_open(connect:
     assert stream.received == b"last"
     assert not await stream.fill()
     assert (stream.closed, stream.was_reset) == (False, False)
-    stream.write(b"answer")
-    await eventually(lambda: _received(theirs) == b"answer", what="our answer")
+    stream.write(b"response")
+    await eventually(lambda: _received(theirs) == b"response", what="our response")
 
 
 def _received(sock: socket.socket) -> bytes:
@@ -121,7 +121,7 @@ def _received(sock: socket.socket) -> bytes:
         return b""
 
 
-async def test_a_waiting_reader_hears_of_the_end(connect: Connect):
+async def test_the_end_wakes_a_waiting_reader(connect: Connect):
     stream, theirs = await connect()
     waiting = asyncio.ensure_future(stream.fill())
     await asyncio.sleep(0)
@@ -130,12 +130,12 @@ async def test_a_waiting_reader_hears_of_the_end(connect: Connect):
     assert stream.eof
 
 
-async def test_writing_to_one_who_does_not_read_chokes_until_it_reads(connect: Connect):
+async def test_flush_waits_while_the_peer_does_not_read(connect: Connect):
     stream, theirs = await connect()
     stream.write(bytes(LARGE))
     assert stream.write_blocked
     draining = asyncio.ensure_future(stream.flush())
-    for _ in range(10):  # the kernel holds all it can: more turns of the loop change nothing
+    for _ in range(10):  # the buffers of the kernel are full: more turns of the loop change nothing
         await asyncio.sleep(0)
     assert not draining.done()
     got = 0
@@ -150,7 +150,7 @@ async def test_writing_to_one_who_does_not_read_chokes_until_it_reads(connect: C
     assert got == LARGE
 
 
-async def test_draining_to_one_who_left_raises_ended(connect: Connect):
+async def test_flush_raises_stream_closed_once_the_peer_has_disconnected(connect: Connect):
     stream, theirs = await connect()
     stream.write(bytes(LARGE))
     draining = asyncio.ensure_future(stream.flush())
@@ -159,12 +159,12 @@ async def test_draining_to_one_who_left_raises_ended(connect: Connect):
     with pytest.raises(StreamClosed):
         await draining
     assert stream.closed
-    stream.write(b"into nothing")
+    stream.write(b"dropped")
     with pytest.raises(StreamClosed):
         await stream.flush()
 
 
-async def test_a_deadline_wakes_reader_and_writer(connect: Connect):
+async def test_a_deadline_ends_the_waits_of_reader_and_writer(connect: Connect):
     loop = asyncio.get_running_loop()
     stream, _ = await connect()
     stream.deadline_at = loop.time() + 0.05
@@ -174,10 +174,10 @@ async def test_a_deadline_wakes_reader_and_writer(connect: Connect):
     stream.deadline_at = loop.time() + 0.05
     with pytest.raises(TimeoutError):
         await stream.flush()
-    assert not stream.closed, "whose deadline it was decides what to do"
+    assert not stream.closed, "that is for the owner of the deadline to decide"
 
 
-async def test_a_deadline_that_passed_while_nobody_waited_is_told_to_who_waits_next(connect: Connect, sweeper: Sweeper):
+async def test_a_deadline_that_passed_between_two_waits_ends_the_next_one(connect: Connect, sweeper: Sweeper):
     stream, _ = await connect()
     stream.deadline_at = 0.0
     sweeper.sweep()
@@ -186,7 +186,7 @@ async def test_a_deadline_that_passed_while_nobody_waited_is_told_to_who_waits_n
     assert stream.deadline_at == math.inf
 
 
-async def test_the_partners_end_wakes_reader_and_writer(connect: Connect):
+async def test_the_end_of_the_peer_stream_wakes_reader_and_writer(connect: Connect):
     stream, _ = await connect()
     partner, theirs = await connect()
     partner.peer = stream
@@ -222,15 +222,15 @@ async def _read_all(sock: socket.socket) -> int:
     return got
 
 
-async def test_a_closed_stream_whose_peer_takes_nothing_is_let_go_in_a_while(connect: Connect):
+async def test_a_closed_stream_whose_peer_does_not_read_is_aborted_at_its_deadline(connect: Connect):
     stream, theirs = await connect()
     stream.write(bytes(LARGE))
     stream.close()
     assert stream.write_blocked
-    assert not stream.closed, "the rest may still be taken"
+    assert not stream.closed, "the peer may still read the rest"
     assert 0 < stream.deadline_at - asyncio.get_running_loop().time() <= 10
     stream.deadline_at = 0.0  # the sweep finds it overdue
-    await eventually(lambda: stream.closed, what="the descriptor to be given back")
+    await eventually(lambda: stream.closed, what="the end of the stream")
     theirs.setblocking(True)
     taken = 0
     while octets := theirs.recv(1 << 20):
@@ -238,7 +238,7 @@ async def test_a_closed_stream_whose_peer_takes_nothing_is_let_go_in_a_while(con
     assert taken < LARGE
 
 
-async def test_reset_is_seen_as_a_reset_by_tcp(sweeper: Sweeper):
+async def test_the_peer_sees_a_reset_over_tcp(sweeper: Sweeper):
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
@@ -249,7 +249,7 @@ async def test_reset_is_seen_as_a_reset_by_tcp(sweeper: Sweeper):
     stream.write(b"half")
     await asyncio.sleep(0)
     stream.reset()
-    await eventually(lambda: stream.closed, what="the stream to be gone")
+    await eventually(lambda: stream.closed, what="the end of the stream")
     theirs.settimeout(5)
     with theirs:
         try:
@@ -260,14 +260,14 @@ async def test_reset_is_seen_as_a_reset_by_tcp(sweeper: Sweeper):
             pass  # the kernel may drop unread bytes with the reset
 
 
-async def test_a_lost_stream_is_swept_no_more(connect: Connect, sweeper: Sweeper):
+async def test_a_closed_stream_is_no_longer_swept(connect: Connect, sweeper: Sweeper):
     stream, theirs = await connect()
     assert len(sweeper) == 1
     theirs.close()
     while await stream.fill():
         pass
     stream.close()
-    await eventually(lambda: len(sweeper) == 0, what="the sweeper to forget it")
+    await eventually(lambda: len(sweeper) == 0, what="its removal from the sweeper")
 
 
 async def test_a_cancelled_wait_leaves_the_stream_usable(connect: Connect):
@@ -283,37 +283,37 @@ async def test_a_cancelled_wait_leaves_the_stream_usable(connect: Connect):
     assert stream.take(1) == b"x"
 
 
-async def test_a_barred_stream_that_speaks_ends_or_grows_old_is_aborted(connect: Connect):
-    for stir in ("speaks", "ends", "grows old"):
+async def test_a_pooled_stream_is_aborted_on_data_eof_or_expiry(connect: Connect):
+    for event in ("data", "eof", "expiry"):
         stream, theirs = await connect()
         stream.pooled = True
-        if stir == "speaks":
+        if event == "data":
             theirs.send(b"x")
-        elif stir == "ends":
+        elif event == "eof":
             theirs.shutdown(socket.SHUT_WR)
         else:
             stream.deadline_at = asyncio.get_running_loop().time()
-        await eventually(lambda stream=stream: stream.closed, what=f"the stream to be aborted as it {stir}")
+        await eventually(lambda stream=stream: stream.closed, what=f"the abort after {event}")
         assert stream.received == b""
 
 
-@pytest.mark.parametrize("tunnelled", [False, True])
-@pytest.mark.parametrize("leaves", ["fin", "reset"])
-async def test_a_peer_that_left_a_paused_stream_is_noticed_but_for_last_words_in_a_tunnel(
-    connect: Connect, sweeper: Sweeper, tunnelled: bool, leaves: str
+@pytest.mark.parametrize("tunnel", [False, True])
+@pytest.mark.parametrize("end", ["fin", "reset"])
+async def test_a_disconnect_is_detected_while_paused_but_not_a_half_close_in_a_tunnel(
+    connect: Connect, sweeper: Sweeper, tunnel: bool, end: str
 ):
     stream, theirs = await connect()
     other = Stream(asyncio.get_running_loop(), sweeper)
-    stream.peer, other.peer = other, stream if tunnelled else None
+    stream.peer, other.peer = other, stream if tunnel else None
     stream.pause_reading()
-    theirs.send(b"last words")
-    if leaves == "fin":
+    theirs.send(b"last bytes")
+    if end == "fin":
         theirs.shutdown(socket.SHUT_WR)
     else:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
     stream.detect_disconnect()
-    assert stream.eof is not (tunnelled and leaves == "fin")
+    assert stream.eof is not (tunnel and end == "fin")
     if not stream.eof:
         assert await stream.fill()
-        assert stream.received == b"last words"
+        assert stream.received == b"last bytes"

@@ -44,8 +44,7 @@ class Downstream(Stream):
         if self.engine.drain.state == CLOSING and not self.has_unread():
             return False
         self.idle = True
-        now = self.engine.now
-        self.deadline_at = now() + self.engine.deadlines.keepalive_s
+        self.deadline_at = self.engine.now() + self.engine.deadlines.keepalive_s
         try:
             while not self.received:
                 if self.eof:

@@ -24,8 +24,7 @@ from robin.wire.shape import ParsedRequest
 
 async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
     """Serve one request whose first byte has arrived. Returns True if the connection can be reused."""
-    clock = engine.clock
-    record = ExchangeRecord(downstream.caller, clock())
+    record = ExchangeRecord(downstream.caller, engine.clock())
     engine.metrics.in_flight += 1
     head, refusals = None, engine.refusals
     try:
@@ -58,7 +57,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         )
     finally:
         engine.metrics.in_flight -= 1
-        record.duration_s = clock() - record.started_at
+        record.duration_s = engine.clock() - record.started_at
         engine.recorder.finish(record)
 
 

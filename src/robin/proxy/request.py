@@ -64,8 +64,7 @@ def _send(relay: Relay, outbound: bytes) -> None:
     if downstream.paused:
         downstream.resume_reading()
     upstream.write(outbound)
-    now = relay.engine.now
-    upstream.deadline_at = now() + relay.route.deadlines.response_s
+    upstream.deadline_at = relay.engine.now() + relay.route.deadlines.response_s
 
 
 def _take_response_head(relay: Relay) -> ParsedResponse | None:

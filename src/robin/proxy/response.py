@@ -132,8 +132,7 @@ def _write(relay: Relay, octets: bytes) -> None:
     record = relay.record
     if record.status is None:
         record.status = record.upstream_status
-        clock = relay.engine.clock
-        record.ttfb_s = clock() - record.started_at
+        record.ttfb_s = relay.engine.clock() - record.started_at
     relay.downstream.write(octets)
 
 

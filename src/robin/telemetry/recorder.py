@@ -104,8 +104,7 @@ class Recorder:
 
     def finish(self, record: ExchangeRecord) -> None:
         """Note an exchange that ended; it is counted and its line written within a moment."""
-        wall = self._wall
-        record.ended_at = wall()
+        record.ended_at = self._wall()
         self._ended.append(record)
         if self._later is None or len(self._ended) >= _BATCH:
             self.flush()

@@ -4,8 +4,7 @@ Rules a reader must keep: the one reader consumes `received` directly; `wait_rea
 reader and one writer wait at a time. Reading pauses by itself at `_PAUSE_BYTES` and resumes in `wait_readable`, so at most that and one
 loop read are buffered per direction. `deadline_at` is checked by the `Sweeper`, not by a timer per wait: setting it costs one store. A
 small write may stay in `pending_write` until the end of the loop turn (see `write_coalescer`), so only this module writes to the
-transport of a stream in use. Bind slot callables to a local before calling (`now = engine.now`): CPython 3.11 specialises slot loads,
-not calls through them.
+transport of a stream in use.
 """
 
 import asyncio
@@ -61,7 +60,7 @@ class Stream(asyncio.Protocol):
     )
 
     def __init_subclass__(cls) -> None:
-        """Give each subclass its own copies of the methods: CPython specialises an attribute load for one type only (decision 0010)."""
+        """Give each subclass its own copies of the methods: CPython specialises an attribute load for one type only (decision 0011)."""
         for name, method in vars(Stream).items():
             if isinstance(method, FunctionType) and name not in vars(cls):
                 own = FunctionType(method.__code__.replace(), method.__globals__, name, method.__defaults__, method.__closure__)

@@ -2,7 +2,7 @@
 
 Rules a reader must keep: a write is deferred only while another woken task has still to run, and is sent when the last of them has written;
 deferred writes go out in the next turn at the latest. A connection alone is never delayed. The bytes stay on their own stream, in order;
-the coalescer only holds the list of streams. Decision 0010 has the numbers.
+the coalescer only holds the list of streams. Decision 0011 has the numbers.
 """
 
 import asyncio
