@@ -1,4 +1,4 @@
-"""Send the small writes of one loop turn together: waking a sleeping peer costs as much as serving it, so wake it once.
+"""Send the small writes of one loop turn together: waking a sleeping peer is expensive, so wake it once.
 
 Rules a reader must keep: a write is deferred only while another woken task has still to run, and is sent when the last of them has written;
 deferred writes go out in the next turn at the latest. A connection alone is never delayed. The bytes stay on their own stream, in order;
