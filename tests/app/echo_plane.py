@@ -14,7 +14,7 @@ from robin.transport.stream import Stream, StreamClosed
 
 
 class EchoConnection(Stream):
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         if not self.received:
             self.close()
 

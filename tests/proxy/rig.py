@@ -304,7 +304,7 @@ async def open_room(
         finally:
             await tasks.close()
             room.part()
-            engine.pool.begin_drain()
+            engine.pool.begin_closing()
             sweeper.close()
             for _ in range(5):  # uvloop complains of transports that were closed in the very turn in which it ends
                 await asyncio.sleep(0)

@@ -77,7 +77,7 @@ async def test_a_request_that_was_sent_before_the_drain_is_answered_although_it_
     if not fresh:
         await caller.ask(GET % 1)
     caller.sock.send(GET % 2)  # in the kernel; no turn of the loop has passed
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     assert b'"draining"' in await caller.receive()
     await caller.hang_up()
     assert room.outcomes()["draining"] == 1
@@ -94,7 +94,7 @@ async def test_a_request_that_was_read_but_not_served_when_the_drain_begins_is_a
     def drain_between() -> None:
         """Behind the read, before the task that it wakes."""
         if downstream.idle and downstream.received:
-            room.engine.drain.close()
+            room.engine.drain.begin_closing()
         else:
             caller.loop.call_soon(drain_between)
 
@@ -112,7 +112,7 @@ async def test_a_drain_ends_a_connection_that_says_nothing_at_once(room: Room, u
     caller = room.call()
     if not fresh:
         await caller.ask(GET % 1)
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     assert await caller.receive() == b""
     await caller.hang_up()
     await room.settled()

@@ -130,7 +130,7 @@ async def test_a_body_is_forgotten_up_to_the_next_request_and_no_further(room: R
 async def test_to_linger_says_that_we_are_done_and_reads_until_the_caller_is(room: Room) -> None:
     downstream, caller = await room.meet()
     downstream.write(b"bye")
-    lingering = room.engine.tasks.start(downstream.linger(), "linger")
+    lingering = room.engine.tasks.start(downstream.finish_and_discard(), "linger")
     assert await caller.receive() == b"bye"  # and our FIN
     await caller.send(b"x" * 100000)
     caller.sock.close()
@@ -152,7 +152,7 @@ async def test_a_caller_over_tls_is_served_and_left_as_any_other(room: Room, cer
     client.write(HEAD)
     assert (await downstream.receive_head()).target == b"/x"
     downstream.write(b"bye")
-    lingering = room.engine.tasks.start(downstream.linger(), "linger")
+    lingering = room.engine.tasks.start(downstream.finish_and_discard(), "linger")
     while await client.fill():
         pass
     assert client.received == b"bye"

@@ -16,7 +16,7 @@ class Visitor:
     def __init__(self) -> None:
         self.retired = self.looked = 0
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         self.retired += 1
 
     def detect_disconnect(self) -> None:
@@ -25,7 +25,7 @@ class Visitor:
 
 async def test_an_idle_engine_is_drained_at_once(room: Room) -> None:
     assert not room.engine.drain.drained.is_set()
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     assert room.engine.drain.state == CLOSING
     assert room.engine.drain.drained.is_set()
 
@@ -35,7 +35,7 @@ async def test_the_last_connection_that_ends_completes_the_drain(room: Room) -> 
     engine.drain.connections |= {first, second}
     engine.drain.disconnected(first)
     assert not engine.drain.drained.is_set()
-    engine.drain.close()
+    engine.drain.begin_closing()
     assert (first.retired, second.retired) == (0, 1)
     assert not engine.drain.drained.is_set()
     engine.drain.disconnected(second)
@@ -45,7 +45,7 @@ async def test_the_last_connection_that_ends_completes_the_drain(room: Room) -> 
 async def test_a_tunnel_hears_of_the_drain_too(room: Room) -> None:
     tunnel = Visitor()
     room.engine.drain.add(tunnel)
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     assert tunnel.retired == 1
 
 
@@ -61,7 +61,7 @@ async def test_an_idle_connection_ends_at_once_and_a_busy_one_with_its_answer(ro
     await busy.send(GET)
     origin = await upstream.connection(0)
     await eventually(lambda: origin.received.count(b"GET") == 2, what="the second request")
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     assert await idle.receive() == b""
     assert room.engine.metrics.in_flight == 1
     assert not room.engine.drain.drained.is_set()
@@ -75,7 +75,7 @@ async def test_idle_upstream_connections_end_with_the_drain(room: Room, upstream
     caller = room.call()
     await caller.ask(GET)
     assert room.engine.metrics.upstream_idle == 1
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     assert room.engine.metrics.upstream_idle == 0
     assert await (await upstream.connection(0)).wait_ended() in {"eof", "reset"}
     await caller.hang_up()

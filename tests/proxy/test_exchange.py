@@ -121,7 +121,7 @@ async def test_past_the_drains_minimum_a_head_is_answered_with_draining(room: Ro
     caller = room.call()
     await caller.send(b"GET / ")
     await eventually(lambda: room.engine.metrics.in_flight, what="an exchange", every_s=0)
-    room.engine.drain.close()
+    room.engine.drain.begin_closing()
     await caller.send(b"HTTP/1.1\r\nHost: localhost\r\n\r\n")
     seen = await caller.receive()
     assert status(seen) == 503

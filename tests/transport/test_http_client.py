@@ -70,7 +70,7 @@ async def calling(script: Script, certificates: CertificateAuthority | None = No
         try:
             yield calls, upstream
         finally:
-            calls.pool.begin_drain()
+            calls.pool.begin_closing()
             await asyncio.sleep(0)
 
 
@@ -313,4 +313,4 @@ async def test_it_speaks_with_pythons_own_server(tmp_path: Path, protocol: str, 
             assert calls.kept == kept
         assert (await calls("HEAD", "/jwks.json")).body == b""
         assert (await calls("GET", "/none")).status == 404
-        calls.pool.begin_drain()
+        calls.pool.begin_closing()

@@ -101,7 +101,7 @@ async def standing(
         try:
             yield stand
         finally:
-            stand.pool.begin_drain()
+            stand.pool.begin_closing()
             for made in stand.made:
                 made.abort()
             stand.sweeper.close()
@@ -417,7 +417,7 @@ async def test_closing_keeps_nothing_from_then_on():
     async with standing() as stand:
         idle, busy = await stand.acquire(), await stand.acquire()
         stand.give_back(idle)
-        stand.pool.begin_drain()
+        stand.pool.begin_closing()
         assert stand.counts == (1, 0)
         stand.give_back(busy)
         assert stand.counts == (0, 0)
@@ -480,7 +480,7 @@ async def test_origins_that_callers_choose_hold_no_memory():
         assert (stand.pool.open_count, len(stand.pool.buckets)) == (0, 0)
         stand.give_back(await stand.acquire(permits[0]))
         assert len(stand.pool.buckets) == 1
-        stand.pool.begin_drain()
+        stand.pool.begin_closing()
         assert len(stand.pool.buckets) == 0
 
 

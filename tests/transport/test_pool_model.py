@@ -233,7 +233,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.sleep(0))
         while self.held:
             self._release(self.held[0], False)
-        self.pool.begin_drain()
+        self.pool.begin_closing()
         self._settle()
         assert (self.pool.open_count, self.pool.buckets) == (0, {})
         self.server.close()

@@ -280,9 +280,9 @@ class Runtime:
         metrics.drain_state = drain.state
         self._notifier.notify("STOPPING=1", "STATUS=draining")
         self._events.info("draining", in_flight=metrics.in_flight)
-        await self._shutdown.wait_until_drained(began_at + self._settings.drain_min_s)
+        await self._shutdown.wait_until_drained(began_at + self._settings.drain_min_s)  # LINGERING: only an end cuts this short
         self._stop_accepting()
-        drain.close()
+        drain.begin_closing()
         metrics.drain_state = drain.state
         drained = await self._shutdown.wait_until_drained(began_at + self._settings.drain_max_s)
         if self._shutdown.code is not None:

@@ -46,7 +46,7 @@ class Shutdown:
 
     def begin_drain(self) -> None:
         """Begin to drain; repeatable."""
-        self._drain.linger()
+        self._drain.begin_lingering()
         self._asked.set()
 
     def end(self, code: int) -> None:

@@ -11,11 +11,9 @@ from robin.model.caller import Caller, Evidence
 from robin.model.message import RequestHead, RequiredField
 from robin.model.route import Endpoint, HeaderRules, Route
 from robin.model.verdict import Denial, LocalResponse, Permit, Verdict
+from robin.wire.proxy_status import ALLOW
 
-ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-"""The `Allow` field of a reverse proxy's own responses."""
-
-_OPTIONS: Final = LocalResponse(status=204, fields=b"Allow: " + ALLOWED_METHODS + b"\r\n")
+_OPTIONS: Final = LocalResponse(status=204, fields=b"Allow: " + ALLOW + b"\r\n")
 _PROBE: Final = Route(name="probe", header_rules=HeaderRules(via=b""))
 _OPERATOR: Final = Caller(evidence=Evidence.OPERATOR, listener="")
 _PERMITS_MAX: Final = 1024

@@ -19,7 +19,7 @@ async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine) 
         await engine.loop.connect_accepted_socket(lambda: downstream, sock)
         while await downstream.await_request() and await serve_exchange(downstream, engine):
             pass
-        await downstream.linger()
+        await downstream.finish_and_discard()
     except OSError:
         pass  # the caller disconnected before it was served
     except asyncio.CancelledError:

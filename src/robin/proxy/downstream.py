@@ -31,7 +31,7 @@ class Downstream(Stream):
         self.idle = False
         self._parser = RequestParser(target_bytes=engine.limits.target_bytes, fields_max=engine.limits.fields)
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         """Close if idle. A request that has arrived but was not read yet is still answered, with `draining`."""
         if self.idle and not self.received and not self.has_unread():
             self.close()
@@ -117,7 +117,7 @@ class Downstream(Stream):
         self.deadline_at = math.inf
         return not self.write_blocked
 
-    async def linger(self) -> None:
+    async def finish_and_discard(self) -> None:
         """Half-close, then read and discard a little, so that a reset does not destroy the response (RFC 9112 section 9.6)."""
         if not self.eof and not self.transport.is_closing():
             self.finish()

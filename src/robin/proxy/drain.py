@@ -15,7 +15,7 @@ CLOSING: Final = 2
 class Drainable(Protocol):
     """A connection, a tunnel or a pool, as the drain sees it."""
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         """CLOSING began: end as soon as nothing of value is cut."""
         ...
 
@@ -42,22 +42,22 @@ class Drain:
         self.connections: set[Connection] = set()
         self._members: set[Drainable] = set()
 
-    def linger(self) -> None:
+    def begin_lingering(self) -> None:
         """Enter LINGERING."""
         self.state = max(self.state, LINGERING)
 
-    def close(self) -> None:
+    def begin_closing(self) -> None:
         """Enter CLOSING: each connection and member begins to end."""
         self.state = CLOSING
         for part in [*self.connections, *self._members]:
-            part.begin_drain()
+            part.begin_closing()
         self._check_drained()
 
     def add(self, member: Drainable) -> None:
         """Drain `member`, which is no connection, too; at once if the state is CLOSING already."""
         self._members.add(member)
         if self.state == CLOSING:
-            member.begin_drain()
+            member.begin_closing()
 
     def remove(self, member: Drainable) -> None:
         """`member` has ended."""

@@ -5,10 +5,10 @@ import asyncio
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.verdict import LocalResponse, Permit
+from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
-from robin.proxy.relay import CallerLeft, Relay, StaleConnection
 from robin.proxy.request import send_request
 from robin.proxy.request_body import StreamedBody, hold_body
 from robin.proxy.rescue import rescue, respond_locally
@@ -72,8 +72,8 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
         waited = upstream is None
         if upstream is None:
             upstream = await pool.acquire(permit, fresh=record.retries > 0)  # the one way out
-        relay = Relay(downstream, upstream, head, route, held, record, engine)
-        idle_s = None
+        attempt = Attempt(downstream, upstream, head, route, held, record, engine)
+        announced_idle_s = None
         try:
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
@@ -82,33 +82,33 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
             outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head
-            response = await send_request(relay, render(outbound))  # the final response head; the caller has seen nothing of it
-            idle_s = response.idle_s
+            response = await send_request(attempt, render(outbound))  # the final response head; the caller has seen nothing of it
+            announced_idle_s = response.idle_s
             if response.status == 401:
                 credentials.rejected(permit, credential)
-            if record.retries or response.status != 401 or not (route.repeat_on_401 and relay.repeatable):
-                return await relay_response(relay, response)
+            if not (response.status == 401 and route.repeat_on_401 and attempt.body_is_repeatable and not record.retries):
+                return await relay_response(attempt, response)
         except StaleConnection as stale:
-            if record.retries or not stale.repeatable:
+            if record.retries or not stale.may_repeat:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered") from None
             engine.metrics.retries[stale.reason] += 1
         except (StreamClosed, FramingError, TimeoutError) as error:
-            raise relay.classify_failure(error) from None
+            raise attempt.classify_failure(error) from None
         finally:
             downstream.peer = None
-            if relay.body is None:
-                pool.release(upstream, idle_s)
+            if attempt.body is None:
+                pool.release(upstream, announced_idle_s)
             else:
-                await _release_after_body(relay.body, upstream, pool, idle_s)
+                await _release_after_body(attempt.body, upstream, pool, announced_idle_s)
         record.retries += 1  # and once more
 
 
-async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool, idle_s: int | None) -> None:
+async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool, announced_idle_s: int | None) -> None:
     """Stop the body and release the connection, also where the exchange is cancelled while it waits for that."""
     try:
         await body.stop()
     finally:
-        pool.release(upstream, idle_s)
+        pool.release(upstream, announced_idle_s)
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

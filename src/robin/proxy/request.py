@@ -4,7 +4,7 @@ from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing
-from robin.proxy.relay import CallerLeft, Relay, StaleConnection
+from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.request_body import StreamedBody
 from robin.wire.forwarding import forward_response
 from robin.wire.framing import FramingError
@@ -15,92 +15,92 @@ _INTERIM_MAX: Final = 16
 _INTERIM_BYTES: Final = 65536
 
 
-async def send_request(relay: Relay, outbound: bytes) -> ParsedResponse:
+async def send_request(attempt: Attempt, outbound: bytes) -> ParsedResponse:
     """Send `outbound`, a request head as bytes, and its body. Returns the head of the final response, or of a 101.
 
     The caller has seen nothing of that response yet. Raises Fault, CallerLeft, StaleConnection, StreamClosed, TimeoutError.
     """
-    downstream, upstream = relay.downstream, relay.upstream
+    downstream, upstream = attempt.downstream, attempt.upstream
     if downstream.eof:
         upstream.reusable = True  # nothing was sent on it
         raise CallerLeft
     if upstream.reused and (upstream.received or upstream.eof):  # it spoke or ended while we waited: that is no response to this request
-        raise StaleConnection("eof", repeatable=True)
-    relay.record.credential = relay.record.offered
-    _send(relay, outbound)
-    while not upstream.received or (response := _take_response_head(relay)) is None:
-        if relay.interim and downstream.write_blocked:
-            await relay.flush_downstream()
+        raise StaleConnection("eof", may_repeat=True)
+    attempt.record.credential = attempt.record.offered
+    _send(attempt, outbound)
+    while not upstream.received or (response := _take_response_head(attempt)) is None:
+        if attempt.interim and downstream.write_blocked:
+            await attempt.flush_downstream()
             continue
         if upstream.eof or downstream.eof:
-            relay.classify_eof(begun=len(upstream.received) > 0)
+            attempt.classify_eof(begun=len(upstream.received) > 0)
         try:
             await upstream.wait_readable()
         finally:
             upstream.wait_done()
-        if relay.body is not None or downstream.eof:
-            relay.check_caller()
+        if attempt.body is not None or downstream.eof:
+            attempt.check_caller()
     return response
 
 
-def _send(relay: Relay, outbound: bytes) -> None:
+def _send(attempt: Attempt, outbound: bytes) -> None:
     """Send head and body: in one write where all of it is here, else what is here, and the rest by a StreamedBody. Raises Fault."""
-    head, upstream, downstream, held = relay.head, relay.upstream, relay.downstream, relay.held
+    head, upstream, downstream, held = attempt.head, attempt.upstream, attempt.downstream, attempt.held
     length = head.length
     if held is not None:
         outbound += held.octets
     elif head.framing == Framing.CHUNKED or head.expects_continue or len(downstream.received) < length:
         upstream.write(outbound)
-        relay.body = StreamedBody(downstream, upstream, head, relay.route, relay.record, relay.engine)
+        attempt.body = StreamedBody(downstream, upstream, head, attempt.route, attempt.record, attempt.engine)
         try:
-            relay.body.start()
+            attempt.body.start()
         except FramingError as error:
             raise Fault("bad_request", str(error)) from None
         return
     elif length:
         outbound += downstream.take(length)
-        relay.record.bytes_in += length
-        relay.engine.metrics.body_bytes_in += length
+        attempt.record.bytes_in += length
+        attempt.engine.metrics.body_bytes_in += length
     if downstream.paused:
         downstream.resume_reading()
     upstream.write(outbound)
-    upstream.deadline_at = relay.engine.now() + relay.route.deadlines.response_s
+    upstream.deadline_at = attempt.engine.now() + attempt.route.deadlines.response_s
 
 
-def _take_response_head(relay: Relay) -> ParsedResponse | None:
+def _take_response_head(attempt: Attempt) -> ParsedResponse | None:
     """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
-    upstream, limits = relay.upstream, relay.engine.limits
+    upstream, limits = attempt.upstream, attempt.engine.limits
     while True:
         received = upstream.received
-        end = received.find(b"\r\n\r\n", relay.scanned)
+        end = received.find(b"\r\n\r\n", attempt.scanned)
         if end < 0:
-            if len(received) > limits.response_head_bytes or find_bad_byte(received, relay.scanned):
+            if len(received) > limits.response_head_bytes or find_bad_byte(received, attempt.scanned):
                 raise _broken("the response head is too large or holds a bare CR, LF or control")
-            relay.scanned = max(0, len(received) - 3)
+            attempt.scanned = max(0, len(received) - 3)
             return None
         if end + 4 > limits.response_head_bytes:
             raise _broken("the response head is too large")
         raw = upstream.take(end + 4)
-        response = upstream.parser.parse(raw, method=relay.head.method, fields_max=limits.response_fields)
+        response = upstream.parser.parse(raw, method=attempt.head.method, fields_max=limits.response_fields)
         if response.status >= 200 or response.status == 101:
-            relay.record.upstream_status = response.status
+            attempt.record.upstream_status = response.status
             return response
-        relay.scanned = 0
-        _forward_interim(relay, response, len(raw))
-        if relay.downstream.write_blocked:
+        attempt.scanned = 0
+        _forward_interim(attempt, response, len(raw))
+        if attempt.downstream.write_blocked:
             return None
 
 
-def _forward_interim(relay: Relay, response: ParsedResponse, octets: int) -> None:
+def _forward_interim(attempt: Attempt, response: ParsedResponse, octets: int) -> None:
     """Relay a 1xx to an HTTP/1.1 caller; a 100 lets the request body go. Raises Fault."""
-    relay.interim += 1
-    relay.interim_bytes += octets
-    if relay.interim > _INTERIM_MAX or relay.interim_bytes > _INTERIM_BYTES:
+    attempt.interim += 1
+    attempt.interim_bytes += octets
+    if attempt.interim > _INTERIM_MAX or attempt.interim_bytes > _INTERIM_BYTES:
         raise _broken("too many interim responses")
-    if response.status == 100 and relay.body is not None:
-        relay.body.got_continue()
-    if relay.head.minor == 1:
-        relay.downstream.write(forward_response(response, rules=relay.route.header_rules, minor=1, keep_alive=True, chunked=False))
+    if response.status == 100 and attempt.body is not None:
+        attempt.body.got_continue()
+    if attempt.head.minor == 1:
+        attempt.downstream.write(forward_response(response, rules=attempt.route.header_rules, minor=1, keep_alive=True, chunked=False))
 
 
 def _broken(text: str) -> Fault:

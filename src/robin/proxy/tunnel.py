@@ -84,7 +84,7 @@ class Tunnel:
         self.down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
         self._touch()  # the response deadline ends here: a tunnel may be silent from its first moment on
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         """Send Close on both sides of a WebSocket; other protocols continue until the drain ends."""
         for way in (self.up, self.down):
             way.send_close()
@@ -150,7 +150,7 @@ async def tunnel(
     upwards = engine.tasks.start(both.pump(both.up, record), "tunnel")
     try:
         if engine.drain.state == CLOSING:
-            both.begin_drain()
+            both.begin_closing()
         await both.pump(both.down, record)
         if downstream.eof and not upstream.eof:  # the caller's last bytes still go to the origin
             await asyncio.wait([upwards], timeout=_LAST_BYTES_S)

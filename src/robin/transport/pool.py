@@ -333,7 +333,7 @@ class Pool:
         upstream.abort()
         self._vacate(upstream.bucket)
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         """Close what is idle, and keep nothing from now on."""
         self._closing = True
         self._discard(lambda _: True)

@@ -27,15 +27,15 @@ class CallerLeft(Exception):
 
 
 class StaleConnection(Exception):
-    """The upstream closed before a byte of a response. `repeatable`: the request may be sent once more on a new connection."""
+    """The upstream closed before a byte of a response. `may_repeat`: the request may be sent once more on a new connection."""
 
-    def __init__(self, reason: str, *, repeatable: bool) -> None:
+    def __init__(self, reason: str, *, may_repeat: bool) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.repeatable = repeatable
+        self.may_repeat = may_repeat
 
 
-class Relay:
+class Attempt:
     """The parts of one attempt.
 
     `held`: the request body is held, so it can be sent again. `body`: the streamed body, where it is not sent with the head.
@@ -85,8 +85,8 @@ class Relay:
         downstream.peer = upstream
 
     @property
-    def repeatable(self) -> bool:
-        """Whether the request can be sent again: it has no body, or a held one."""
+    def body_is_repeatable(self) -> bool:
+        """Whether the body can be sent again: there is none, or it is held."""
         return self.held is not None or (self.body is None and not self.record.bytes_in)
 
     def check_caller(self) -> None:
@@ -146,8 +146,8 @@ class Relay:
         if begun or self.interim:
             raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
         streamed = self.held is None and (self.record.bytes_in or (self.body is not None and self.body.reader.began))
-        repeatable = self.upstream.reused and self.head.method in _REPEATABLE and not streamed
-        raise StaleConnection("reset" if self.upstream.was_reset else "eof", repeatable=repeatable)
+        may_repeat = self.upstream.reused and self.head.method in _REPEATABLE and not streamed
+        raise StaleConnection("reset" if self.upstream.was_reset else "eof", may_repeat=may_repeat)
 
     def classify_failure(self, error: Exception) -> Exception:
         """What broke the exchange: CallerLeft or a Fault."""
