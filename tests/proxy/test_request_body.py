@@ -1,14 +1,19 @@
 """The request body: framed anew, withheld while it is not wanted, and never made to look whole when it is not."""
 
 import asyncio
+import tracemalloc
 
 import pytest
+from tests.permits import CALLER
 from tests.proxy.rig import Leaps, Room
 
+from robin.proxy.request_body import hold_body
+from robin.telemetry.record import ExchangeRecord
 from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, response
 from robin.testing.waiting import eventually
 from robin.wire.framing import CHUNKS_A_TURN
+from robin.wire.http1 import parse_request
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -213,3 +218,21 @@ async def test_a_flood_of_small_chunks_leaves_turns_to_others(room: Room, upstre
     assert upstream.requests[0].body == b"x" * 100_000
     await caller.hang_up()
     await room.settled()
+
+
+async def test_a_body_that_is_held_takes_little_more_memory_than_it_has_bytes_however_it_arrives(room: Room) -> None:
+    downstream, _ = await room.meet()
+    head = parse_request(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n", target_bytes=100, fields_max=10)
+    record = ExchangeRecord(CALLER, 0.0)
+    tracemalloc.start()
+    try:
+        holding = asyncio.ensure_future(hold_body(downstream, head, room.permit.route, 20_000, record, room.engine))
+        for number in range(9_999):
+            downstream.data_received(b"%02d" % (number % 100))
+            await asyncio.sleep(0)
+        assert record.bytes_in > 19_000
+        assert tracemalloc.get_traced_memory()[0] < 120_000
+        downstream.data_received(b"zz")
+        assert (await holding).octets[-4:] == b"98zz"
+    finally:
+        tracemalloc.stop()

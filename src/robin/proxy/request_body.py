@@ -73,7 +73,7 @@ async def hold_body(
         raise _too_large()
     if head.expects_continue:
         downstream.write(CONTINUE)
-    reader, digest, pieces = BodyReader(downstream, head), hashlib.sha256(), []
+    reader, digest, body = BodyReader(downstream, head), hashlib.sha256(), bytearray()
     try:
         while not reader.done:
             payload = reader.take()
@@ -82,7 +82,7 @@ async def hold_body(
             if record.bytes_in > limit_bytes:
                 raise _too_large()
             digest.update(payload)
-            pieces.append(payload)
+            body += payload  # no list of pieces: small ones would take many times their size
             if reader.has_more:
                 await asyncio.sleep(0)
             elif not reader.done:
@@ -95,7 +95,7 @@ async def hold_body(
         raise _stalled() from None
     finally:
         downstream.deadline_at = math.inf
-    return HeldBody(octets=b"".join(pieces), sha256=digest.digest())
+    return HeldBody(octets=bytes(body), sha256=digest.digest())
 
 
 def _too_large() -> Fault:
