@@ -1,8 +1,8 @@
 """Where key sets come from: a file watched by `stat`, or a URL fetched through the issuer client; both keep the last good set for a while.
 
 Rules to keep. `ready` never waits. A set that is due is fetched again behind the requests; one twice as old as `refresh_s` is used only
-where a try to renew it has failed within the last `refresh_s`, and further tries run behind the requests then. One fetch runs at a time; requests that leave do not stop it. No try starts within `min_refetch_s` of the one
-before.
+where a try to renew it has failed within the last `refresh_s`, and further tries run behind the requests then. One fetch runs at a time;
+requests that leave do not stop it. No try starts within `min_refetch_s` of the one before.
 """
 
 import asyncio
