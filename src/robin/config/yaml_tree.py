@@ -123,7 +123,7 @@ class _TreeBuilder:
         loader = yaml.SafeLoader(text)
         try:
             while loader.check_event():
-                self._take(loader.get_event())
+                self._take(loader.get_event())  # type: ignore[no-untyped-call]
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             at = self._findings.at(mark.line + 1, mark.column + 1) if mark is not None else start
