@@ -246,3 +246,9 @@ def test_the_environment_is_this_process() -> None:
     done = subprocess.run([sys.executable, "-c", code], env={"ROBIN_AUDIENCE": "seen"}, capture_output=True, text=True, check=True)
     assert done.stdout == "seen\n"
     assert "ROBIN_AUDIENCE" not in environment() or environment()["ROBIN_AUDIENCE"] != "seen"
+
+
+def test_the_repr_of_what_was_loaded_hides_the_value_that_require_header_demands() -> None:
+    outcome = load({}, {"ROBIN_UPSTREAM_URL": "https://broker.example", "ROBIN_REQUIRE_HEADER": "x-key: canary"})
+    assert isinstance(outcome, Loaded)
+    assert "canary" not in repr(outcome)

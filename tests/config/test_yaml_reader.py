@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robin.config import parse
 from robin.config.diagnostic import MOST_DIAGNOSTICS, Diagnostic
-from robin.config.schema import Entries, Field, Mapping, Scalar, Sequence
+from robin.config.schema import LONGEST_LIST, Entries, Field, Mapping, Scalar, Sequence
 from robin.config.yaml_reader import read_yaml
 from robin.config.yaml_tree import LIMIT_BYTES, MOST_NODES
 
@@ -229,3 +229,19 @@ def test_any_bytes_are_a_value_or_printable_diagnostics(content: bytes) -> None:
     value, found = read_yaml(content, "f", SCHEMA)
     assert value is not None or found
     assert all(isinstance(one, Diagnostic) and str(one).isprintable() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [('size: 1KiB\ntext: "\\UFFFFFFFF"\n', "2:10"), ('text: "\\U00110000"\n', "1:10"), (f"%YAML 1.{'1' * 5000}\n---\ntext: a\n", "1:9")],
+    ids=["an escape beyond C's integers", "an escape beyond Unicode", "a version of 5000 digits"],
+)
+def test_a_number_that_the_yaml_library_fails_on_is_an_error_of_the_file(content: str, place: str) -> None:
+    assert problems(content) == [f"f:{place}: error: yaml_invalid: not valid YAML: a number is too large. Fix: correct the line."]
+
+
+def test_a_list_is_no_longer_than_the_json_schema_allows() -> None:
+    assert problems(f"uids: [{','.join(['1'] * LONGEST_LIST)}]\n") == []
+    assert problems(f"uids: [{','.join(['1'] * (LONGEST_LIST + 1))}]\n") == [
+        f"f:1:7: error: value_invalid: uids has {LONGEST_LIST + 1} entries. Fix: use at most {LONGEST_LIST}."
+    ]

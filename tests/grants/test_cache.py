@@ -1,6 +1,7 @@
 """The credential cache: single flight, refresh ahead, negative cache, 401, bounds; whatever kind of grant stands behind it."""
 
 import asyncio
+import math
 import random
 from collections.abc import Hashable
 from itertools import pairwise
@@ -67,6 +68,11 @@ class Stage:
 )
 def test_the_usable_time_is_the_lifetime_less_the_margin(expires_in_s: float | None, cap_s: float | None, usable: float) -> None:
     assert (usable_s(expires_in_s) if cap_s is None else usable_s(expires_in_s, cap_s=cap_s)) == usable
+
+
+@pytest.mark.parametrize("expires_in_s", [-1.0, -math.inf, math.nan])
+def test_a_lifetime_that_is_none_makes_no_credential_usable(expires_in_s: float) -> None:
+    assert usable_s(expires_in_s) == 0
 
 
 async def test_a_credential_is_used_until_its_usable_time_is_over_and_then_fetched_again() -> None:

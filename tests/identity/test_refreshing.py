@@ -148,6 +148,19 @@ async def test_a_token_is_kept_fresh_over_many_lifetimes_without_a_gap() -> None
     assert stage.parts.crashes == []
 
 
+@pytest.mark.parametrize("lifetime_s", [300, 30])
+async def test_a_refresh_that_is_set_later_than_the_validity_held_back_leaves_no_gap(lifetime_s: float) -> None:
+    """With `refresh_before_s` of a millisecond the token would end, for requests, seconds before its refresh."""
+    stage = Stage(refresh_before_s=0.001)
+    stage.lifetime_s = lifetime_s
+    await stage.warm()
+    for _ in range(1200):
+        await stage.pass_time(0.5)
+        stage.identity.step()
+        await stage.finish()
+        stage.token()
+
+
 async def test_a_stale_token_serves_while_its_fetch_hangs_and_never_past_its_use() -> None:
     stage = Stage(wait_s=0)
     token = await stage.warm()
@@ -418,6 +431,14 @@ async def test_a_jump_of_the_wall_clock_moves_the_refresh_with_it(jump_s: float)
     assert stage.calls == 2
 
 
+async def test_a_request_after_a_suspend_waits_for_a_fetch_and_not_for_the_next_step() -> None:
+    stage = Stage()
+    token = await stage.warm()
+    stage.clock.step_wall(4000)  # no step ran
+    assert stage.identity.ready() is None
+    assert await stage.identity.obtain() is not token
+
+
 async def test_a_fetch_is_judged_by_the_clock_at_its_end() -> None:
     stage = Stage()
     raw = stage.raw(20)
@@ -457,6 +478,25 @@ async def test_responses_401_force_one_fetch_in_thirty_seconds_and_the_same_toke
     assert stage.calls == 4
     stage.identity.rejected(token)  # it was replaced
     assert not stage.fetching
+
+
+async def test_a_token_that_an_upstream_refused_gives_way_to_another_one_that_lives_shorter() -> None:
+    """An authority that rotated its key may issue shorter lives; the token that is held would fail until its end."""
+    stage = Stage()
+    stage.lifetime_s = 3600
+    token = await stage.warm()
+    stage.lifetime_s = 300
+    stage.identity.wake()
+    await stage.finish()
+    assert stage.token() is token, "no upstream refused it"
+    stage.identity.rejected(token)
+    await stage.finish()
+    shorter = stage.token()
+    assert shorter is not token
+    stage.lifetime_s = 200
+    stage.identity.wake()
+    await stage.finish()
+    assert stage.token() is shorter
 
 
 # endpoints

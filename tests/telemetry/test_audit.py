@@ -216,6 +216,16 @@ def test_a_second_writer_is_refused_also_after_a_rename(folder: Folder):
     folder.open_file().close()
 
 
+def test_a_second_writer_is_refused_also_where_the_lock_file_was_removed(folder: Folder):
+    first = folder.open_file()
+    folder.log.with_name("audit.jsonl.lock").unlink()
+    with pytest.raises(AuditUnavailable) as refused:
+        folder.open_file()
+    assert refused.value.reason == "locked"
+    first.close()
+    folder.open_file().close()
+
+
 @pytest.mark.parametrize("torn", [b'{"v":1,"se', b"\x00" * 200_000, b"x"])
 def test_a_torn_last_line_is_set_aside_and_noted(folder: Folder, torn: bytes):
     whole = b"".join(folder.write(3))

@@ -36,7 +36,7 @@ def test_the_canonical_form_is_that_of_rfc_8785(value: dict[str, object], expect
 
 def test_the_byte_strings_that_are_hashed_and_signed_are_fixed():
     assert hash_of(GOOD) == "e59d583b75842a2a5de2d7d86c5bd7ed3a318b57dccae8734a8afe7c4045a0f7"
-    assert checkpoint_message(7, "ab") == b"robin audit checkpoint v1\n7\nab\n"
+    assert checkpoint_message(7, "ab", "close") == b"robin audit checkpoint v1\n7\nab\nclose\n"
     assert key_id_of(b"\x00" * 32) == "66687aadf862bd77"
 
 

@@ -139,6 +139,21 @@ def test_checkpoints_that_are_missing_from_the_rest_of_a_log_are_found(folder: F
     assert (found.line, found.reason) == (16, "unsealed")
 
 
+def test_the_reason_of_a_checkpoint_is_signed_so_that_a_log_that_was_cut_is_not_taken_for_closed(folder: Folder):
+    log = folder.write(20, every=5)
+    _, found = judge(folder, b"".join(rechained(log[:14], 13, reason="close")))
+    assert found is not None
+    assert (found.line, found.reason) == (14, "signature")
+
+
+def test_a_record_behind_the_close_of_a_log_was_put_in(folder: Folder):
+    log = folder.write(1)
+    forged = {**json.loads(log[2]), "seq": 5, "prev": json.loads(log[3])["hash"]}
+    _, found = judge(folder, b"".join([*log, render_line({**forged, "hash": hash_of(forged)})]))
+    assert found is not None
+    assert (found.line, found.reason) == (5, "deleted")
+
+
 def test_two_logs_cannot_be_spliced(folder: Folder, tmp_path: Path):
     (tmp_path / "other").mkdir()
     one, other = folder.write(20, every=5), Folder(tmp_path / "other").write(21, every=4)

@@ -121,6 +121,9 @@ class Loud(Exception):
         ({"a": [b"canary", Secret(b"canary")]}, {"a": ["6 bytes", "Secret"]}),
         ([[[[["deep"]]]]], [[[["list"]]]]),
         ("x" * 5000, "x" * 2048 + "..."),
+        pytest.param(10**5000, "int", id="huge"),
+        ({b"canary": 1}, {"bytes": 1}),
+        ({10**5000: 1}, {"int": 1}),
     ],
 )
 def test_a_field_shows_no_more_than_it_may(written, value: object, shown: object):

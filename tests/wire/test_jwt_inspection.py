@@ -330,3 +330,12 @@ def judge(text: bytes) -> None:
         assert outcome.expires_at is not None
         assert outcome.usable_until > NOW
         assert base64.urlsafe_b64decode(text.rstrip().split(b".")[1] + b"===")
+
+
+def test_the_state_of_the_checks_shows_no_token_where_a_traceback_shows_its_locals() -> None:
+    token = make_token(expires_at=NOW - 1)
+    with pytest.raises(TokenRefused) as raised:
+        inspect_token(Secret(token), ANY, now=NOW)
+    shown = [repr(entry.frame.f_locals.get("reading")) for entry in raised.traceback]
+    assert any("TokenRules" in text for text in shown)
+    assert not any(token.decode() in text for text in shown)

@@ -1,7 +1,7 @@
 """Where the text of each setting came from (flag > environment > file > default), and how an error about it is written."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from robin.config.diagnostic import Diagnostic, Position
@@ -27,7 +27,7 @@ class ResolvedValue:
     """
 
     key: str
-    text: str | None
+    text: str | None = field(repr=False)  # ROBIN_REQUIRE_HEADER holds a shared secret in effect
     layer: Layer
     line: int | None = None
     at: Position | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from robin.config.diagnostic import MOST_DIAGNOSTICS, Diagnostic, Position, bounded
 from robin.config.parse import CONTROLS, Form, InvalidValue, nearest, shown
-from robin.config.schema import Entries, Field, Mapping, Scalar, Schema, Sequence
+from robin.config.schema import LONGEST_LIST, Entries, Field, Mapping, Scalar, Schema, Sequence
 from robin.config.yaml_tree import KINDS, READ_AS, Findings, Node, Unreadable, parse_tree
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -136,6 +136,8 @@ class _Checker:
 
     def _check_listed(self, node: Node, schema: Scalar, what: str) -> Located | None:
         """A list whose kind parses it as text between commas; each item is checked alone, so that its position is known."""
+        if not self._fits(node, len(node.items), LONGEST_LIST, what):
+            return None
         texts = []
         for index, item in enumerate(node.items):
             inner = f"{what}[{index}]"

@@ -120,13 +120,17 @@ class _TreeBuilder:
 
     def build(self, text: str) -> Node | None:
         start = self._findings.at(1, 1)
+        loader = yaml.SafeLoader(text)
         try:
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                self._take(event)
+            while loader.check_event():
+                self._take(loader.get_event())  # type: ignore[no-untyped-call]
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             at = self._findings.at(mark.line + 1, mark.column + 1) if mark is not None else start
             raise self._findings.stop(at, f"not valid YAML: {_problem(error)}", _syntax_fix(error)) from None
+        except (ValueError, OverflowError):  # PyYAML makes numbers of an escape and of the version without looking at their size
+            at = self._findings.at(loader.line + 1, loader.column + 1)
+            raise self._findings.stop(at, "not valid YAML: a number is too large", "correct the line") from None
         if self._root is None:
             self._findings.add(start, "yaml_invalid", "the file is empty", "start with `version: 1`")
         return self._root

@@ -96,5 +96,5 @@ def usable_s(
     expires_in_s: float | None, *, default_s: float = 300.0, max_s: float = 3600.0, skew_s: float = 30.0, cap_s: float = math.inf
 ) -> float:
     """Return how long a token may be used: its lifetime, at most `max_s`, less the margin for clock skew; at most `cap_s`, at least 0."""
-    lifetime_s = min(default_s if expires_in_s is None else expires_in_s, max_s)
+    lifetime_s = max(0.0, min(default_s if expires_in_s is None else expires_in_s, max_s))  # 0 also for NaN, in this order
     return max(0.0, min(cap_s, lifetime_s - min(skew_s, lifetime_s / 10)))

@@ -2,8 +2,9 @@
 
 Rules to keep. FRESH: use it. STALE (past its due instant): use it while a fetch runs behind it. EXPIRED: no request gets it; requests wait
 for the fetch. A request that is cancelled never cancels the fetch. A reply that does not expire later is `unchanged`: the token that is
-held stays, and it counts as a failure, since an agent that is cut off from its server responds OK with its old copy. The wall clock is
-read again after every fetch; timers are monotonic; `step` plans again when the wall clock jumps.
+held stays, and it counts as a failure, since an agent that is cut off from its server responds OK with its old copy; another token that
+lives shorter is taken only where an upstream refused the one that is held. The wall clock is read again after every fetch; timers are
+monotonic; `step` and `obtain` plan again when the wall clock jumps.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ _TICK_S: Final = 1.0
 _FAILING_TICK_S: Final = 0.25  # how often a failing endpoint is looked at: with the spread, a new one is used within a second
 _SPREAD_S: Final = 0.5
 _SHORTEST_S: Final = 0.01
+_LEAST_LEAD: Final = 0.9  # of the drawn lead before expiry
 _OVERTIME_S: Final = 1.0  # how long a fetch may outlive its own deadline before it is cut off
 
 
@@ -74,6 +76,7 @@ class RefreshingIdentity:
         self._seen_endpoint_id: object = None
         self._clock_jump = ClockJump(wall=clock.wall(), monotonic=clock.monotonic())
         self._token: IdentityToken | None = None
+        self._refused: IdentityToken | None = None  # by an upstream, with 401
         self._due_wall = 0.0
         self._due_at = 0.0  # monotonic: when the token becomes STALE
         self._next_at = 0.0  # monotonic: when the next fetch is due; infinity: not before a SIGHUP or a new endpoint
@@ -104,6 +107,7 @@ class RefreshingIdentity:
 
     async def obtain(self) -> IdentityToken:
         """Wait for the running fetch, or start one that is due, for at most `wait_s`. Raises Fault."""
+        self._plan_after_clock_jump()
         give_up_at = self._clock.monotonic() + self._settings.wait_s
         while True:
             token = self._usable()
@@ -121,6 +125,8 @@ class RefreshingIdentity:
 
     def rejected(self, token: IdentityToken) -> None:
         """Record that the upstream responded 401 to this token: fetch for later requests, at most once per 30 s."""
+        if token is self._token:
+            self._refused = token
         possible = token is self._token and self._fetch is None and not math.isinf(self._next_at)
         if possible and self._refresh_limit.permits(self._clock.monotonic()):
             self._start_fetch()
@@ -161,11 +167,8 @@ class RefreshingIdentity:
 
     def step(self) -> float:
         """Do what is due: plan again after a clock jump, detect a new endpoint, start a fetch. Returns the seconds to the next step."""
-        now, wall = self._clock.monotonic(), self._clock.wall()
-        if self._clock_jump.happened(wall=wall, monotonic=now) and self._token is not None:
-            self._due_at = now + (self._due_wall - wall)
-            if self._failures == 0 and not math.isinf(self._next_at):
-                self._next_at = self._due_at
+        self._plan_after_clock_jump()
+        now = self._clock.monotonic()
         failing = bool(self._failures) or math.isinf(self._next_at)
         if failing:
             self._detect_new_endpoint(now)
@@ -174,6 +177,13 @@ class RefreshingIdentity:
         self._reporter.report_state(usable=self._usable() is not None, fault=self._code_now())
         tick_s = _FAILING_TICK_S if failing else _TICK_S
         return tick_s if self._fetch is not None else min(tick_s, max(self._next_at - now, _SHORTEST_S))
+
+    def _plan_after_clock_jump(self) -> None:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        if self._clock_jump.happened(wall=wall, monotonic=now) and self._token is not None:
+            self._due_at = now + (self._due_wall - wall)
+            if self._failures == 0 and not math.isinf(self._next_at):
+                self._next_at = self._due_at
 
     async def _step_for_ever(self) -> None:
         while True:
@@ -246,14 +256,14 @@ class RefreshingIdentity:
             self._warned.add(raw.warning)
             self._log.warning("identity_ambiguous", source=self._metrics.source, detail=raw.warning)
         assert token.expires_at is not None
-        if held is not None and held.expires_at is not None and token.expires_at <= held.expires_at:
+        if held is not None and held is not self._refused and held.expires_at is not None and token.expires_at <= held.expires_at:
             self._keep_held(now, began_at)
             return
         self._token = token
         self._due_wall = refresh_at(
             received_at=wall,
             expires_at=token.expires_at,
-            refresh_before_s=self._settings.refresh_before_s,
+            refresh_before_s=max(self._settings.refresh_before_s, (token.expires_at - token.usable_until) / _LEAST_LEAD),
             draw=self._entropy.uniform(),
         )
         self._clock_jump = ClockJump(wall=wall, monotonic=now)

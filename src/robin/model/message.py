@@ -4,7 +4,7 @@ Heads are built by `wire.http1` alone and never change afterwards: one that repe
 They are not dataclasses, because freezing one costs more than parsing it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from robin.model.secret import Secret
@@ -22,7 +22,7 @@ class RequiredField:
     """A field that must be on every request. `name` is canonical; `value` None: any value will do."""
 
     name: bytes
-    value: bytes | None
+    value: bytes | None = field(repr=False)  # a shared secret in effect
 
 
 class Framing:

@@ -103,9 +103,12 @@ def _refuse(_: str) -> object:
     raise RecordError("a number has a fraction")
 
 
-def checkpoint_message(seq: int, head: str) -> bytes:
-    """What a checkpoint's signature covers: `head` is the hash of the record before the checkpoint, `seq` the checkpoint's own number."""
-    return f"robin audit checkpoint v1\n{seq}\n{head}\n".encode("ascii")
+def checkpoint_message(seq: int, head: str, reason: str) -> bytes:
+    """What a checkpoint's signature covers: `head` is the hash of the record before the checkpoint, `seq` the checkpoint's own number.
+
+    `reason` is covered so that a log that was cut behind a checkpoint cannot be given out as one that was closed.
+    """
+    return f"robin audit checkpoint v1\n{seq}\n{head}\n{reason}\n".encode()
 
 
 def key_id_of(public_key: bytes) -> str:

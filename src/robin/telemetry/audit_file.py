@@ -130,7 +130,7 @@ class AuditFile:
         key_id = sig = None
         if self._key is not None:
             key, key_id = self._key
-            sig = base64.b64encode(key.sign(checkpoint_message(self._seq + 1, self._head))).decode()
+            sig = base64.b64encode(key.sign(checkpoint_message(self._seq + 1, self._head, reason))).decode()
         written = self._write([self._draft("audit.checkpoint", {"reason": reason, "head": self._head, "key_id": key_id, "sig": sig})])
         if written:
             self._since_checkpoint = 0
@@ -275,11 +275,18 @@ def _lock(path: Path) -> int:
     """Hold the lock file, so that the file has one writer whatever it is renamed to. Raises AuditUnavailable, OSError."""
     fd = os.open(path.with_name(f"{path.name}.lock"), _FLAGS, 0o600)
     try:
+        _hold(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _hold(fd: int, path: Path) -> None:
+    try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
         raise AuditUnavailable("locked", f"{path}: another process writes it") from None
-    return fd
 
 
 def _open(path: Path) -> int:
@@ -287,6 +294,7 @@ def _open(path: Path) -> int:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise AuditUnavailable("write_failed", f"{path}: it is not a regular file")
+        _hold(fd, path)  # else a lock file that was removed would admit a second writer
         os.fchmod(fd, 0o600)
     except BaseException:
         os.close(fd)

@@ -44,6 +44,7 @@ class Chain:
     every: int = 0
     interrupted: int = 0  # how often a process went on with a log that was not closed
     interrupted_seq: int = 0  # the first record of the last such process
+    closed: bool = False  # the last record is a checkpoint that closed the log
     ended: bool = False  # the last record is a checkpoint that closed or rotated the log
 
     @property
@@ -105,6 +106,7 @@ def _verify_line(chain: Chain, line: bytes, keys: Mapping[str, VerifySignature],
         chain.sealed_seq = seq
     elif chain.every and seq - chain.sealed_seq > chain.every + 2:  # audit.open and audit.lost may come between
         return "unsealed", f"a checkpoint is missing: there is one after each {chain.every} records"
+    chain.closed = event == "audit.checkpoint" and record.get("reason") == "close"
     chain.ended = event == "audit.checkpoint" and record.get("reason") in _SEALING
     chain.records += 1
     chain.seq, chain.head = seq, str(record["hash"])
@@ -119,6 +121,8 @@ def _check_order(chain: Chain, record: Mapping[str, object], seq: int, *, opens:
         if (seq == 1) != (prev == ZEROS) or seq < 1:
             return "prev", "the first record's seq and prev contradict each other"
         return None
+    if chain.closed and seq == chain.seq + 1 and record["event"] != "audit.open":
+        return "deleted", "the log was closed before this record, and the audit.open of the next process is not here"
     if seq == chain.seq and record["hash"] == chain.head:
         return "duplicate", "the record before it is there twice"
     if seq > chain.seq + 1:
@@ -131,12 +135,12 @@ def _check_order(chain: Chain, record: Mapping[str, object], seq: int, *, opens:
 
 
 def _check_checkpoint(record: Mapping[str, object], seq: int, keys: Mapping[str, VerifySignature]) -> tuple[str, str] | None:
-    head, key_id, sig = record.get("head"), record.get("key_id"), record.get("sig")
+    head, key_id, sig, why = record.get("head"), record.get("key_id"), record.get("sig"), record.get("reason")
     if head != record["prev"]:
         return "checkpoint", "its head is not the hash of the record before it"
     if not keys:
         return None
-    if not isinstance(sig, str) or not isinstance(key_id, str):
+    if not isinstance(sig, str) or not isinstance(key_id, str) or not isinstance(why, str):
         return "unsigned", "the checkpoint has no signature"
     key = keys.get(key_id)
     if key is None:
@@ -145,4 +149,4 @@ def _check_checkpoint(record: Mapping[str, object], seq: int, keys: Mapping[str,
         signature = base64.b64decode(sig, validate=True)
     except (binascii.Error, ValueError):
         return "signature", "its signature is not base64"
-    return None if key(signature, checkpoint_message(seq, str(head))) else ("signature", "its signature is not of this key")
+    return None if key(signature, checkpoint_message(seq, str(head), why)) else ("signature", "its signature is not of this key")

@@ -21,6 +21,7 @@ REPEAT_S: Final = 60.0
 _LEVELS: Final = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _TEXT_MAX = 2048
 _ITEMS_MAX = 64
+_INTEGER_BITS_MAX = 1024
 _CODES_MAX = 1024
 _BARE = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")
 
@@ -108,8 +109,10 @@ class EventLog:
 
 def _plain(value: object, depth: int) -> object:
     """Return a field as JSON can hold it, cut to size. It never raises and never calls the repr of a value."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= _INTEGER_BITS_MAX else "int"  # Python refuses to write thousands of digits
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -119,10 +122,14 @@ def _plain(value: object, depth: int) -> object:
     if isinstance(value, BaseException):
         return _name_error(value)
     if depth and isinstance(value, Mapping):
-        return {str(key)[:_TEXT_MAX]: _plain(value[key], depth - 1) for key in list(value)[:_ITEMS_MAX]}
+        return {_plain_name(key): _plain(value[key], depth - 1) for key in list(value)[:_ITEMS_MAX]}
     if depth and isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, depth - 1) for item in list(value)[:_ITEMS_MAX]]
     return type(value).__name__
+
+
+def _plain_name(key: object) -> str:
+    return key[:_TEXT_MAX] if isinstance(key, str) else type(key).__name__
 
 
 def _name_error(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from robin.model.faults import Fault
@@ -91,8 +91,8 @@ class _Reading:
     now: float
     seen_at: float
     issued_to: str | None
-    text: bytes = b""
-    value: bytes = b""
+    text: bytes = field(default=b"", repr=False)
+    value: bytes = field(default=b"", repr=False)
     header: dict[str, Any] | None = None
     claims: dict[str, Any] | None = None
     signature_bytes: int = 0

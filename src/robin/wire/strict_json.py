@@ -1,6 +1,10 @@
-"""JSON from hostile peers: one object, UTF-8 without a byte order mark, no duplicate member at any depth, no NaN or Infinity (RFC 8259)."""
+"""JSON from hostile peers: one object, UTF-8 without a byte order mark, no duplicate member at any depth, no NaN or Infinity (RFC 8259).
+
+Neither is a number that only Infinity can stand for, nor an escaped half of a surrogate pair, which no later text could hold (RFC 7493).
+"""
 
 import json
+import math
 from typing import NoReturn
 
 JsonObject = dict[str, object]
@@ -9,7 +13,10 @@ JsonObject = dict[str, object]
 def parse_json_object(text: bytes) -> JsonObject:
     """Return the object in `text`. Raises ValueError, whose message holds no byte of it; the caller bounds the size."""
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        decoded = text.decode("utf-8")
+        parsed = json.loads(decoded, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
+        if "\\u" in decoded:
+            json.dumps(parsed, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     except (ValueError, RecursionError):  # ValueError covers JSON, UTF-8 and integers of thousands of digits
         raise ValueError("not a JSON object") from None
     if isinstance(parsed, dict):
@@ -22,6 +29,13 @@ def _object(pairs: list[tuple[str, object]]) -> JsonObject:
     if len(members) != len(pairs):
         raise ValueError("a duplicate member")
     return members
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("a number beyond a double")
+    return number
 
 
 def _refuse_constant(_word: str) -> NoReturn:

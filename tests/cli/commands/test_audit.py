@@ -72,6 +72,14 @@ def test_a_file_or_key_that_cannot_be_read_is_2(folder: Folder, words: list[str]
     assert re.fullmatch(r"robin: .+; robin audit (verify|tail) --help shows what is expected\n", capsys.readouterr().err)
 
 
+def test_the_name_of_a_file_does_not_control_the_terminal(folder: Folder, capsys: pytest.CaptureFixture[str]):
+    hostile = folder.log.with_name("\x1b]0;x\x07.pem")
+    hostile.write_bytes(b"")
+    for words in (["verify", f"{hostile}.gone"], ["verify", str(hostile), "--key", str(hostile)], ["tail", f"{hostile}.gone"]):
+        assert main(["audit", *words]) == 2
+        assert capsys.readouterr().err.strip().isprintable()
+
+
 @pytest.mark.parametrize("words", [[], ["verify"], ["look", "x"], ["tail", "x", "-n", "-1"], ["tail", "x", "-n", "1e9"]])
 def test_wrong_usage_is_2(words: list[str]):
     with pytest.raises(SystemExit) as left:

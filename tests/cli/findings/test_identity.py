@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from robin.cli.findings.finding import Finding, Health
 from robin.cli.findings.identity import look
 from robin.config.load import Loaded, load
@@ -10,6 +12,7 @@ from robin.config.settings import SidecarSettings
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.manual_clock import ManualClock
+from robin.testing.tokens import make_token
 from robin.testing.workload_api import WorkloadApi, answer_with
 from robin.transport.clock import SystemClock
 from robin.wire.workload_api import JwtSvid
@@ -56,3 +59,11 @@ def test_a_clock_a_little_behind_is_to_be_looked_at_and_far_behind_it_fails(toke
     assert ("clock", Health.OK) in health_of(list(look(chosen, ManualClock(wall=now + 5))))
     assert ("clock", Health.WARN) in health_of(list(look(chosen, ManualClock(wall=now - 10))))
     assert ("clock", Health.FAIL) in health_of(list(look(chosen, ManualClock(wall=now - 120))))
+
+
+@pytest.mark.parametrize("issued_at", [10**400, -(10**400), 10**300, [1]], ids=["huge", "negative", "large", "list"])
+def test_an_iat_that_is_no_date_is_not_judged(tmp_path: Path, issued_at: object) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(make_token(expires_at=SystemClock().wall() + 300, audience="broker.test", claims={"iat": issued_at}))
+    path.chmod(0o600)
+    assert "clock" not in dict(health_of(list(look(settings(ROBIN_TOKEN_FILE=str(path)), SystemClock()))))

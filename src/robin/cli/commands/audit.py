@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return _verify(args) if args.action == "verify" else _tail(args)
     except (OSError, ValueError) as error:
         what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else str(error)
-        print(f"robin: {what}; robin audit {args.action} --help shows what is expected", file=sys.stderr)
+        print(f"robin: {_escaped(what)}; robin audit {args.action} --help shows what is expected", file=sys.stderr)
         return 2
 
 

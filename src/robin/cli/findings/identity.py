@@ -12,7 +12,7 @@ from robin.config.settings import SidecarSettings
 from robin.identity.settings import FileIdentitySettings, IdentitySettings
 from robin.model.address import TcpAddress, UnixAddress
 from robin.transport.clock import Clock
-from robin.wire.jwt_inspection import NOT_BEFORE_LEEWAY_S
+from robin.wire.jwt_inspection import NOT_BEFORE_LEEWAY_S, numeric_date
 
 CONNECT_S = 2.0
 
@@ -83,9 +83,10 @@ def _token(settings: IdentitySettings, token: OneToken) -> Iterator[Finding]:
 
 
 def _clock(token: OneToken, issued_at: object) -> Iterator[Finding]:
-    if isinstance(issued_at, bool) or not isinstance(issued_at, int | float):
+    issued = numeric_date(issued_at)
+    if issued is None:
         return
-    age_s = token.fetched_at - issued_at
+    age_s = token.fetched_at - issued
     if age_s < -NOT_BEFORE_LEEWAY_S:
         yield fail("clock", f"the token was issued {-age_s:.0f} s in the future", "set this machine's clock, or the issuer's")
     elif age_s < 0:
