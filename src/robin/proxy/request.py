@@ -68,7 +68,7 @@ def _send(relay: Relay, outbound: bytes) -> None:
 
 
 def _take_response_head(relay: Relay) -> ParsedResponse | None:
-    """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
+    """The head of the final response, or of a 101, once it is here. Raises Fault: `upstream_protocol`, what the route does not accept."""
     upstream, limits = relay.upstream, relay.engine.limits
     while True:
         received = upstream.received
@@ -84,6 +84,8 @@ def _take_response_head(relay: Relay) -> ParsedResponse | None:
         response = upstream.parser.parse(raw, method=relay.head.method, fields_max=limits.response_fields)
         if response.status >= 200 or response.status == 101:
             relay.record.upstream_status = response.status
+            if relay.route.accept_response is not None and response.status != 101:
+                relay.route.accept_response(response)
             return response
         relay.scanned = 0
         _forward_interim(relay, response, len(raw))

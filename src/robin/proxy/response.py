@@ -26,7 +26,8 @@ async def relay_response(relay: Relay, response: ParsedResponse) -> bool:
     reusable = head.keep_alive and not early and relay.engine.drain.state != CLOSING
     if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
         _count(relay, response.length)
-        head_bytes = forward_response(response, rules=relay.route.header_rules, minor=head.minor, keep_alive=reusable, chunked=False)
+        own, rules = relay.route.response_fields, relay.route.header_rules
+        head_bytes = forward_response(response, rules=rules, minor=head.minor, keep_alive=reusable, chunked=False, own=own)
         _write(relay, head_bytes + upstream.take(response.length))
         if downstream.write_blocked:
             await relay.flush_downstream()
@@ -43,7 +44,8 @@ async def _relay_body(relay: Relay, response: ParsedResponse, *, reusable: bool)
     unframed = framing >= Framing.CHUNKED
     chunked = unframed and minor == 1
     reusable = reusable and chunked is unframed
-    first = forward_response(response, rules=relay.route.header_rules, minor=minor, keep_alive=reusable, chunked=chunked)
+    own, rules = relay.route.response_fields, relay.route.header_rules
+    first = forward_response(response, rules=rules, minor=minor, keep_alive=reusable, chunked=chunked, own=own)
     if framing == Framing.NONE:
         _write(relay, first)
     elif framing == Framing.LENGTH:
