@@ -6,7 +6,7 @@ from typing import Protocol
 
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
-from robin.model.faults import Refusals
+from robin.model.faults import Fault, Refusals
 from robin.model.limits import Deadlines, Limits
 from robin.model.message import HeldBody, RequestHead
 from robin.model.verdict import Permit, Verdict
@@ -40,13 +40,16 @@ Audit = Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]
 Judge = Callable[[Permit, HeldBody], Awaitable[None]]
 """Judge a request whose body is held whole, before anything is contacted. Raises Fault."""
 
+Translate = Callable[[Fault, ExchangeRecord], Fault]
+"""From a fault of the engine to the one that the plane answers with."""
+
 
 class Engine:
     """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
 
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
     `judge` None: the head decides alone.
-    `refusals`: how refusals are written where the route has no form of its own.
+    `refusals`: how refusals are written where the route has no form of its own. `translate` None: faults are answered as they are.
     """
 
     __slots__ = (
@@ -69,6 +72,7 @@ class Engine:
         "refusals",
         "sweeper",
         "tasks",
+        "translate",
     )
 
     def __init__(
@@ -92,6 +96,7 @@ class Engine:
         authenticate: Authenticate | None = None,
         audit: Audit | None = None,
         judge: Judge | None = None,
+        translate: Translate | None = None,
     ) -> None:
         self.loop = loop
         self.now = loop.time  # for deadlines: cheap, and as coarse as a turn of the loop
@@ -112,4 +117,5 @@ class Engine:
         self.authenticate = authenticate
         self.audit = audit
         self.judge = judge
+        self.translate = translate
         drain.add(pool)
