@@ -1,5 +1,7 @@
 """Relay one final response to the caller: its head, then its body as it arrives, with back-pressure and framing made anew."""
 
+import math
+
 from robin.model.message import Framing
 from robin.proxy.drain import CLOSING
 from robin.proxy.relay import Relay
@@ -24,6 +26,8 @@ async def relay_response(relay: Relay, response: ParsedResponse) -> bool:
         relay.engine.metrics.upgrades["refused"] += 1
     early = relay.body is not None and await relay.body.stop()
     reusable = head.keep_alive and not early and relay.engine.drain.state != CLOSING
+    if downstream.expires_at != math.inf and relay.engine.now() >= downstream.expires_at:
+        reusable = False  # who called is not known any more
     if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
         _count(relay, response.length)
         head_bytes = forward_response(response, rules=relay.route.header_rules, minor=head.minor, keep_alive=reusable, chunked=False)
