@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
+        Command("gateway", "run the egress gateway: a forward proxy with rules"),
         Command("kube", "run the Kubernetes plane: a token is minted for each request of an agent"),
         Command("kubeconfig", "write a kubeconfig with which an agent reaches the Kubernetes plane"),
         Command("explain", "show what a plane would decide about a request; no network"),
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Command] = {
         Command("passport", "ask the broker for a passport, verify one, make a bundle"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
+        Command("ca", "make a CA for the TLS bridge, or show the fingerprint of one"),
         Command("doctor", "look for what would go wrong, and say how to mend it"),
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
@@ -20,6 +20,11 @@ from robin.transport.deadlines import Sweeper
 from robin.transport.entropy import Entropy
 from robin.transport.pool import Pool
 from robin.transport.tasks import TaskOwner
+from robin.wire.http1 import REVERSE_PROXY, RequestForms
+from robin.wire.shape import ParsedRequest
+
+if TYPE_CHECKING:
+    from robin.proxy.downstream import Downstream
 
 
 class Policy(Protocol):
@@ -36,6 +41,9 @@ Authenticate = Callable[[RequestHead, Caller], Awaitable[Caller]]
 Audit = Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]
 """Write the record of a decision. Returns when it may be relied on; raises Fault, and then nothing is sent."""
 
+Connect = Callable[["Downstream", ParsedRequest, Permit, ExchangeRecord], Awaitable[bool]]
+"""Serve a permitted CONNECT to its end. Returns True if the connection can be reused; raises Fault while nothing was answered."""
+
 
 Judge = Callable[[Permit, HeldBody], Awaitable[None]]
 """Judge a request whose body is held whole, before anything is contacted. Raises Fault."""
@@ -50,17 +58,20 @@ class Engine:
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
     `judge` None: the head decides alone.
     `refusals`: how refusals are written where the route has no form of its own. `translate` None: faults are answered as they are.
+    `forms`: the request targets that are parsed; `connect` serves CONNECT where they have it.
     """
 
     __slots__ = (
         "audit",
         "authenticate",
         "clock",
+        "connect",
         "credentials",
         "deadlines",
         "drain",
         "entropy",
         "events",
+        "forms",
         "judge",
         "limits",
         "loop",
@@ -95,6 +106,8 @@ class Engine:
         refusals: Refusals,
         authenticate: Authenticate | None = None,
         audit: Audit | None = None,
+        forms: RequestForms = REVERSE_PROXY,
+        connect: Connect | None = None,
         judge: Judge | None = None,
         translate: Translate | None = None,
     ) -> None:
@@ -116,6 +129,8 @@ class Engine:
         self.refusals = refusals
         self.authenticate = authenticate
         self.audit = audit
+        self.forms = forms
+        self.connect = connect
         self.judge = judge
         self.translate = translate
         drain.add(pool)

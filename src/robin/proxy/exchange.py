@@ -36,21 +36,21 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         caller = downstream.caller
         if engine.authenticate is not None:
             caller = record.caller = await engine.authenticate(head, caller)
-        verdict, held = engine.policy.decide(head, caller), None  # pure
+        verdict = record.verdict = engine.policy.decide(head, caller)  # pure
+        held = None
         if isinstance(verdict, BodyNeeded):
             held = await hold_body(downstream, head, verdict.idle_s, verdict.limit_bytes, record, engine)
-            verdict = verdict.decide(held)  # pure
+            verdict = record.verdict = verdict.decide(held)  # pure
         if isinstance(verdict, Permit):
-            route = verdict.route
-            refusals = route.refusals or refusals
-            if route.body is not None and held is None:
-                held = await hold_body(downstream, head, route.deadlines.stream_idle_s, route.body.limit_bytes, record, engine)
-            if held is not None and engine.judge is not None:
-                await engine.judge(verdict, held)  # before anything is contacted
+            refusals = verdict.route.refusals or refusals
+            if head.method == "CONNECT" and engine.connect is not None:
+                return await engine.connect(downstream, head, verdict, record)
+            if held is not None or verdict.route.body is not None:
+                held = await _hold(downstream, engine, head, verdict, held, record)
             return await _forward(downstream, engine, head, verdict, held, record)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
-        raise Fault(verdict.code, verdict.detail)
+        raise Fault(verdict.code, verdict.detail, rule=verdict.rule)
     except Fault as fault:
         return await rescue(downstream, engine, refusals, head, record, fault)
     except (CallerLeft, StreamClosed):
@@ -88,7 +88,12 @@ async def _forward(
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
                 outbound = forward_request(head, permit, credential, held)
-            record.identity, record.offered, record.reused = credential.identity, credential.note or None, upstream.reused
+            record.identity, record.offered, record.reused, record.address = (
+                credential.identity,
+                credential.note or None,
+                upstream.reused,
+                upstream.address,
+            )
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
             outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head
@@ -119,6 +124,19 @@ async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool
         await body.stop()
     finally:
         pool.release(upstream, announced_idle_s)
+
+
+async def _hold(
+    downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, held: HeldBody | None, record: ExchangeRecord
+) -> HeldBody:
+    """The whole body, if the policy has not asked for it before; the plane judges it before anything is contacted. Raises Fault."""
+    if held is None:
+        assert permit.route.body is not None
+        limit_bytes = permit.route.body.limit_bytes
+        held = await hold_body(downstream, head, permit.route.deadlines.stream_idle_s, limit_bytes, record, engine)
+    if engine.judge is not None:
+        await engine.judge(permit, held)
+    return held
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

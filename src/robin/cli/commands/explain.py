@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Final
 
 PLANES: Final[Mapping[str, tuple[str, str]]] = {
+    "gateway": ("robin.cli.explain_gateway", "a request through the egress gateway"),
     "kube": ("robin.cli.explain_kube", "a request to the Kubernetes API"),
 }
 """Plane: the module with `configure(parser)` and `run(args) -> int`, and what it explains."""
