@@ -12,14 +12,15 @@ from robin.proxy.engine import Engine
 from robin.proxy.request import send_request
 from robin.proxy.request_body import StreamedBody, hold_body
 from robin.proxy.rescue import rescue, respond_locally
-from robin.proxy.response import relay_response
+from robin.proxy.response import discard_response, relay_response
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.pool import Pool, Upstream
 from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import forward_request, render
 from robin.wire.framing import FramingError
-from robin.wire.shape import ParsedRequest
+from robin.wire.oauth import parse_bearer_error
+from robin.wire.shape import ParsedRequest, ParsedResponse
 
 
 async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
@@ -64,7 +65,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
 async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, record: ExchangeRecord) -> bool:
     """From the Permit to the end of the response: body, credential, outbound head, connection, send, repeat once, relay."""
     route, credentials, pool = permit.route, engine.credentials, engine.pool
-    held = None if route.body is None else await hold_body(downstream, head, route, route.body.limit_bytes, record, engine)
+    held = None if route.body is None else await hold_body(downstream, head, route, route.body, record, engine)
     while True:
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
         outbound = forward_request(head, permit, credential, held)  # pure: strip first, inject after
@@ -84,10 +85,9 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head
             response = await send_request(attempt, render(outbound))  # the final response head; the caller has seen nothing of it
             announced_idle_s = response.idle_s
-            if response.status == 401:
-                credentials.rejected(permit, credential)
-            if not (response.status == 401 and route.repeat_on_401 and attempt.body_is_repeatable and not record.retries):
+            if response.status != 401 or not await _renew(engine, permit, credential, attempt, response):
                 return await relay_response(attempt, response)
+            discard_response(attempt, response)
         except StaleConnection as stale:
             if record.retries or not stale.may_repeat:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered") from None
@@ -109,6 +109,21 @@ async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool
         await body.stop()
     finally:
         pool.release(upstream, announced_idle_s)
+
+
+async def _renew(engine: Engine, permit: Permit, credential: Credential, attempt: Attempt, response: ParsedResponse) -> bool:
+    """Record a 401. Returns True if another credential has replaced this one and the request is to be sent once more with it."""
+    route, credentials = permit.route, engine.credentials
+    if not route.repeat_on_401:
+        credentials.rejected(permit, credential)
+        return False
+    error = parse_bearer_error(response.values(b"www-authenticate"))
+    if not credential.fields or (error != "invalid_token" if route.invalid_token_only else error not in (None, "", "invalid_token")):
+        return False
+    if attempt.record.retries or not attempt.body_is_repeatable:
+        credentials.rejected(permit, credential)
+        return False
+    return await credentials.renew(permit, credential) is not None
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

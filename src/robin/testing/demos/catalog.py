@@ -6,7 +6,9 @@ from typing import Final
 
 from robin.testing.demos.demo import Demonstrate
 
-DEMOS: Final[Mapping[str, str]] = {}
+DEMOS: Final[Mapping[str, str]] = {
+    "grants": "a program that knows only a proxy calls two services, each with a token that it never sees",
+}
 """What each shows, in a few words."""
 
 
