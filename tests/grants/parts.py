@@ -47,6 +47,10 @@ class FixedIdentity:
         self.refused.append(token)
         self.token = self.after_rejected or self.token
 
+    async def renew(self, token: IdentityToken) -> IdentityToken:
+        self.rejected(token)
+        return await self.obtain()
+
     def status(self) -> IdentityStatus:
         raise AssertionError("a grant asks for tokens, not for the state")
 

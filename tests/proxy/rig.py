@@ -76,6 +76,10 @@ class Tokens:
     def rejected(self, permit: Permit, credential: Credential) -> None:
         self.rejections += 1
 
+    async def renew(self, permit: Permit, credential: Credential) -> Credential | None:
+        self.rejected(permit, credential)
+        return self.ready(permit)
+
     async def give(self, token: bytes) -> None:
         self.token = token
         async with self._changed:

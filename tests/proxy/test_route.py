@@ -118,6 +118,10 @@ class Renewing:
     def rejected(self, permit: Permit, credential: Credential) -> None:
         self.rejected_count += 1
 
+    async def renew(self, permit: Permit, credential: Credential) -> Credential | None:
+        self.rejected(permit, credential)
+        return self.ready(permit)
+
 
 async def only_fresh(connection: ScriptedConnection) -> None:
     """Respond 401 to any credential but the fresh one."""

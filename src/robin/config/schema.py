@@ -17,11 +17,20 @@ LONGEST_LIST = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scalar:
-    """A value of `kind`; `default` is text for its parser. `nullable`: `null` is a value too, the one that stands for none."""
+    """A value of `kind`; `default` is text for its parser. `nullable`: `null` is a value too, the one that stands for none.
+
+    `free`: it may also be empty or have several lines, as far as its kind allows.
+    """
 
     kind: Kind
     default: str | None = None
     nullable: bool = False
+    free: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anything:
+    """A value of any form, which is not looked at: keys of a file format of others, without an effect here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +69,7 @@ class Mapping:
     nullable: bool = False
 
 
-Schema = Union[Scalar, Sequence, Entries, Mapping]  # noqa: UP007 - the names of the classes stand in quotes above
+Schema = Union[Scalar, Anything, Sequence, Entries, Mapping]  # noqa: UP007 - the names of the classes stand in quotes above
 
 Json = Dict[str, object]
 
@@ -74,6 +83,8 @@ def _render(schema: Schema) -> dict[str, object]:
     match schema:
         case Scalar():
             return _render_scalar(schema)
+        case Anything():
+            return {}
         case Sequence():
             return {"type": "array", "items": _render(schema.item), "maxItems": schema.longest}
         case Entries():

@@ -11,7 +11,7 @@ from typing import Any
 
 from robin.config.diagnostic import MOST_DIAGNOSTICS, Diagnostic, Position, bounded
 from robin.config.parse import CONTROLS, Form, InvalidValue, nearest, shown
-from robin.config.schema import LONGEST_LIST, Entries, Field, Mapping, Scalar, Schema, Sequence
+from robin.config.schema import LONGEST_LIST, Anything, Entries, Field, Mapping, Scalar, Schema, Sequence
 from robin.config.yaml_tree import KINDS, READ_AS, Findings, Node, Unreadable, parse_tree
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -21,8 +21,8 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 class Located:
     """A value that the schema allows, and where it stands; `at` None: it is the default.
 
-    `value` is what the kind's parser returned, a tuple of Located (Sequence) or a dict of them (Entries, Mapping). `text` is a scalar as
-    the kind's parser takes it.
+    `value` is what the kind's parser returned, None of Anything, a tuple of Located (Sequence) or a dict of them (Entries, Mapping).
+    `text` is a scalar as the kind's parser takes it.
     """
 
     value: Any
@@ -61,6 +61,8 @@ class _Checker:
                 return Located(value=None, at=node.at)
             case Mapping() if node.kind == "scalar" and node.tag == "null" and schema.nullable:
                 return Located(value=None, at=node.at)
+            case Anything():
+                return Located(value=None, at=node.at, text=node.text)
             case Scalar() if schema.kind.form.listed:
                 return self._check_listed(node, schema, what) if self._is(node, "sequence", what) else None
             case Scalar():
@@ -158,10 +160,10 @@ class _Checker:
 
     def _check_scalar(self, node: Node, schema: Scalar, what: str) -> Located | None:
         form = schema.kind.form
-        if node.tag == "str" and not node.text and not form.may_be_empty:
+        if node.tag == "str" and not node.text and not form.may_be_empty and not schema.free:
             self._findings.add(node.at, "value_invalid", f"{what} is empty", "write a value, or remove the key")
             return None
-        if CONTROLS.search(node.text) is not None:
+        if not schema.free and CONTROLS.search(node.text) is not None:
             self._findings.add(node.at, "value_invalid", f"{what} holds a control character", "write it as plain text on one line")
             return None
         if (wrong := _wrong_type(node, form)) is not None:
@@ -206,6 +208,8 @@ def _wrong_type(node: Node, form: Form) -> tuple[str, str] | None:
 def default_of(schema: Schema) -> Located | None:
     """The value of a key that is left out; None: it has none."""
     match schema:
+        case Anything():
+            return None
         case Scalar(default=str(text)):
             return Located(value=schema.kind.parse(text), at=None, text=text)
         case Scalar():

@@ -168,10 +168,27 @@ class CredentialCache:
         entry.rejected = True
         self._start(entry)
 
+    async def renew(self, key: Hashable, credential: Credential) -> Credential | None:
+        """Record that an origin responded 401 to this credential, and return the one that replaces it. None: it was not replaced.
+
+        It was replaced already, or the running fetch replaces it; no fetch starts that `rejected` would not start.
+        """
+        self.rejected(key, credential)
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry.running and entry.credential is credential:
+            assert entry.done is not None
+            await asyncio.wait((entry.done,), timeout=self._wait_s)
+        current = self._usable(entry)
+        return None if current is credential else current
+
     def retain(self, keys: frozenset[Hashable]) -> None:
-        """Drop the entries of all other keys (a reload made them unreachable)."""
+        """A new configuration: drop the entries of other keys, which it made unreachable; those that failed may be tried at once."""
         for key in [key for key in self._entries if key not in keys]:
             del self._entries[key]
+        for entry in self._entries.values():
+            entry.failure, entry.failures, entry.next_at = None, 0, -math.inf
 
     def _entry(self, key: Hashable, fetch: Fetch) -> _Entry:
         entry = self._entries.get(key)
@@ -234,9 +251,21 @@ def _failure(detail: str) -> GrantFailure:
 
 
 def _same(one: Credential, other: Credential) -> bool:
-    return [fingerprint(field) for field in one.fields] == [fingerprint(field) for field in other.fields]
+    return _prints(one) == _prints(other)
+
+
+def _prints(credential: Credential) -> list[bytes]:
+    token = () if credential.token is None else (credential.token,)
+    return [fingerprint(secret) for secret in (*credential.fields, *token)]
 
 
 def _again(failure: GrantFailure, left_s: float) -> GrantFailure:
     """The recorded failure for one more request, with the time that is left of its wait."""
-    return GrantFailure(failure.failure_class, failure.code, failure.detail, retry_after_s=left_s, throttled=failure.throttled)
+    return GrantFailure(
+        failure.failure_class,
+        failure.code,
+        failure.detail,
+        retry_after_s=left_s,
+        throttled=failure.throttled,
+        issuer_error=failure.issuer_error,
+    )

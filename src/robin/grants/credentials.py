@@ -4,17 +4,15 @@ A grant that calls no issuer bypasses the cache: the identity keeps its token fr
 """
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any
 
 from robin.grants.cache import CredentialCache
 from robin.grants.grant import Grant, GrantFailure
 from robin.grants.run import GrantDriver, run_without_issuer
 from robin.model.credential import NO_CREDENTIAL, Credential
-from robin.model.faults import FAULTS, Fault
+from robin.model.faults import Fault
 from robin.model.identity import IdentityToken
 from robin.model.verdict import Permit
-
-_UNLISTED: Final = "identity_unavailable"  # the public table has no codes of issuers yet: no plane calls one
 
 
 class GrantedCredentials:
@@ -83,8 +81,7 @@ class GrantedCredentials:
         try:
             return await self._cache.obtain(grant.key, fetch)
         except GrantFailure as failure:
-            code = failure.code if failure.code in FAULTS else _UNLISTED
-            raise Fault(code, failure.detail, retry_after_s=failure.retry_after_s) from None
+            raise Fault(failure.code, failure.detail, retry_after_s=failure.retry_after_s) from None
 
     def rejected(self, permit: Permit, credential: Credential) -> None:
         """Record that the origin responded 401 to this credential."""
@@ -96,6 +93,12 @@ class GrantedCredentials:
             self._cache.rejected(grant.key, credential)
         elif credential.identity is not None:
             grant.identity.rejected(credential.identity)
+
+    async def renew(self, permit: Permit, credential: Credential) -> Credential | None:
+        """Record the same, and return the credential in use now; None if it is the one that was refused, or none is."""
+        self.rejected(permit, credential)
+        fresh = self.ready(permit)
+        return None if fresh is credential else fresh
 
     def _build(self, name: str, grant: Grant, token: IdentityToken) -> Credential:
         issued = run_without_issuer(grant.flow(token, self._wall()))

@@ -32,15 +32,20 @@ class Credentials(Protocol):
         """Record that the origin responded 401 to this credential: refresh it for later requests, at most once per interval."""
         ...
 
+    async def renew(self, permit: Permit, credential: Credential) -> Credential | None:
+        """Record the same, and return another credential after a bounded wait. None: there is no other one, and the 401 stands."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedCredential:
-    """What a flow returns. `fields` are whole header lines with CRLF.
+    """What a flow returns. `fields` are whole header lines with CRLF; or, where each binding writes a field of its own, there is `token`.
 
     `usable_s` counts from the start of the flow, with the safety margin already taken off; 0: for the waiting requests only, not cached.
     """
 
-    fields: tuple[Secret, ...]
+    fields: tuple[Secret, ...] = ()
+    token: Secret | None = None
     usable_s: float
 
 
@@ -63,11 +68,18 @@ class GrantFailureClass(StrEnum):
 class GrantFailure(Exception):
     """No credential was issued. `code` is one of `model.faults.FAULTS`; `detail` starts with a reason word and holds no token bytes.
 
-    `retry_after_s`: what the issuer asked for. `throttled`: the issuer responded 429.
+    `retry_after_s`: what the issuer asked for. `throttled`: the issuer responded 429. `issuer_error`: its error code, if it may be shown.
     """
 
     def __init__(
-        self, failure_class: GrantFailureClass, code: str, detail: str, *, retry_after_s: float | None = None, throttled: bool = False
+        self,
+        failure_class: GrantFailureClass,
+        code: str,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        throttled: bool = False,
+        issuer_error: str = "",
     ) -> None:
         super().__init__(failure_class, code, detail)
         self.failure_class = failure_class
@@ -75,6 +87,7 @@ class GrantFailure(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.throttled = throttled
+        self.issuer_error = issuer_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

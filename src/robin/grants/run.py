@@ -5,9 +5,11 @@ once, if the identity has another one. The number of requests of one flow is bou
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from robin.grants.grant import Flow, Grant, GrantFailure, GrantFailureClass, IssuedCredential
+from robin.grants.rate import IssuerRate
 from robin.identity.issuer import IssuerClient, IssuerRequest, IssuerResponse, IssuerUnreachable
 from robin.model.credential import Credential
 from robin.transport.clock import Clock
@@ -33,13 +35,23 @@ def run_without_issuer(flow: Flow) -> IssuedCredential:
 class GrantDriver:
     """Runs grants with one client. `timeout_s` bounds one run, from the identity to the last byte of the last response."""
 
-    __slots__ = ("_client", "_clock", "_entropy", "_timeout_s")
+    __slots__ = ("_client", "_clock", "_entropy", "_rate_of", "_timeout_s")
 
-    def __init__(self, client: IssuerClient, *, clock: Clock, entropy: Entropy, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        client: IssuerClient,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        timeout_s: float = 10.0,
+        rate_of: Callable[[str], IssuerRate] | None = None,
+    ) -> None:
+        """`rate_of` returns the bound of the issuer of a URL; None: calls are not bounded."""
         self._client = client
         self._clock = clock
         self._entropy = entropy
         self._timeout_s = timeout_s
+        self._rate_of = rate_of
 
     async def run(self, grant: Grant) -> tuple[Credential, float]:
         """Return the credential and its usable seconds from now. Raises GrantFailure; Fault where there is no identity token."""
@@ -50,13 +62,12 @@ class GrantDriver:
         except GrantFailure as failure:
             if failure.failure_class is not GrantFailureClass.REAUTHORIZE:
                 raise
-            grant.identity.rejected(token)
-            fresh = grant.identity.ready() or await grant.identity.obtain()
+            fresh = await grant.identity.renew(token)
             if fresh is token:
                 raise
             token = fresh
             issued = await self._run_flow(grant.flow(token, self._clock.wall()), deadline_at)
-        return Credential(fields=issued.fields, note=grant.name, identity=token), issued.usable_s
+        return Credential(fields=issued.fields, note=grant.name, identity=token, token=issued.token), issued.usable_s
 
     async def _run_flow(self, flow: Flow, deadline_at: float) -> IssuedCredential:
         try:
@@ -73,24 +84,32 @@ class GrantDriver:
     async def _send(self, request: IssuerRequest, deadline_at: float) -> IssuerResponse:
         try:
             try:
-                async with asyncio.timeout_at(deadline_at):
-                    return await self._client.send(request, deadline_at)
+                return await self._call(request, deadline_at)
             except IssuerUnreachable as unreachable:
                 if unreachable.answered or unreachable.reason in _FINAL:
                     raise
                 async with asyncio.timeout_at(deadline_at):
                     await asyncio.sleep(_PAUSE_S + _PAUSE_SPREAD_S * self._entropy.uniform())
-                    return await self._client.send(request, deadline_at)
+                return await self._call(request, deadline_at)
         except TimeoutError:
             raise _unavailable("timeout") from None
         except IssuerUnreachable as unreachable:
             raise _unavailable(unreachable.reason) from None
 
+    async def _call(self, request: IssuerRequest, deadline_at: float) -> IssuerResponse:
+        """One call, when the issuer's bound lets it go. Raises TimeoutError at the deadline."""
+        if self._rate_of is None:
+            async with asyncio.timeout_at(deadline_at):
+                return await self._client.send(request, deadline_at)
+        left_s = deadline_at - asyncio.get_running_loop().time()
+        async with self._rate_of(request.url).call(left_s), asyncio.timeout_at(deadline_at):
+            return await self._client.send(request, deadline_at)
+
 
 def _unavailable(reason: str) -> GrantFailure:
     if reason == "tls":
         text = "tls: the issuer's certificate is not trusted; correct the CA file or the token endpoint"
-        return GrantFailure(GrantFailureClass.FIX_CONFIGURATION, "grant_refused", text)
+        return GrantFailure(GrantFailureClass.FIX_CONFIGURATION, "issuer_tls_failed", text)
     if reason == "too_large":
         text = "too_large: the issuer's response is too large; check the issuer"
         return GrantFailure(GrantFailureClass.INVESTIGATE, "issuer_answer_invalid", text)

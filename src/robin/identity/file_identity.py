@@ -116,6 +116,12 @@ class FileIdentity:
         if token is self._token and self._refresh_limit.permits(self._clock.monotonic()):
             self._key = None
 
+    async def renew(self, token: IdentityToken) -> IdentityToken:
+        """Read the file now, unless it was since. Raises Fault."""
+        if token is self._token:
+            self._key = None
+        return self.ready() or await self.obtain()
+
     def wake(self) -> None:
         """Make the next poll or request read the file (SIGHUP)."""
         self._key = None

@@ -30,6 +30,13 @@ class Identity(Protocol):
         """Record that the upstream responded 401 to this token: refresh it for later requests, at most once per 30 s."""
         ...
 
+    async def renew(self, token: IdentityToken) -> IdentityToken:
+        """Record that an issuer refused this token, and return the one that is current after one fetch or read: the same, if it is.
+
+        Raises Fault as `obtain` does.
+        """
+        ...
+
     def status(self) -> IdentityStatus:
         """Return the present state from memory: never reads, never fetches."""
         ...

@@ -131,6 +131,13 @@ class RefreshingIdentity:
         if possible and self._refresh_limit.permits(self._clock.monotonic()):
             self._start_fetch()
 
+    async def renew(self, token: IdentityToken) -> IdentityToken:
+        """Fetch as `rejected` does, and wait for that fetch, or for the one that runs. Raises Fault."""
+        self.rejected(token)
+        if token is self._token and self._fetch is not None:
+            await self._wait_for_fetch(self._settings.wait_s)
+        return await self.obtain()
+
     # operations
 
     def status(self) -> IdentityStatus:

@@ -6,11 +6,12 @@ holds words such as `{upstream_url}`, and `name_settings` puts in the plane's ow
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Protocol
 
 from robin.model.gateway_faults import GATEWAY_FAULTS
+from robin.model.grant_faults import GRANT_ROWS, RETRY_AFTER_MAX_S
 
 
 class FaultSource(StrEnum):
@@ -19,6 +20,7 @@ class FaultSource(StrEnum):
     DOWNSTREAM = "downstream"
     POLICY = "policy"
     IDENTITY = "identity"
+    ISSUER = "issuer"
     UPSTREAM = "upstream"
     LOCAL = "local"
 
@@ -28,7 +30,8 @@ class FaultKind:
     """One line of the fault table.
 
     `status` is the HTTP status; `error` the RFC 9209 proxy error type; `retry_after_s` the Retry-After of a Fault without one of its own
-    (None: no Retry-After); `closes`: the downstream connection ends after the response, and later bytes are not parsed.
+    (None: no Retry-After), `retry_after_max_s` the longest of any; `closes`: the downstream connection ends after the response, and later
+    bytes are not parsed.
     """
 
     code: str
@@ -37,6 +40,7 @@ class FaultKind:
     source: FaultSource
     title: str
     retry_after_s: int | None = None
+    retry_after_max_s: int = 30
     closes: bool = False
 
 
@@ -79,10 +83,14 @@ def _table() -> dict[str, FaultKind]:
         ("draining", 503, "destination_unavailable", local, "Robin is shutting down", 1, True),
         ("internal_error", 500, "proxy_internal_error", local, "Robin failed", None, True),
     )
-    return {
+    table = {
         code: FaultKind(code=code, status=status, error=error, source=source, title=title, retry_after_s=after, closes=closes)
         for code, status, error, source, title, after, closes in (*rows, *_rows_of_planes())
     }
+    for code, status, error, word, title, after in GRANT_ROWS:
+        kind = FaultKind(code=code, status=status, error=error, source=FaultSource(word), title=title, retry_after_s=after)
+        table[code] = replace(kind, retry_after_max_s=RETRY_AFTER_MAX_S)
+    return table
 
 
 def _rows_of_planes() -> Iterator[tuple[str, int, str, FaultSource, str, int | None, bool]]:
@@ -109,14 +117,24 @@ class Fault(Exception):
     """An expected failure with a public code.
 
     `detail` starts with a stable reason word, states the fix, and never holds request or token bytes.
-    `retry_after_s` overrides the kind's (clamped to 1..30 when rendered). `rule` names the rule that refused, if one did.
+    `retry_after_s` overrides the kind's (clamped to 1 and the kind's maximum when rendered). `rule` names the rule that refused, if one did.
+    `members` go into the problem body too: words of the configuration and of closed lists.
     """
 
-    def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None, rule: str = "") -> None:
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        retry_after_s: float | None = None,
+        rule: str = "",
+        members: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(code, detail)
         self.kind = FAULTS.get(code) or PLANE_FAULTS[code]
         self.detail = detail
         self.rule = rule
+        self.members = members or {}
         self.retry_after_s = retry_after_s if retry_after_s is not None else self.kind.retry_after_s
 
     @property

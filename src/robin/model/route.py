@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from robin.model.faults import Refusals
-from robin.model.message import HeldBody, OutboundRequest, ResponseHead
+from robin.model.message import Framing, HeldBody, OutboundRequest, RequestHead, ResponseHead
 from robin.model.origin import Origin
 
 
@@ -31,9 +31,17 @@ class HeaderRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """The request body is received whole, at most `limit_bytes`, and digested before the request is sent; it can be sent again."""
+    """The request body is received whole, at most `limit_bytes`, and digested before the request is sent; it can be sent again.
+
+    `or_stream`: a body that is larger, or does not announce its length, is relayed as it arrives instead of being refused.
+    """
 
     limit_bytes: int
+    or_stream: bool = False
+
+    def holds(self, head: RequestHead) -> bool:
+        """Whether the body of this request is held."""
+        return not self.or_stream or (head.framing == Framing.LENGTH and head.length <= self.limit_bytes)
 
 
 STREAMED: Final = None
@@ -94,7 +102,8 @@ class Route:
     """One rule's treatment of its exchanges.
 
     `upgrades`: the (method, protocol) pairs that may switch protocols, the protocol in lower case. `base_path` stands before the caller's
-    target. `grant` names the credentials. `repeat_on_401`: a request that can be repeated is sent once more with a fresh credential.
+    target. `grant` names the credentials. `repeat_on_401`: a request that can be repeated is sent once more with a fresh credential,
+    unless a Bearer challenge gives another reason than the token; `invalid_token_only`: and only if it gives this one.
     `sign` changes the outbound head as the last step, once per attempt. `refusals` None: those of the plane. `request_fields` and
     `response_fields` are whole lines of our own for the request and for the final response. `accept_response` None: all are relayed.
     """
@@ -107,6 +116,7 @@ class Route:
     base_path: bytes = b""
     grant: str = ""
     repeat_on_401: bool = False
+    invalid_token_only: bool = False
     sign: Signer | None = None
     refusals: Refusals | None = None
     request_fields: bytes = b""

@@ -5,6 +5,7 @@ import asyncio
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import HeldBody
+from robin.model.route import Held
 from robin.model.verdict import BodyNeeded, LocalResponse, Permit
 from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.downstream import Downstream
@@ -13,14 +14,15 @@ from robin.proxy.engine import Engine
 from robin.proxy.request import send_request
 from robin.proxy.request_body import StreamedBody, hold_body
 from robin.proxy.rescue import rescue, respond_locally
-from robin.proxy.response import relay_response
+from robin.proxy.response import discard_response, relay_response
 from robin.telemetry.logs import stack_of
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.pool import Pool, Upstream
 from robin.transport.stream import StreamClosed
 from robin.wire.forwarding import forward_request, render
 from robin.wire.framing import FramingError
-from robin.wire.shape import ParsedRequest
+from robin.wire.oauth import parse_bearer_error
+from robin.wire.shape import ParsedRequest, ParsedResponse
 
 
 async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
@@ -39,7 +41,8 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         verdict = record.verdict = engine.policy.decide(head, caller)  # pure
         held = None
         if isinstance(verdict, BodyNeeded):
-            held = await hold_body(downstream, head, verdict.idle_s, verdict.limit_bytes, record, engine)
+            held = await hold_body(downstream, head, Held(limit_bytes=verdict.limit_bytes), verdict.idle_s, record, engine)
+            assert held is not None
             verdict = record.verdict = verdict.decide(held)  # pure
         if isinstance(verdict, Permit):
             refusals = verdict.route.refusals or refusals
@@ -99,10 +102,9 @@ async def _forward(
             outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head
             response = await send_request(attempt, render(outbound))  # the final response head; the caller has seen nothing of it
             announced_idle_s = response.idle_s
-            if response.status == 401:
-                credentials.rejected(permit, credential)
-            if not (response.status == 401 and route.repeat_on_401 and attempt.body_is_repeatable and not record.retries):
+            if response.status != 401 or not await _renew(engine, permit, credential, attempt, response):
                 return await relay_response(attempt, response)
+            discard_response(attempt, response)
         except StaleConnection as stale:
             if record.retries or not stale.may_repeat:
                 raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered") from None
@@ -128,15 +130,28 @@ async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool
 
 async def _hold(
     downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, held: HeldBody | None, record: ExchangeRecord
-) -> HeldBody:
-    """The whole body, if the policy has not asked for it before; the plane judges it before anything is contacted. Raises Fault."""
-    if held is None:
-        assert permit.route.body is not None
-        limit_bytes = permit.route.body.limit_bytes
-        held = await hold_body(downstream, head, permit.route.deadlines.stream_idle_s, limit_bytes, record, engine)
-    if engine.judge is not None:
+) -> HeldBody | None:
+    """The whole body, where the route holds it and the policy has not asked for it before; the plane judges it before anything is contacted. Raises Fault."""
+    if held is None and permit.route.body is not None:
+        held = await hold_body(downstream, head, permit.route.body, permit.route.deadlines.stream_idle_s, record, engine)
+    if held is not None and engine.judge is not None:
         await engine.judge(permit, held)
     return held
+
+
+async def _renew(engine: Engine, permit: Permit, credential: Credential, attempt: Attempt, response: ParsedResponse) -> bool:
+    """Record a 401. Returns True if another credential has replaced this one and the request is to be sent once more with it."""
+    route, credentials = permit.route, engine.credentials
+    if not route.repeat_on_401:
+        credentials.rejected(permit, credential)
+        return False
+    error = parse_bearer_error(response.values(b"www-authenticate"))
+    if not credential.fields or (error != "invalid_token" if route.invalid_token_only else error not in (None, "", "invalid_token")):
+        return False
+    if attempt.record.retries or not attempt.body_is_repeatable:
+        credentials.rejected(permit, credential)
+        return False
+    return await credentials.renew(permit, credential) is not None
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

@@ -11,7 +11,7 @@ from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing, HeldBody, RequestHead
-from robin.model.route import Route
+from robin.model.route import Held, Route
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
@@ -63,12 +63,15 @@ class BodyReader:
 
 
 async def hold_body(
-    downstream: Downstream, head: RequestHead, idle_s: float, limit_bytes: int, record: ExchangeRecord, engine: Engine
-) -> HeldBody:
-    """Receive the whole body: at most `limit_bytes`, at most `idle_s` between its parts. Trailers are dropped (RFC 9110 section 6.5.1).
+    downstream: Downstream, head: RequestHead, mode: Held, idle_s: float, record: ExchangeRecord, engine: Engine
+) -> HeldBody | None:
+    """Receive the whole body, at most `idle_s` between its parts; None where `mode` streams it. Trailers are dropped (RFC 9110 6.5.1).
 
     Raises Fault: limit_body, bad_request, request_timeout; and StreamClosed when the caller disconnects.
     """
+    limit_bytes = mode.limit_bytes
+    if not mode.holds(head):
+        return None
     if head.length > limit_bytes:
         raise _too_large()
     if head.expects_continue:

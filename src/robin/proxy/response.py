@@ -42,6 +42,14 @@ async def relay_response(attempt: Attempt, response: ParsedResponse) -> bool:
     return reusable and not (attempt.upgrade and downstream.received)
 
 
+def discard_response(attempt: Attempt, response: ParsedResponse) -> None:
+    """Drop a response that the caller does not get. Its connection is kept if the whole body is here already, else closed."""
+    upstream = attempt.upstream
+    if response.framing == Framing.NONE or (response.framing == Framing.LENGTH and response.length == len(upstream.received)):
+        upstream.take(len(upstream.received) if response.framing == Framing.LENGTH else 0)
+        upstream.reusable = response.keep_alive and not upstream.received
+
+
 async def _relay_body(attempt: Attempt, response: ParsedResponse, *, reusable: bool) -> bool:
     """Relay head and body. Returns True if the caller's connection can be reused."""
     framing, minor = response.framing, attempt.head.minor

@@ -27,9 +27,9 @@ class ProblemRefusals:
         self._fields = fields
 
     def render(self, fault: Fault, *, request_id: str, close: bool, head_only: bool) -> bytes:
-        """One whole response. Retry-After is clamped to 1..30 s."""
+        """One whole response. Retry-After is at least 1 s, and at most what its kind allows."""
         kind, after_s = fault.kind, fault.retry_after_s
-        after = None if after_s is None else max(1, min(30, int(-(-after_s // 1))))
+        after = None if after_s is None else max(1, min(kind.retry_after_max_s, int(-(-after_s // 1))))
         body = json.dumps(
             {
                 "type": f"urn:robin:fault:{kind.code}",
@@ -40,6 +40,7 @@ class ProblemRefusals:
                 "retry": "never" if after is None else "after",
                 **({"rule": fault.rule} if fault.rule else {}),
                 "detail": name_settings(fault.detail, self._setting_names),
+                **fault.members,
                 "request_id": request_id,
             }
         ).encode("ascii")

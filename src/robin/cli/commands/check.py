@@ -18,11 +18,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "robin check [PLANE] [flags]"
     parser.add_argument("plane", nargs="?", default="", metavar="PLANE", help="whose settings [by the file's content; sidecar]")
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
+    parser.add_argument("--profile", action="append", default=[], metavar="FILE", help="check provider profiles instead; may be repeated")
+    parser.add_argument("--strict", action="store_true", help="with --profile: a warning is an error")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """0 the settings are right, 2 they are not."""
+    if args.profile:
+        from robin.cli.profiles import check_profiles  # noqa: PLC0415 - only this needs the schema of profiles
+
+        return check_profiles(args.profile, as_json=args.json, strict=args.strict)
     plane = args.plane or _plane_of(getattr(args, "ROBIN_CONFIG", None))
     if plane not in SECTIONS:
         refuse([f"robin: {plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])

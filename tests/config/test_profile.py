@@ -1,0 +1,233 @@
+"""Profile files and providers: G1, G3 to G7, G11, G13, G14, G33 of grants.md."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from robin.config.diagnostic import Diagnostic, Position
+from robin.config.profile import read_profile
+from robin.config.provider_schema import FIELDS
+from robin.config.providers import ProviderPlan, load_providers, pin_of
+from robin.config.schema import Mapping
+from robin.config.yaml_reader import read_yaml
+from robin.testing.provider_proxy import read_providers
+
+VECTORS = Path(os.environ.get("ROBIN_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")) / "openshell-profiles"
+
+GRANT = "{token_endpoint: 'https://issuer.example/token', issuer: 'https://issuer.example'}"
+
+
+def profile(
+    *, grant: str = GRANT, endpoints: str = "[{host: api.example.com}]", credential: str = "", name: str = "demo", more: str = ""
+) -> str:
+    head = f"id: {name}\ndisplay_name: Demo\n{more}"
+    return f"{head}credentials:\n  - {{name: token, {credential}token_grant: {grant}}}\nendpoints: {endpoints}\n"
+
+
+def load(folder: Path, *profiles: str, providers: str = "") -> tuple[ProviderPlan, list[Diagnostic]]:
+    """What the providers come to: by default one for each profile, for every caller."""
+    names = []
+    for at, text in enumerate(profiles):
+        (folder / f"p{at}.yaml").write_text(text)
+        names.append(text.partition("\n")[0].removeprefix("id: "))
+    providers = providers or "".join(f"  - {{profile: {name}, callers: ['*']}}\n" for name in names)
+    text = f"profiles: ['*.yaml']\nproviders:\n{providers}"
+    root, found = read_yaml(text.encode(), "robin.yaml", Mapping(fields=FIELDS))
+    assert root is not None
+    assert found == ()
+    plan, _, found = load_providers(root.value, folder, Position(file="robin.yaml", line=1, col=1), ("default",))
+    return plan, list(found)
+
+
+def codes(found: list[Diagnostic], severity: str = "error") -> list[str]:
+    return [one.code for one in found if one.severity == severity]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "line"),
+    [
+        ({"grant": "{token_endpont: x}"}, "profile_unknown_key", 4),
+        ({"more": "id: again\n"}, "yaml_invalid", 3),
+        ({"more": "description: &x a\n"}, "yaml_invalid", 3),
+        ({"more": "\tdescription: a\n"}, "yaml_invalid", 3),
+        ({"grant": GRANT.replace("{", "{scopes: [no], ")}, "value_invalid", 4),
+        ({"name": "Demo_1"}, "profile_id_invalid", 1),
+        ({"credential": "header_name: Host, "}, "grant_header_invalid", 4),
+        ({"credential": "header_name: Content-Length, "}, "grant_header_invalid", 4),
+        ({"credential": "header_name: Connection, "}, "grant_header_invalid", 4),
+        ({"credential": "header_name: 'X Y', "}, "grant_header_invalid", 4),
+        ({"credential": "auth_style: header, "}, "grant_header_invalid", 4),
+        ({"credential": "auth_style: query, "}, "grant_auth_style_invalid", 4),
+        ({"grant": GRANT.replace("{", "{grant_type: token_exchange, ")}, "not_supported", 4),
+        ({"grant": GRANT.replace("{", "{preset: okta, ")}, "not_supported", 4),
+        ({"grant": GRANT.replace("{", "{extra_params: {scope: x}, ")}, "extra_param_reserved", 4),
+        ({"grant": GRANT.replace("{", "{cache_ttl: 0s, cache_ttl_seconds: 5, ")}, "value_invalid", 4),
+        ({"endpoints": "[{host: a.example.com, tls: skip}]"}, "endpoint_uninspected", 5),
+        ({"endpoints": "[{host: a.example.com, credential_signing: sigv4}]"}, "signing_kind_mismatch", 5),
+        ({"endpoints": "[{host: a.example.com, access: full, rules: []}]"}, "value_invalid", 5),
+        ({"more": "description: '" + "x" * 262144 + "'\n"}, "profile_too_large", 1),
+    ],
+)
+def test_g3_and_g5_a_profile_is_refused_with_code_and_place(change: dict[str, str], code: str, line: int) -> None:
+    value, found = read_profile(profile(**change).encode(), "p.yaml")
+    assert value is None
+    assert (code, line) in [(one.code, one.at.line) for one in found if one.severity == "error"], [str(one) for one in found]
+
+
+def test_g3_an_unknown_key_is_named_with_the_nearest_one() -> None:
+    _, found = read_profile(profile(grant="{token_endpont: x}").encode(), "p.yaml")
+    assert "token_endpoint (the nearest)" in str(found[0])
+    assert str(found[0]).startswith("p.yaml:4:")
+
+
+@pytest.mark.parametrize("host", ["*", "*.com", "**.co.uk", "*.github.io", "a.*.com", "*.svc.cluster.local", "a?.example.com"])
+def test_g13_hosts_that_are_too_broad_or_no_patterns_are_load_errors(host: str) -> None:
+    _, found = read_profile(profile(endpoints=f"[{{host: '{host}'}}]").encode(), "p.yaml")
+    assert {one.code for one in found} <= {"pattern_invalid", "host_pattern_too_broad"}
+    assert found
+
+
+def test_g13_spellings_of_one_host_are_one(tmp_path: Path) -> None:
+    plan, _ = load(tmp_path, profile(endpoints="[{host: API.Example.COM.}, {host: bücher.example}, {host: xn--bcher-kva.example}]"))
+    assert [one.host.text for one in plan.bindings] == ["api.example.com", "xn--bcher-kva.example", "xn--bcher-kva.example"]
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("127.0.0.1:80", ""),
+        ("[::1]:80", ""),
+        ("[::ffff:127.0.0.1]:80", ""),
+        ("localhost", ""),
+        ("a.b.svc", "token_endpoint_insecure"),
+        ("a.b.svc.cluster.local", "token_endpoint_insecure"),
+        ("10.0.0.1", "token_endpoint_insecure"),
+        ("u:p@localhost", "token_endpoint_invalid"),
+        ("localhost/t?x=1", "token_endpoint_invalid"),
+    ],
+)
+def test_g4_a_token_endpoint_over_http_is_on_loopback(tmp_path: Path, host: str, code: str) -> None:
+    _, found = load(tmp_path, profile(grant=f"{{token_endpoint: 'http://{host}/token', issuer: 'x'}}"))
+    assert codes(found) == ([code] if code else [])
+
+
+def test_g6_a_provider_without_callers_is_refused(tmp_path: Path) -> None:
+    _, found = load(tmp_path, profile(), providers="  - {profile: demo}\n")
+    assert codes(found) == ["provider_callers_missing"]
+
+
+def test_g7_a_pin_holds_what_decides_where_tokens_go(tmp_path: Path) -> None:
+    def pin(text: str) -> str:
+        value, _ = read_profile(text.encode(), "p.yaml")
+        assert value is not None
+        return pin_of(value)
+
+    right = pin(profile())
+    assert pin(profile(grant=GRANT.replace("{", "{cache_ttl_seconds: 5, "))) == right
+    others = [
+        profile(grant=GRANT.replace("/token", "/tokem")),
+        profile(credential="header_name: Authorizatiom, "),
+        profile(endpoints="[{host: api.example.con}]"),
+    ]
+    assert right not in {pin(text) for text in others}
+    _, found = load(tmp_path, profile(), providers=f"  - {{profile: demo, callers: ['*'], pin: '{right}'}}\n")
+    assert codes(found) == []
+    _, found = load(tmp_path, others[0], providers=f"  - {{profile: demo, callers: ['*'], pin: '{right}'}}\n")
+    assert codes(found) == ["profile_pin_mismatch"]
+
+
+@pytest.mark.parametrize("other", ["", "'**'", "/**"])
+def test_g11_two_providers_with_one_reach_are_ambiguous_and_a_witness_is_named(tmp_path: Path, other: str) -> None:
+    first = profile(endpoints="[{host: api.example.com, path: ''}]")
+    second = profile(
+        name="other", endpoints=f"[{{host: api.example.com, path: {other or repr('')}}}]", grant=GRANT.replace("{", "{audience: o, ")
+    )
+    _, found = load(tmp_path, first, second)
+    assert codes(found) == ["binding_ambiguous"]
+    text = str(found[-1])
+    assert "demo/token#0 and other/token#0 both match GET https://api.example.com:443/ with equal rank" in text
+    assert "Fix: narrow one path or methods list" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("host: '*.example.com'", "override_not_subset"),
+        ("host: api.example.com, port: 8443", "override_not_subset"),
+        ("host: api.example.com, path: /", "override_not_subset"),
+        ("host: api.example.com, methods: [GET, POST]", "override_not_subset"),
+        ("host: api.example.com, path: /v1/a, methods: [GET]", ""),
+    ],
+)
+def test_g14_an_override_is_inside_one_endpoint(tmp_path: Path, override: str, code: str) -> None:
+    grant = GRANT.replace("{", f"{{audience_overrides: [{{{override}, audience: inner}}], ")
+    plan, found = load(tmp_path, profile(grant=grant, endpoints="[{host: api.example.com, path: /v1/**, methods: [GET, HEAD]}]"))
+    assert codes(found) == ([code] if code else [])
+    if not code:
+        base, inner = plan.bindings
+        assert inner.rank > base.rank
+        settings = plan.grants[inner.grant].settings
+        assert settings is not None
+        assert settings.audience == "inner"
+
+
+@pytest.mark.parametrize(
+    ("keys", "audience", "warned"),
+    [
+        ("jwt_svid_audience: svid, issuer: iss", "svid", False),
+        ("issuer: iss", "iss", False),
+        ("", "https://h/x/realms/r", False),
+        ("", "https://h/token", True),
+    ],
+)
+def test_g33_the_audience_of_an_assertion_is_the_first_that_is_given(tmp_path: Path, keys: str, audience: str, warned: bool) -> None:
+    url = "https://h/token" if warned else "https://h/x/realms/r/protocol/openid-connect/token"
+    plan, found = load(tmp_path, profile(grant=f"{{token_endpoint: '{url}'{', ' + keys if keys else ''}}}"))
+    assert [one.audience for one in plan.grants.values()] == [audience]
+    assert codes(found, "warning") == (["assertion_audience_guessed"] if warned else [])
+
+
+def test_g33_two_issuers_with_one_audience_are_refused(tmp_path: Path) -> None:
+    grant = "{token_endpoint: 'https://two.example/token', issuer: 'https://issuer.example'}"
+    _, found = load(tmp_path, profile(), profile(name="other", grant=grant, endpoints="[{host: b.example.com}]"))
+    assert codes(found) == ["assertion_audience_shared"]
+
+
+def test_what_cannot_be_enforced_never_widens(tmp_path: Path) -> None:
+    endpoints = (
+        "[{host: a.example.com, rules: [{allow: {method: GET, path: /x}}, {allow: {operation_type: query}}]},"
+        " {host: b.example.com, deny_rules: [{path: '/[a]'}]}, {host: c.example.com, protocol: graphql}]"
+    )
+    plan, found = load(tmp_path, profile(endpoints=endpoints))
+    rules = {one.host.text: one.rules for one in plan.bindings}
+    assert len(rules["a.example.com"].allow or ()) == 1
+    assert rules["b.example.com"].closed
+    assert rules["c.example.com"].closed
+    assert codes(found, "warning") == ["rule_dropped", "endpoint_closed", "endpoint_closed"]
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (ROBIN_VECTORS names their folder)")
+@pytest.mark.parametrize("plaintext", [True, False])
+def test_g1_the_published_demo_profile_loads_unchanged(tmp_path: Path, plaintext: bool) -> None:
+    text = (VECTORS / "provider-profile.yaml").read_text()
+    hosts = [f"{name}.default.svc.cluster.local" for name in ("token-issuer", "alpha", "beta")] if plaintext else []
+    (tmp_path / "p.yaml").write_text(text)
+    _, found = load(tmp_path, providers=f"  - {{profile: spiffe-token-demo, callers: [app], unsafe_plaintext: {hosts}}}\n")
+    assert codes(found) == ([] if plaintext else ["token_endpoint_insecure", "endpoint_plaintext", "endpoint_plaintext"])
+    assert "binaries_not_enforced" in codes(found, "warning")
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (ROBIN_VECTORS names their folder)")
+def test_every_published_profile_reads_without_an_unknown_key() -> None:
+    for path in VECTORS.glob("*.yaml"):
+        _, found = read_profile(path.read_bytes(), path.name)
+        expected = {"signing_kind_mismatch", "pattern_invalid", "host_pattern_too_broad"} if path.name == "aws-s3.yaml" else set()
+        assert {one.code for one in found if one.severity == "error"} == expected, path.name
+
+
+def test_read_providers_is_what_the_proxy_reads(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(profile())
+    plan, grants = read_providers("profiles: [p.yaml]\nproviders: [{profile: demo, callers: [app]}]\n", tmp_path, ("default",))
+    assert [one.label for one in plan.bindings] == ["demo/token#0"]
+    assert grants.refresh_on_401 == "any"

@@ -1,0 +1,73 @@
+"""The bound on calls to one issuer: G46 of grants.md, ten times as fast."""
+
+import asyncio
+from pathlib import Path
+
+from tests.grants.proxied import reply
+
+from robin.grants.cache import CredentialCache
+from robin.grants.grant import Grant, GrantFailure, IssuedCredential
+from robin.grants.rate import IssuerRates
+from robin.grants.run import GrantDriver
+from robin.grants.settings import CacheSettings
+from robin.identity.issuer import IssuerRequest, IssuerResponse
+from robin.model.credential import Credential
+from robin.model.identity import IdentityToken
+from robin.model.secret import Secret
+from robin.testing.authority import IdentityAuthority
+from robin.testing.embedded_identity import EmbeddedIdentities
+from robin.transport.clock import SystemClock
+from robin.transport.entropy import SystemEntropy
+from robin.transport.tasks import TaskOwner
+
+
+class Counting:
+    """An issuer client that takes 10 ms for each call."""
+
+    def __init__(self) -> None:
+        self.calls = self.open = self.most = 0
+
+    async def send(self, _request: IssuerRequest, _deadline_at: float) -> IssuerResponse:
+        self.calls += 1
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await asyncio.sleep(0.01)
+        finally:
+            self.open -= 1
+        return IssuerResponse(status=200, fields={}, body=Secret(reply(200)))
+
+
+def flow(_identity: IdentityToken, _now: float):  # type: ignore[no-untyped-def]
+    yield IssuerRequest(method="POST", url="https://issuer.example/token")
+    return IssuedCredential(token=Secret(b"t"), usable_s=60)
+
+
+async def test_g46_many_keys_at_once_make_few_calls_and_the_rest_are_refused(tmp_path: Path) -> None:
+    clock, client, failures = SystemClock(), Counting(), list[BaseException]()
+    tasks = TaskOwner(lambda _, error: failures.append(error))
+    settings = CacheSettings(rate_per_s=50, rate_burst=20, concurrency=8, entries_max=100)
+    rates = IssuerRates(clock, settings)
+    driver = GrantDriver(client, clock=clock, entropy=SystemEntropy(), timeout_s=1.0, rate_of=rates.of)
+    cache = CredentialCache(clock=clock, entropy=SystemEntropy(), tasks=tasks, wait_s=2, fetch_s=2, entries_max=settings.entries_max)
+    identity = EmbeddedIdentities(IdentityAuthority(clock=clock), clock).get("default", "a")
+
+    async def one(number: int) -> Credential | str:
+        grant = Grant(name="test", key=number, identity=identity, flow=flow)
+        try:
+            return await cache.obtain(number, lambda: driver.run(grant))
+        except GrantFailure as failure:
+            return failure.code
+
+    began = clock.monotonic()
+    outcomes = await asyncio.gather(*map(one, range(2000)))
+    took_s = clock.monotonic() - began
+    assert client.calls <= 1 + settings.rate_burst + settings.rate_per_s * took_s
+    assert client.most <= 8
+    refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert set(refused) <= {"issuer_overloaded", "issuer_unavailable"}, "the last that were let go may meet their deadline"
+    assert "issuer_overloaded" in refused
+    assert len(refused) >= 2000 - client.calls
+    assert len(cache) <= settings.entries_max
+    await tasks.close()
+    assert failures == []
