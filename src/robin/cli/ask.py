@@ -1,4 +1,4 @@
-"""One question to the admin plane of a running sidecar: direct, never through a proxy, bounded in time and size."""
+"""One question to the admin listener of a running sidecar: direct, never through a proxy, bounded in time and size."""
 
 import argparse
 import errno
@@ -21,7 +21,7 @@ CALL_S = 2.0
 _CLOCK = SystemClock()
 
 # No listener, no socket file, or no such address family on this machine.
-_NOBODY_THERE = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+_NO_LISTENER = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 Place = TcpAddress | UnixAddress
 
@@ -32,7 +32,6 @@ class Answer:
 
     status: int
     body: bytes
-    proxy_status: str = ""
 
     @property
     def readiness(self) -> bool:
@@ -42,11 +41,6 @@ class Answer:
             return (*state, *state["identity"]) == ("status", "reasons", "identity", "source", "state", "expires_in_s")
         except (ValueError, TypeError, KeyError, RecursionError):
             return False
-
-    @property
-    def refusal(self) -> bool:
-        """Whether a Robin's proxy plane answered by itself (RFC 9209)."""
-        return self.proxy_status.startswith("robin;")
 
     @property
     def reasons(self) -> str:
@@ -64,7 +58,7 @@ class Unanswered(Exception):
     def __init__(self, place: str, why: str, code: int | None) -> None:
         super().__init__(f"no answer from {place}: {why}")
         self.code = code
-        self.gone = code in _NOBODY_THERE
+        self.gone = code in _NO_LISTENER
 
 
 class _Timed(socket.socket):
@@ -143,8 +137,7 @@ def ask(places: tuple[Place, ...], method: str, path: str, *, timeout_s: float =
         try:
             call.request(method, path, headers={"Connection": "close"})
             response = call.getresponse()
-            proxy_status = response.getheader("Proxy-Status", "")
-            return Answer(status=response.status, body=response.read(ANSWER_BYTES), proxy_status=proxy_status)
+            return Answer(status=response.status, body=response.read(ANSWER_BYTES))
         except (OSError, http.client.HTTPException) as error:
             code = error.errno if isinstance(error, OSError) else None
             why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__

@@ -8,7 +8,7 @@ from robin.cli.flags import add_settings, given, refuse
 from robin.cli.gateway_file import load_gateway
 from robin.config.check import warnings
 from robin.config.diagnostic import Diagnostic
-from robin.config.layers import ResolvedValue
+from robin.config.layers import Layer, ResolvedValue
 from robin.config.load import Loaded, Problem, environment, load
 from robin.config.robin_yaml import SECTIONS
 
@@ -74,7 +74,7 @@ def _values(loaded: Loaded) -> dict[str, object]:
     settings = {
         source.key: {"value": _shown(source), "origin": str(source.layer), "note": source.note or None} for source in loaded.sources
     }
-    return {"ok": True, "settings": settings, "warnings": [text for _code, text in warnings(loaded.settings)]}
+    return {"ok": True, "settings": settings, "warnings": [fields["detail"] for _event, fields in warnings(loaded.settings)]}
 
 
 def _shown(source: ResolvedValue) -> str | None:
@@ -100,8 +100,8 @@ def _errors(problems: tuple[Problem, ...]) -> dict[str, object]:
 def _table(loaded: Loaded) -> str:
     width = max(len(source.key) for source in loaded.sources)
     lines = []
-    for source in loaded.sources:
+    for source in sorted(loaded.sources, key=lambda source: source.layer is Layer.DEFAULT):  # what was set comes first
         origin = f"{source.layer} line {source.line}" if source.line else str(source.layer)
         note = f"  ({source.note})" if source.note else ""
         lines.append(f"{source.key:<{width}}  {origin:<12}  {_shown(source) or 'unset'}{note}")
-    return "\n".join([*lines, *(f"warning: {text}" for _code, text in warnings(loaded.settings))])
+    return "\n".join([*lines, *(f"warning: {fields['detail']}" for _event, fields in warnings(loaded.settings))])
