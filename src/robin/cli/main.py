@@ -32,6 +32,8 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
+        Command("broker", "issue passports to local peers, and verify them"),
+        Command("passport", "ask the broker for a passport, verify one, make a bundle"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
         Command("doctor", "look for what would go wrong, and say how to mend it"),

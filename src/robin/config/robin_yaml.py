@@ -1,5 +1,6 @@
 """The file robin.yaml: `version: 1` and one section for each plane. A plane is one line here, and one schema module."""
 
+from robin.config.broker import SCHEMA as BROKER
 from robin.config.diagnostic import Diagnostic, Position
 from robin.config.file import FileLine, FileText
 from robin.config.parse import Form, Kind, integer
@@ -7,7 +8,7 @@ from robin.config.schema import Field, Mapping, Scalar, Schema
 from robin.config.sidecar import SCHEMA as SIDECAR
 from robin.config.table import BY_PATH
 
-SECTIONS: dict[str, Mapping] = {"sidecar": SIDECAR}
+SECTIONS: dict[str, Mapping] = {"sidecar": SIDECAR, "broker": BROKER}
 
 _VERSION = Kind(name="integer", parse=integer("1", "1").parse, form=Form(types=("integer",), lowest=1, highest=1))
 

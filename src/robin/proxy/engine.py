@@ -37,10 +37,15 @@ Audit = Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]
 """Write the record of a decision. Returns when it may be relied on; raises Fault, and then nothing is sent."""
 
 
+Judge = Callable[[Permit, HeldBody], Awaitable[None]]
+"""Judge a request whose body is held whole, before anything is contacted. Raises Fault."""
+
+
 class Engine:
     """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
 
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
+    `judge` None: the head decides alone.
     `refusals`: how refusals are written where the route has no form of its own.
     """
 
@@ -53,6 +58,7 @@ class Engine:
         "drain",
         "entropy",
         "events",
+        "judge",
         "limits",
         "loop",
         "metrics",
@@ -85,6 +91,7 @@ class Engine:
         refusals: Refusals,
         authenticate: Authenticate | None = None,
         audit: Audit | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.loop = loop
         self.now = loop.time  # for deadlines: cheap, and as coarse as a turn of the loop
@@ -104,4 +111,5 @@ class Engine:
         self.refusals = refusals
         self.authenticate = authenticate
         self.audit = audit
+        self.judge = judge
         drain.add(pool)

@@ -4,6 +4,7 @@ import asyncio
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
+from robin.model.message import HeldBody
 from robin.model.verdict import LocalResponse, Permit
 from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.downstream import Downstream
@@ -64,7 +65,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
 async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, record: ExchangeRecord) -> bool:
     """From the Permit to the end of the response: body, credential, outbound head, connection, send, repeat once, relay."""
     route, credentials, pool = permit.route, engine.credentials, engine.pool
-    held = None if route.body is None else await hold_body(downstream, head, route, route.body.limit_bytes, record, engine)
+    held = None if route.body is None else await _hold(downstream, engine, head, permit, route.body.limit_bytes, record)
     while True:
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
         outbound = forward_request(head, permit, credential, held)  # pure: strip first, inject after
@@ -109,6 +110,16 @@ async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool
         await body.stop()
     finally:
         pool.release(upstream, announced_idle_s)
+
+
+async def _hold(
+    downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, limit_bytes: int, record: ExchangeRecord
+) -> HeldBody:
+    """Receive the body whole, and let the plane judge it before anything is contacted. Raises Fault."""
+    held = await hold_body(downstream, head, permit.route, limit_bytes, record, engine)
+    if engine.judge is not None:
+        await engine.judge(permit, held)
+    return held
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:

@@ -83,6 +83,15 @@ ACCESS_RECORDS_DROPPED: Final = _counter("robin_access_records_dropped_total", "
 UNSAFE: Final = _gauge("robin_unsafe", "1 where an unsafe switch is in force.", "switch")
 BUILD: Final = _gauge("robin_build_info", "Always 1; the labels say what runs.", "version", "python")
 
+PASSPORT_ISSUED: Final = _counter("robin_passport_issued_total", "Passports that the broker issued.", "profile", "class")
+PASSPORT_DENIED: Final = _counter("robin_passport_denied_total", "Refusals of broker and verifier by their code.", "component", "reason")
+PASSPORT_VERIFIED: Final = _counter("robin_passport_verified_total", "Requests that the verifier judged.", "profile", "surface", "outcome")
+PASSPORT_VERIFY: Final = _histogram("robin_passport_verify_seconds", "One verification, without the body.", "profile")
+REPLAY_ENTRIES: Final = _gauge("robin_replay_entries", "Passports and nonces that the replay store holds.")
+BUNDLE_AGE: Final = _gauge("robin_bundle_age_seconds", "Seconds since the signed time of the bundle in force.")
+BUNDLE_RELOAD_ERRORS: Final = _counter("robin_bundle_reload_errors_total", "Bundles that were not taken.")
+BROKER_CONNECTIONS: Final = _gauge("robin_broker_connections", "Open connections of the broker's clients.")
+
 PROCESS_CPU: Final = _counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
 PROCESS_OPEN_FDS: Final = _gauge("process_open_fds", "Number of open file descriptors.")
 PROCESS_MAX_FDS: Final = _gauge("process_max_fds", "Maximum number of open file descriptors.")

@@ -6,7 +6,9 @@ from typing import Final
 
 from robin.testing.demos.demo import Demonstrate
 
-DEMOS: Final[Mapping[str, str]] = {}
+DEMOS: Final[Mapping[str, str]] = {
+    "passports": "a broker signs one request for a local program; the verifier takes it once",
+}
 """What each shows, in a few words."""
 
 

@@ -1,0 +1,262 @@
+"""The broker as a plane of the runtime: its keys, its audit log, its socket; and the verifier with its listeners, where configured."""
+
+import fcntl
+import os
+import resource
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from robin.admin.readiness import Readiness
+from robin.app.plane import Listener, Parts, Plane, RuntimeSettings
+from robin.app.runtime import run
+from robin.app.shutdown import EXIT_BIND, EXIT_FAILED, EXIT_SETTINGS, StartFailure
+from robin.config.broker import BrokerSettings, IssueSettings, VerifySettings
+from robin.config.load import environment
+from robin.model.address import TcpAddress, UnixAddress
+from robin.model.caller import Caller
+from robin.model.faults import Fault
+from robin.model.limits import Deadlines, Limits
+from robin.planes.broker.bundle_file import BundleFile
+from robin.planes.broker.columns import BROKER_COLUMNS
+from robin.planes.broker.forward_auth import ForwardAuth, ForwardAuthConnection
+from robin.planes.broker.inbound import InboundSteps
+from robin.planes.broker.ipc import CONNECTIONS, BrokerPolicy, IpcConnection, IpcServer
+from robin.planes.broker.issuer import Issuer, IssuerSettings
+from robin.planes.broker.keys import KeyFileRefused, load_keys, load_public_keys
+from robin.planes.broker.metrics import PassportMetrics
+from robin.planes.broker.records import PassportAudit
+from robin.planes.broker.replay import MemoryReplayStore
+from robin.planes.broker.responses import PassportRefusals
+from robin.planes.broker.verifier import Verifier
+from robin.policy.addresses import refuse_own_listeners
+from robin.policy.passport_inbound import InboundPolicy
+from robin.policy.passport_proof import ProofRules
+from robin.policy.passport_verify import VerifyRules
+from robin.proxy.admission import ListenerRule
+from robin.proxy.connection import serve_connection
+from robin.proxy.engine import Engine
+from robin.proxy.refusal import refuse_connection
+from robin.telemetry.audit import AuditLog
+from robin.telemetry.audit_file import AuditFile, AuditUnavailable
+from robin.telemetry.recorder import Recorder
+from robin.transport.dial import Dialer
+from robin.transport.pool import Pool
+from robin.transport.resolve import Resolver
+from robin.wire.passport_keys import PublicKey
+
+_POLL_S: Final = 1.0
+
+
+def run_broker(settings: BrokerSettings) -> int:
+    """Run the broker until it has drained. Returns the exit code of `robin broker`."""
+    runtime = RuntimeSettings(
+        plane="broker", admin=(settings.admin,), admin_setting="broker.admin.listen", drain_max_s=settings.drain_max_s
+    )
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
+    return run(runtime, partial(BrokerPlane, settings), environment())
+
+
+class BrokerPlane(Plane):
+    """One broker, one verifier, or both in one process with one audit log."""
+
+    def __init__(self, settings: BrokerSettings, parts: Parts) -> None:
+        self._parts = parts
+        self._metrics = PassportMetrics()
+        self.readables = (self._metrics,)
+        self.started_fields = {"issuer": settings.issuer}
+        self._bundle: BundleFile | None = None
+        self._watermark = 0.0
+        self._polled_at = 0.0
+        try:
+            settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            issuer = None if settings.issue is None else _build_issuer(settings, settings.issue, parts)
+            signers = {} if settings.verify is None else load_public_keys(settings.verify.bundle_keys)
+            self._lock = _lock(settings.state_dir / "replay.lock") if settings.verify is not None else None
+            file = AuditFile(settings.audit_file, plane="broker", wall=parts.clock.wall)
+        except KeyFileRefused as refused:
+            raise StartFailure(EXIT_SETTINGS, str(refused)) from None
+        except AuditUnavailable as error:
+            raise StartFailure(EXIT_BIND if error.reason == "locked" else EXIT_FAILED, f"broker.audit: {error}") from None
+        except OSError as error:
+            raise StartFailure(EXIT_SETTINGS, f"broker.state_dir: {error.filename}: {error.strerror}") from None
+        self._audit = PassportAudit(AuditLog(file, monotonic=parts.clock.monotonic), parts.clock.wall)
+        listeners: list[Listener] = []
+        if settings.issue is not None and issuer is not None:
+            listeners.append(self._build_ipc(settings.issue, settings.issuer, issuer))
+        if settings.verify is not None:
+            listeners += self._build_verifier(settings, settings.verify, signers)
+        self.listeners = tuple(listeners)
+        self.chores = (self._poll,)
+
+    def readiness(self, *, started: bool, draining: bool) -> Readiness:
+        """Not ready while no bundle is in force, while earlier proofs may be replayed, or while the audit file cannot be written."""
+        reasons = []
+        if self._bundle is not None and self._bundle.bundle is None:
+            reasons.append(self._bundle.reason)
+        if self._parts.clock.wall() <= self._watermark:
+            reasons.append("replay_watermark")
+        if self._audit.failure:
+            reasons.append("audit_unavailable")
+        return Readiness(started=started, draining=draining, reasons=tuple(reasons))
+
+    def reload(self) -> None:
+        """Read the bundle again."""
+        if self._bundle is not None:
+            self._bundle.poll()
+
+    async def close(self) -> None:
+        """Seal the audit log."""
+        await self._audit.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _poll(self, now: float) -> None:
+        if now - self._polled_at >= _POLL_S:
+            self._polled_at = now
+            self.reload()
+            self._parts.on_ready_change()
+
+    def _build_ipc(self, issue: IssueSettings, issuer_name: str, issuer: Issuer) -> Listener:
+        parts = self._parts
+        server = IpcServer(
+            BrokerPolicy(issuer=issuer_name, peers=issue.peers, routes=issue.routes),
+            issuer,
+            self._audit,
+            self._metrics,
+            loop=parts.loop,
+            drain=parts.drain,
+            new_stream=lambda: IpcConnection(parts.loop, parts.sweeper),
+            wall=parts.clock.wall,
+            monotonic=parts.clock.monotonic,
+        )
+        admission = parts.build_admission(connections=CONNECTIONS, serve=server.serve, refuse=_close_at_once)
+        return Listener(
+            setting="broker.issue.socket",
+            addresses=(UnixAddress(path=issue.socket, mode=issue.socket_mode),),
+            rule=ListenerRule(unix=True),
+            take=admission.take,
+        )
+
+    def _build_verifier(self, settings: BrokerSettings, verify: VerifySettings, signers: dict[str, PublicKey]) -> list[Listener]:
+        parts = self._parts
+        self._watermark = parts.clock.wall() + verify.clock_skew_s
+        proof = ProofRules(scheme=verify.scheme, max_age_s=verify.max_age_s, skew_s=verify.clock_skew_s, not_before_at=self._watermark)
+        rules = VerifyRules(authorities=verify.authorities, proof=proof, max_header_bytes=verify.max_header_bytes)
+        self._bundle = BundleFile(verify.bundle, signers, serial_path=settings.state_dir / "bundle.serial", on_load=self._on_bundle)
+        replay = MemoryReplayStore(verify.replay_entries)
+        self._metrics.replay_entries = replay.__len__
+        self._metrics.bundle_age_s = self._bundle_age_s
+        self._bundle.poll()
+        verifier = Verifier(rules, self._bundle, replay, self._audit, self._metrics, wall=parts.clock.wall, monotonic=parts.clock.monotonic)
+        listeners = []
+        if verify.forward_auth is not None:
+            listeners.append(self._build_forward_auth(verify, verify.forward_auth, verifier))
+        if verify.inbound is not None:
+            listeners.append(self._build_inbound(verify, *verify.inbound, verifier))
+        return listeners
+
+    def _build_forward_auth(self, verify: VerifySettings, address: TcpAddress, verifier: Verifier) -> Listener:
+        parts = self._parts
+        server = ForwardAuth(
+            verifier,
+            trusted=verify.trusted_proxies,
+            max_body_bytes=verify.max_body_bytes,
+            loop=parts.loop,
+            drain=parts.drain,
+            entropy=parts.entropy,
+            new_stream=lambda: ForwardAuthConnection(parts.loop, parts.sweeper),
+        )
+        admission = parts.build_admission(connections=1024, serve=server.serve, refuse=_close_at_once)
+        setting = "broker.verify.forward_auth.listen"
+        return Listener(setting=setting, addresses=(address,), rule=ListenerRule(beyond_loopback=True), take=admission.take)
+
+    def _build_inbound(self, verify: VerifySettings, address: TcpAddress, upstream: TcpAddress, verifier: Verifier) -> Listener:
+        parts = self._parts
+        limits, deadlines = Limits(), Deadlines()
+        steps = InboundSteps(verifier, max_body_bytes=verify.max_body_bytes, entropy=parts.entropy)
+        policy = InboundPolicy(verify.authorities, host=upstream.host, port=upstream.port, limit_bytes=verify.max_body_bytes + 1)
+        resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
+        dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
+        engine = Engine(
+            loop=parts.loop,
+            policy=policy,
+            credentials=steps,
+            pool=Pool(parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=limits, deadlines=deadlines, metrics=parts.metrics),
+            limits=limits,
+            deadlines=deadlines,
+            metrics=parts.metrics,
+            recorder=self._build_recorder(),
+            events=parts.events,
+            sweeper=parts.sweeper,
+            tasks=parts.tasks,
+            entropy=parts.entropy,
+            clock=parts.clock,
+            drain=parts.drain,
+            refusals=PassportRefusals(),
+            authenticate=steps.authenticate,
+            judge=steps.judge,
+        )
+        admission = parts.build_admission(
+            connections=limits.connections, serve=partial(serve_connection, engine=engine), refuse=partial(refuse_connection, engine)
+        )
+        setting = "broker.verify.inbound.listen"
+        return Listener(setting=setting, addresses=(address,), rule=ListenerRule(beyond_loopback=True), take=admission.take)
+
+    def _build_recorder(self) -> Recorder:
+        parts = self._parts
+        recorder = Recorder(
+            parts.metrics,
+            parts.writer,
+            columns=BROKER_COLUMNS,
+            mode="all",
+            style="json",
+            wall=parts.clock.wall,
+            prefix=parts.entropy.token_hex(8),
+            identity_source="passport",
+            later=lambda flush: parts.loop.call_later(0.02, flush),
+        )
+        self._recorder = recorder
+        self.readables = (recorder, self._metrics)
+        return recorder
+
+    def _bundle_age_s(self) -> float | None:
+        bundle = None if self._bundle is None else self._bundle.bundle
+        return None if bundle is None else self._parts.clock.wall() - bundle.created_at
+
+    def _on_bundle(self, event: str, detail: str) -> None:
+        if event == "loaded":
+            self._parts.events.info("bundle_loaded")
+        else:
+            self._metrics.bundle_reload_errors += 1
+            self._parts.events.error("bundle_refused", code=event, detail=detail)
+
+
+def _build_issuer(settings: BrokerSettings, issue: IssueSettings, parts: Parts) -> Issuer:
+    keys = load_keys(settings.state_dir / "keys", now=parts.clock.wall(), auto_create=settings.auto_create)
+    issuer = IssuerSettings(
+        issuer=settings.issuer,
+        trust_domain=settings.trust_domain,
+        passport_ttl_s=issue.passport_ttl_s,
+        proof_ttl_s=issue.proof_ttl_s,
+        proof_key_max_age_s=settings.proof_key_max_age_s,
+        jose_alg_name=settings.jose_alg_name,
+        extended=issue.extended,
+    )
+    return Issuer(issuer, keys, lambda size: bytes.fromhex(parts.entropy.token_hex(size)))
+
+
+def _lock(path: Path) -> int:
+    """Hold the replay store's lock, so that two processes never count uses apart."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StartFailure(EXIT_BIND, f"{path}: another process uses this replay store") from None
+    return fd
+
+
+def _close_at_once(_caller: Caller, _fault: Fault) -> bytes:
+    return b""

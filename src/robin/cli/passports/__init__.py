@@ -1,0 +1,1 @@
+"""The actions of `robin passport`, one module each."""

@@ -1,0 +1,97 @@
+"""Ask the broker's socket for a passport for one request. `--format curl` prints a command that sends it."""
+
+import argparse
+import hashlib
+import json
+import secrets
+import shlex
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from robin.model.passport import HTTPSIG, IDENTITY, KEY_PROTECTION, PROFILES
+from robin.wire.broker_ipc import render_issue
+
+EXIT_UNREACHABLE = 3
+WAIT_S = 15.0
+_REPLY_BYTES = 1 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The request, and what is asked of the passport."""
+    parser.add_argument("--method", required=True, metavar="M")
+    parser.add_argument("--path", required=True, metavar="P")
+    parser.add_argument("--query", default="", metavar="Q", help="as it will be sent, without the question mark")
+    parser.add_argument("--scheme", default="https", choices=("https", "http"))
+    parser.add_argument("--authority", required=True, metavar="HOST[:PORT]")
+    parser.add_argument("--audience", metavar="A", help="default: the route's first")
+    parser.add_argument("--route-id", metavar="R", help="default: the route that fits")
+    parser.add_argument("--profile", default=HTTPSIG, choices=PROFILES)
+    parser.add_argument("--header", action="append", default=[], metavar="N:V", help="a header to cover")
+    parser.add_argument("--body", metavar="FILE")
+    parser.add_argument("--ctx", action="append", default=[], metavar="K=V")
+    parser.add_argument("--min-identity", default="none", choices=IDENTITY)
+    parser.add_argument("--min-key-protection", default="software", choices=KEY_PROTECTION)
+    parser.add_argument("--socket", default="/run/robin/broker.sock", metavar="S")
+    parser.add_argument("--format", default="headers", choices=("headers", "json", "curl"))
+    parser.add_argument("--connect-to", metavar="HOST:PORT", help="with --format curl: where the verifier listens")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 issued, 1 denied, 2 usage, 3 the broker cannot be reached."""
+    fields = [[name.strip(), value.strip()] for name, _, value in (header.partition(":") for header in args.header)]
+    body = Path(args.body).read_bytes() if args.body else b""
+    target = f"{args.path}?{args.query}" if args.query else args.path
+    http = {"method": args.method, "scheme": args.scheme, "authority": args.authority, "target": target, "fields": fields}
+    request = {
+        "request_id": f"cli-{secrets.token_hex(8)}",
+        "profile": args.profile,
+        "http": http | {"body_sha256": hashlib.sha256(body).hexdigest() if body else None},
+        "audience": args.audience,
+        "route_id": args.route_id,
+        "nonce": None,
+        "ctx": dict(pair.partition("=")[::2] for pair in args.ctx),
+        "signer": {"identity": args.min_identity, "key_protection": args.min_key_protection},
+        "svid_proof": None,
+    }
+    try:
+        reply = _ask(args.socket, render_issue(request))
+    except (OSError, ValueError) as error:
+        print(f"robin passport: {args.socket}: {error}", file=sys.stderr)
+        return EXIT_UNREACHABLE
+    if reply.get("status") != "allow":
+        print(f"deny {reply.get('reason')}", file=sys.stderr)
+        return 1
+    _show(args, reply, fields, target)
+    return 0
+
+
+def _ask(path: str, line: bytes) -> Any:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(WAIT_S)
+        connection.connect(path)
+        connection.sendall(line)
+        reply = b""
+        while len(reply) <= _REPLY_BYTES and (piece := connection.recv(65536)):
+            reply += piece
+    return json.loads(reply)
+
+
+def _show(args: argparse.Namespace, reply: Any, fields: list[list[str]], target: str) -> None:
+    headers = [*fields, *reply["headers"]]
+    if args.format == "json":
+        print(json.dumps(reply, indent=2))
+    elif args.format == "headers":
+        print("\n".join(f"{name}: {value}" for name, value in headers))
+    else:
+        words = ["curl", "-sS", "-X", args.method, "--path-as-is"]
+        if args.connect_to:
+            words += [
+                "--connect-to",
+                f"{args.authority}:{args.connect_to}" if ":" in args.authority else f"{args.authority}::{args.connect_to}",
+            ]
+        for name, value in headers:
+            words += ["-H", f"{name}: {value}"]
+        words += ["--data-binary", f"@{args.body}"] if args.body else []
+        print(shlex.join([*words, f"{args.scheme}://{args.authority}{target}"]))
