@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
     """0 the settings are right, 2 they are not."""
     if args.plane not in SECTIONS:
         refuse([f"robin: {args.plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])
+    if args.plane == "broker":
+        return _check_broker(args)
     outcome = load(given(args), environment())
     if args.json:
         print(json.dumps(_errors(outcome) if isinstance(outcome, tuple) else _values(outcome), indent=2))
@@ -30,6 +32,22 @@ def run(args: argparse.Namespace) -> int:
         print(_table(outcome))
     if isinstance(outcome, tuple):
         refuse(outcome)
+    return 0
+
+
+def _check_broker(args: argparse.Namespace) -> int:
+    from robin.cli.broker_config import read_broker  # noqa: PLC0415 - only this plane loads cryptography
+
+    path = given(args).get("ROBIN_CONFIG") or environment().get("ROBIN_CONFIG")
+    if not path:
+        refuse(["robin check broker: name the file with --config"])
+    settings, diagnostics = read_broker(path)
+    if args.json:
+        print(json.dumps({"ok": settings is not None, "diagnostics": [one.json() for one in diagnostics]}, indent=2))
+    elif settings is not None:
+        print(f"{path}: broker: ok")
+    if settings is None:
+        refuse(diagnostics)
     return 0
 
 
