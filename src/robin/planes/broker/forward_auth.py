@@ -40,7 +40,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class ForwardAuthConnection(Stream):
     """One connection of a proxy."""
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         """Close if idle."""
         if not self.received:
             self.close()

@@ -34,7 +34,7 @@ CONNECTIONS: Final = 256
 class IpcConnection(Stream):
     """One connection of a client."""
 
-    def begin_drain(self) -> None:
+    def begin_closing(self) -> None:
         """Close if nothing was sent; a request that arrives is still answered."""
         if not self.received:
             self.close()
