@@ -11,7 +11,7 @@ from robin.admin.readiness import Readiness
 from robin.app.plane import Listener, Parts, Plane, RuntimeSettings
 from robin.app.runtime import run
 from robin.app.shutdown import EXIT_BIND, EXIT_FAILED, EXIT_SETTINGS, StartFailure
-from robin.config.broker import BrokerSettings, IssueSettings, VerifySettings
+from robin.config.broker_load import BrokerSettings, IssueSettings, VerifySettings
 from robin.config.load import environment
 from robin.model.address import TcpAddress, UnixAddress
 from robin.model.caller import Caller
@@ -94,7 +94,7 @@ class BrokerPlane(Plane):
         reasons = []
         if self._bundle is not None and self._bundle.bundle is None:
             reasons.append(self._bundle.reason)
-        if self._parts.clock.wall() <= self._watermark:
+        if int(self._parts.clock.wall()) <= self._watermark:  # proofs are dated in whole seconds
             reasons.append("replay_watermark")
         if self._audit.failure:
             reasons.append("audit_unavailable")

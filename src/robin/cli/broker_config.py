@@ -3,20 +3,26 @@
 import sys
 
 from robin.cli.flags import refuse
-from robin.config.broker import BrokerSettings, load_broker
+from robin.config.broker_load import BrokerSettings, load_broker
+from robin.config.diagnostic import Diagnostic
 from robin.config.file import load_content
 from robin.config.parse import InvalidValue
 
 
-def broker_or_exit(path: str) -> BrokerSettings:
-    """The settings in the file at `path`; its warnings are printed."""
+def read_broker(path: str) -> tuple[BrokerSettings | None, tuple[Diagnostic, ...]]:
+    """The settings in the file at `path`, None where they are wrong, and the diagnostics. A file that cannot be read ends with exit 2."""
     try:
         content = load_content(path)
     except InvalidValue as error:
         refuse([f"robin: --config: {error.what}; {error.fix}"])
-    settings, diagnostics = load_broker(content, path)
-    if settings is None:
-        refuse(str(one) for one in diagnostics)
+    return load_broker(content, path)
+
+
+def broker_or_exit(path: str) -> BrokerSettings:
+    """The settings in the file at `path`; its warnings are printed."""
+    settings, diagnostics = read_broker(path)
     for one in diagnostics:
         print(one, file=sys.stderr)
+    if settings is None:
+        raise SystemExit(2)
     return settings

@@ -169,15 +169,15 @@ def _check_httpsig(request: ReceivedRequest, passport: Passport, route: Passport
         member = _tagged(sig.parse_signature_input(inputs[0]))
         signature = sig.parse_binaries(signatures[0])[member.label]
     except (sig.BadField, KeyError):
-        _malformed("field")
+        _refuse_form("field")
     parameters = dict(member.parameters)
     created, expires, nonce, audience = (parameters.get(name) for name in ("created", "expires", "nonce", "wimse-aud"))
     if type(created) is not int or type(expires) is not int or not isinstance(nonce, str) or not isinstance(audience, str):
-        _malformed("parameter")
+        _refuse_form("parameter")
     if not parameters.keys() <= {*_REQUIRED, "wimse-sign-response"} or expires - created not in _PROOF_S:
-        _malformed("parameter")
+        _refuse_form("parameter")
     if _NONCE.fullmatch(nonce) is None or not all(type(parameters[name]) is str for name in ("nonce", "tag", "wimse-aud")):
-        _malformed("parameter")
+        _refuse_form("parameter")
     _check_coverage(request, route, member.components)
     if not audience_fits(audience, route, target_uri(request, rules.scheme)):
         raise Refused("audience_mismatch", "wimse-aud")
@@ -192,7 +192,7 @@ def _check_httpsig(request: ReceivedRequest, passport: Passport, route: Passport
     try:
         base = sig.build_base(message, member.components, member.text)
     except sig.BadField:
-        _malformed("component")
+        _refuse_form("component")
     if not passport.proof_key.verifies(signature, base):
         raise Refused("invalid_request_proof")
     digests = request.values("content-digest")
@@ -238,7 +238,7 @@ def _check_coverage(request: ReceivedRequest, route: PassportRoute, components: 
     except sig.BadField:
         known = False
     if not known:
-        _malformed("content-digest")
+        _refuse_form("content-digest")
 
 
 def _check_time(made_at: int, rules: ProofRules, now: float) -> None:
@@ -251,5 +251,5 @@ def _check_time(made_at: int, rules: ProofRules, now: float) -> None:
         raise Refused("nonce_stale", "before_start")
 
 
-def _malformed(detail: str) -> NoReturn:
+def _refuse_form(detail: str) -> NoReturn:
     raise Refused("proof_malformed", detail) from None

@@ -58,21 +58,21 @@ def parse_passport(text: str, profile: str) -> Passport:
     try:
         token = parse_compact(text)
     except ValueError:
-        _malformed("not_compact")
+        _refuse_form("not_compact")
     header, claims = token.header, token.claims
     if header.get("typ") != _TYPES[profile]:
-        _malformed("typ")
+        _refuse_form("typ")
     if _NEVER & header.keys() or (profile == TRANSCRIPT and header.keys() != {"alg", "kid", "typ"}):
-        _malformed("header_member")
+        _refuse_form("header_member")
     algorithm = header.get("alg")
     if algorithm not in _ALGORITHMS[profile]:
         raise Refused("passport_algorithm_not_allowed")
     issued_at, expires_at = _integer(claims, "iat"), _integer(claims, "exp")
     if not 0 < issued_at < expires_at:
-        _malformed("times")
+        _refuse_form("times")
     extension = claims.get(NS)
     if extension is not None and not isinstance(extension, dict):
-        _malformed("extension")
+        _refuse_form("extension")
     proof_key, key_binding = _parse_cnf(claims, profile)
     if profile == TRANSCRIPT:
         domain = _text(claims, "trust_domain")
@@ -80,7 +80,7 @@ def parse_passport(text: str, profile: str) -> Passport:
         domain = _domain_of(_text(claims, "sub"))
         key_binding = _signer(extension).get("class", "software")
     if key_binding not in SIGNER_CLASSES:
-        _malformed("key_binding")
+        _refuse_form("key_binding")
     return Passport(
         profile=profile,
         token=token,
@@ -229,28 +229,28 @@ def check_context(values: Mapping[str, object], route: PassportRoute) -> None:
 def _parse_cnf(claims: Mapping[str, object], profile: str) -> tuple[PublicKey, str]:
     cnf = claims.get("cnf")
     if not isinstance(cnf, dict):
-        _malformed("cnf")
+        _refuse_form("cnf")
     try:
         if profile == TRANSCRIPT:
             if cnf.keys() != {"kid", "public_key_b64url", "key_binding"} or not isinstance(cnf["public_key_b64url"], str):
-                _malformed("cnf")
+                _refuse_form("cnf")
             _text(cnf, "kid")
             return from_raw(decode_base64url(cnf["public_key_b64url"])), _text(cnf, "key_binding")
         jwk = cnf.get("jwk")
         if not isinstance(jwk, dict) or cnf.keys() != {"jwk"}:
-            _malformed("cnf")
+            _refuse_form("cnf")
         key = parse_public(jwk)
         if jwk.get("alg") not in _ALGORITHMS[profile] or not key.fits(str(jwk["alg"])):
-            _malformed("cnf")
+            _refuse_form("cnf")
         return key, ""
     except (BadKey, ValueError):
-        _malformed("cnf")
+        _refuse_form("cnf")
 
 
 def _signer(extension: Mapping[str, object] | None) -> Mapping[str, str]:
     signer = (extension or {}).get("signer", {})
     if not isinstance(signer, dict) or not all(isinstance(value, str) for value in signer.values()):
-        _malformed("extension")
+        _refuse_form("extension")
     return signer
 
 
@@ -260,7 +260,7 @@ def _claimed(extension: Mapping[str, object] | None, key_binding: str) -> Axes:
     signer = _signer(extension)
     identity, protection = signer.get("identity", "none"), signer.get("key_protection", "software")
     if identity not in IDENTITY or protection not in KEY_PROTECTION or signer.get("class") != key_binding:
-        _malformed("extension")
+        _refuse_form("extension")
     return Axes(identity=identity, key_protection=protection)
 
 
@@ -268,16 +268,16 @@ def _domain_of(subject: str) -> str:
     try:
         parts = urlsplit(subject)
     except ValueError:
-        _malformed("sub")
+        _refuse_form("sub")
     if parts.scheme not in ("spiffe", "wimse") or not parts.netloc or parts.query or parts.fragment:
-        _malformed("sub")
+        _refuse_form("sub")
     return parts.netloc
 
 
 def _text(members: Mapping[str, object], name: str) -> str:
     value = members.get(name)
     if not isinstance(value, str) or _TEXT.fullmatch(value) is None:
-        _malformed(name)
+        _refuse_form(name)
     return value
 
 
@@ -288,9 +288,9 @@ def _optional(members: Mapping[str, object], name: str) -> str | None:
 def _integer(members: Mapping[str, object], name: str) -> int:
     value = members.get(name)
     if type(value) is not int:
-        _malformed(name)
+        _refuse_form(name)
     return value
 
 
-def _malformed(detail: str) -> NoReturn:
+def _refuse_form(detail: str) -> NoReturn:
     raise Refused("passport_malformed", detail) from None

@@ -76,7 +76,7 @@ class Reader:
         if isinstance(request, dict) and isinstance(request.get("request_id"), str) and _ID.fullmatch(request["request_id"]):
             self.request_id = request["request_id"]
         if envelope.keys() != {"version", "kind", "request"} or not isinstance(version, str) or not isinstance(request, dict):
-            _malformed("envelope")
+            _refuse_form("envelope")
         kind = envelope["kind"]
         if kind != ("broker_ipc_exchange" if version == PUBLIC else "issue"):
             raise Refused("ipc_operation_unsupported", "kind")
@@ -87,15 +87,15 @@ def _parse_line(line: bytes) -> Document:
     def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            _malformed("duplicate_member")
+            _refuse_form("duplicate_member")
         return found
 
     try:
-        document = json.loads(line.decode("utf-8"), object_pairs_hook=members, parse_float=_malformed, parse_constant=_malformed)
+        document = json.loads(line.decode("utf-8"), object_pairs_hook=members, parse_float=_refuse_form, parse_constant=_refuse_form)
     except (ValueError, RecursionError):
-        _malformed("not_json")
+        _refuse_form("not_json")
     if not isinstance(document, dict):
-        _malformed("not_json")
+        _refuse_form("not_json")
     _check_depth(document, _DEPTH)
     return document
 
@@ -103,7 +103,7 @@ def _parse_line(line: bytes) -> Document:
 def _check_depth(value: object, left: int) -> None:
     if isinstance(value, dict | list):
         if not left:
-            _malformed("depth")
+            _refuse_form("depth")
         for item in value.values() if isinstance(value, dict) else value:
             _check_depth(item, left - 1)
 
@@ -121,21 +121,21 @@ def _parse_public(request: Document) -> IssueRequest:
     selected = []
     for one in _items(headers, "selected"):
         if not isinstance(one, dict):
-            _malformed("selected")
+            _refuse_form("selected")
         _exactly(one, "name value_sha256")
         selected.append((_name(one["name"]), _digest(one["value_sha256"])))
     allow_list = [_name(name) for name in _items(headers, "allow_list")]
     if len(allow_list) > _NAMES_MAX or query["normalization"] != NORMALIZATION:
-        _malformed("headers")
+        _refuse_form("headers")
     nonce, raw = _nonce(http["nonce"]), _text(query, "raw", empty=True)
     binding = _mapping(request, "key_binding")
     _exactly(binding, "intent requested_key_binding acceptable_key_bindings allow_software_fallback")
     requested, acceptable = binding["requested_key_binding"], _items(binding, "acceptable_key_bindings")
     classes = (requested, *acceptable)
     if binding["intent"] != "route_policy_minimum" or type(binding["allow_software_fallback"]) is not bool:
-        _malformed("key_binding")
+        _refuse_form("key_binding")
     if not all(isinstance(one, str) and one in SIGNER_CLASSES for one in classes):
-        _malformed("key_binding")
+        _refuse_form("key_binding")
     path = _text(http, "path")
     return IssueRequest(
         version=PUBLIC,
@@ -175,7 +175,7 @@ def _parse_ctx(request: Document) -> Mapping[str, str]:
     values = _values(_mapping(ctx, "values"))
     names = _items(ctx, "selected_fields")
     if not all(isinstance(name, str) for name in names) or sorted(map(str, names)) != sorted(values):
-        _malformed("selected_fields")
+        _refuse_form("selected_fields")
     return values
 
 
@@ -185,20 +185,20 @@ def _parse_own(request: Document) -> IssueRequest:
         raise Refused("ipc_operation_unsupported", "svid_proof")
     profile = request["profile"]
     if profile not in PROFILES:
-        _malformed("profile")
+        _refuse_form("profile")
     http = _mapping(request, "http")
     _exactly(http, "method scheme authority target fields body_sha256")
     fields = []
     for pair in _items(http, "fields"):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            _malformed("fields")
+            _refuse_form("fields")
         fields.append((_name(pair[0].lower()), pair[1].strip(" \t")))
     if len(fields) > _NAMES_MAX:
-        _malformed("fields")
+        _refuse_form("fields")
     signer = _mapping(request, "signer")
     _exactly(signer, "identity key_protection")
     if signer["identity"] not in IDENTITY or signer["key_protection"] not in KEY_PROTECTION:
-        _malformed("signer")
+        _refuse_form("signer")
     codings = [value for name, value in fields if name == "content-encoding"]
     body = http["body_sha256"]
     nonce = request["nonce"]
@@ -226,7 +226,7 @@ def _values(values: Document) -> Mapping[str, str]:
     if len(values) > 16 or not all(
         len(name) <= 64 and isinstance(value, str) and len(value) <= 256 and name in CTX_NAMES for name, value in values.items()
     ):
-        _malformed("ctx")
+        _refuse_form("ctx")
     return {name: str(value) for name, value in values.items()}
 
 
@@ -298,55 +298,55 @@ def _line(document: Document) -> bytes:
 
 def _exactly(document: Document, names: str) -> None:
     if document.keys() != set(names.split()):
-        _malformed("members")
+        _refuse_form("members")
 
 
 def _mapping(document: Document, name: str) -> Document:
     value = document.get(name)
     if not isinstance(value, dict):
-        _malformed(name)
+        _refuse_form(name)
     return value
 
 
 def _items(document: Document, name: str) -> list[object]:
     value = document.get(name)
     if not isinstance(value, list) or len(value) > _NAMES_MAX:
-        _malformed(name)
+        _refuse_form(name)
     return value
 
 
 def _text(document: Document, name: str, *, empty: bool = False) -> str:
     value = document.get(name)
     if not isinstance(value, str) or not (value or empty):
-        _malformed(name)
+        _refuse_form(name)
     return value
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or _NAME.fullmatch(value) is None:
-        _malformed("name")
+        _refuse_form("name")
     return value
 
 
 def _digest(value: object) -> str:
     if not isinstance(value, str) or not is_digest(value):
-        _malformed("digest")
+        _refuse_form("digest")
     return value
 
 
 def _id(value: object) -> str:
     if not isinstance(value, str) or _ID.fullmatch(value) is None:
-        _malformed("request_id")
+        _refuse_form("request_id")
     return value
 
 
 def _nonce(value: object) -> str:
     if not isinstance(value, str) or _NONCE.fullmatch(value) is None:
-        _malformed("nonce")
+        _refuse_form("nonce")
     return value
 
 
-def _malformed(detail: str) -> NoReturn:
+def _refuse_form(detail: str) -> NoReturn:
     raise Refused("ipc_malformed", detail if detail.isidentifier() else "fraction") from None
 
 

@@ -2,15 +2,18 @@
 
 import argparse
 import json
-import sys
+from importlib import import_module
+from typing import Final
 
 from robin.cli.flags import add_settings, given, refuse
-from robin.cli.gateway_file import load_gateway
 from robin.config.check import warnings
 from robin.config.diagnostic import Diagnostic
 from robin.config.layers import Layer, ResolvedValue
 from robin.config.load import Loaded, Problem, environment, load
 from robin.config.robin_yaml import SECTIONS
+
+OTHERS: Final = {plane: f"robin.cli.check_{plane}" for plane in ("gateway", "kube", "broker")}
+"""The planes whose settings are no table of the sidecar: the module with `check(path, as_json=) -> int`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,11 +32,13 @@ def run(args: argparse.Namespace) -> int:
         from robin.cli.profiles import check_profiles  # noqa: PLC0415 - only this needs the schema of profiles
 
         return check_profiles(args.profile, as_json=args.json, strict=args.strict)
-    plane = args.plane or _plane_of(getattr(args, "ROBIN_CONFIG", None))
+    path = given(args).get("ROBIN_CONFIG") or environment().get("ROBIN_CONFIG")
+    plane = args.plane or _plane_of(path)
     if plane not in SECTIONS:
         refuse([f"robin: {plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])
-    if plane == "gateway":
-        return _check_gateway(args)
+    if plane in OTHERS:
+        code: int = import_module(OTHERS[plane]).check(path, as_json=args.json)
+        return code
     outcome = load(given(args), environment())
     if args.json:
         print(json.dumps(_errors(outcome) if isinstance(outcome, tuple) else _values(outcome), indent=2))
@@ -45,29 +50,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plane_of(path: str | None) -> str:
-    """The plane that a YAML file is for: the gateway where it has that section and none of the sidecar; else the sidecar."""
+    """The plane that a YAML file is for: the one whose section it has; the sidecar where it has none or several."""
     try:
         with open(path or "", encoding="utf-8", errors="replace") as opened:
-            keys = [line.partition(":")[0].rstrip() for line in opened.read(1 << 20).splitlines()]
+            keys = {line.partition(":")[0].rstrip() for line in opened.read(1 << 20).splitlines()}
     except OSError:
         return "sidecar"
-    return "gateway" if "gateway" in keys and "sidecar" not in keys else "sidecar"
-
-
-def _check_gateway(args: argparse.Namespace) -> int:
-    """0 the file is right (warnings are shown), 2 it is not."""
-    path = getattr(args, "ROBIN_CONFIG", None) or "robin.yaml"
-    try:
-        settings, diagnostics = load_gateway(path)
-    except OSError as error:
-        refuse([f"robin: {path}: {error.strerror}; name the file with --config"])
-    if args.json:
-        print(json.dumps({"ok": settings is not None, "diagnostics": [one.json() for one in diagnostics]}, indent=2))
-    elif settings is not None:
-        print(f"ok: {path}: {len(settings.listeners)} listener(s), {len(settings.rules.rules)} rule(s)")
-    for one in diagnostics:
-        print(one, file=sys.stderr)
-    return 2 if settings is None else 0
+    planes = keys & set(SECTIONS)
+    return planes.pop() if len(planes) == 1 else "sidecar"
 
 
 def _values(loaded: Loaded) -> dict[str, object]:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from robin.cli.broker_config import broker_or_exit
 from robin.cli.flags import refuse, seconds
-from robin.config.broker import bundle_routes
+from robin.config.broker_load import bundle_routes
 from robin.planes.broker.keys import KeyFileRefused, load_keys, load_public_keys
 from robin.transport.clock import SystemClock
 from robin.wire.compact_jws import decode_base64url, encode_base64url

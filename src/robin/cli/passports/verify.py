@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     head_end = raw.find(b"\r\n\r\n") + 4
     try:
         if head_end < 4:
-            raise Fault("bad_request", "the head does not end")
+            raise ValueError
         head = parse_request(raw[:head_end], target_bytes=65536, fields_max=100)
         body = _body(raw[head_end:], chunked=head.framing == Framing.CHUNKED, length=head.length)
-    except (Fault, FramingError):
+    except (Fault, FramingError, ValueError):
         refuse(["robin passport verify: --request is not one whole HTTP/1.1 request"])
     request = received(head)
     route = find_route(bundle.routes, request.method, request.path)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _body(rest: bytes, *, chunked: bool, length: int) -> bytes:
     if not chunked:
         if len(rest) != length:
-            raise FramingError("the body has another length")
+            raise ValueError
         return rest
     decoder, pieces = ChunkedDecoder(), []
     while not decoder.done:
@@ -82,7 +82,7 @@ def _body(rest: bytes, *, chunked: bool, length: int) -> bytes:
         pieces += found
         rest = rest[used:]
         if not decoder.done and not decoder.eager:
-            raise FramingError("the body does not end")
+            raise ValueError
     return b"".join(pieces)
 
 

@@ -171,7 +171,7 @@ class ForwardAuth:
 
     async def _drop_body(self, stream: ForwardAuthConnection, head: ParsedRequest) -> None:
         if head.length > self._max_body or await self._collect(stream, head) is None:
-            raise FramingError("a body that is not needed is too large")
+            raise StreamClosed
 
     async def _collect(self, stream: ForwardAuthConnection, head: ParsedRequest) -> bytes | None:
         """The body; None where it is larger than the limit."""

@@ -7,6 +7,7 @@ from typing import Final
 from robin.testing.demos.demo import Demonstrate
 
 DEMOS: Final[Mapping[str, str]] = {
+    "gateway": "a forward proxy with rules and a TLS bridge",
     "grants": "a program that knows only a proxy calls two services, each with a token that it never sees",
     "kube": "an agent without a cluster credential lists pods; one token per request, a Status for what is denied",
     "passports": "a broker signs one request for a local program; the verifier takes it once",
