@@ -96,7 +96,7 @@ REFUSED = [
     ("duplicate in flow", "callers: {a: [], a: []}\n", 'f:1:18: error: yaml_invalid: "a" is set again, first on line 1. Fix: keep one of them.'),
     ("a list as key", "? [a]\n: b\n", "f:1:3: error: yaml_invalid: a key is a list. Fix: write a plain word as the key."),
     ("a boolean as key", "on: a\n", 'f:1:1: error: yaml_invalid: YAML reads the key "on" as a boolean. Fix: put it in quotes.'),
-    ("an integer as key", "callers: {1: []}\n", 'f:1:11: error: yaml_invalid: YAML reads the key "1" as an integer. Fix: put it in quotes.'),
+    ("an integer as key", "callers: {0x1: []}\n", 'f:1:11: error: yaml_invalid: YAML reads the key "0x1" as an integer. Fix: put it in quotes.'),
     ("a deep file", DEEP, "f:33:65: error: yaml_invalid: the file is nested deeper than 32 levels. Fix: flatten it."),
     ("a deep flow", "text: " + "[" * 100_000, "f:1:38: error: yaml_invalid: the file is nested deeper than 32 levels. Fix: flatten it."),
     (

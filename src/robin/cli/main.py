@@ -31,6 +31,9 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
+        Command("kube", "run the Kubernetes plane: a token is minted for each request of an agent"),
+        Command("kubeconfig", "write a kubeconfig with which an agent reaches the Kubernetes plane"),
+        Command("explain", "show what a plane would decide about a request; no network"),
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),

@@ -51,7 +51,7 @@ class Form:
     """How a value is written in YAML, as far as JSON Schema can express it: the types of its scalar and what holds for each of them.
 
     `pattern` is for strings, and written as both Python and ECMA 262 read it; `hint` is the fix when a string does not match it.
-    `listed`: in YAML it is a sequence of such scalars, in a line of text they stand between commas.
+    `may_be_empty`: an empty text is a value. `listed`: in YAML a sequence of such scalars, in a line of text they stand between commas.
     """
 
     types: tuple[YamlType, ...] = ("string",)
@@ -61,6 +61,7 @@ class Form:
     lowest: int | None = None
     highest: int | None = None
     listed: bool = False
+    may_be_empty: bool = False
 
 
 _TEXT = Form()

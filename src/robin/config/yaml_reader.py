@@ -154,7 +154,7 @@ class _Checker:
 
     def _check_scalar(self, node: Node, schema: Scalar, what: str) -> Located | None:
         form = schema.kind.form
-        if node.tag == "str" and not node.text:
+        if node.tag == "str" and not node.text and not form.may_be_empty:
             self._findings.add(node.at, "value_invalid", f"{what} is empty", "write a value, or remove the key")
             return None
         if CONTROLS.search(node.text) is not None:

@@ -39,6 +39,7 @@ READ_AS: Final = {
 KINDS: Final = {"scalar": "a single value", "sequence": "a list", "mapping": "a mapping"}
 
 NodeKind = Literal["scalar", "sequence", "mapping"]
+_PLAIN_NUMBER = re.compile("0|[1-9][0-9]{0,3}")  # as a key it is the same text for every reader
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,7 +207,7 @@ class _TreeBuilder:
             raise self._findings.stop(key.at, f"a key is {KINDS[key.kind]}", "write a plain word as the key")
         if key.tag == "merge":
             self._findings.add(key.at, "yaml_invalid", "merge keys (<<) are refused", "write the keys themselves")
-        elif key.tag != "str":
+        elif key.tag != "str" and _PLAIN_NUMBER.fullmatch(key.text) is None:
             self._findings.add(key.at, "yaml_invalid", f"YAML reads the key {shown(key.text)} as {READ_AS[key.tag]}", "put it in quotes")
         if key.text in parent.pairs:
             line = parent.pairs[key.text][0].at.line

@@ -18,10 +18,16 @@ class Evidence(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The caller of one downstream connection. `uid`, `gid` and `pid` are the kernel's word (SO_PEERCRED) on Unix sockets, else None."""
+    """The caller of one downstream connection. `uid`, `gid` and `pid` are the kernel's word (SO_PEERCRED) on Unix sockets, else None.
+
+    `address` is the IP address and port of the peer where a listener notes it. `certificate` is the verified certificate of a TLS client
+    in DER.
+    """
 
     evidence: Evidence
     listener: str
     uid: int | None = None
     gid: int | None = None
     pid: int | None = None
+    address: str = ""
+    certificate: bytes | None = None

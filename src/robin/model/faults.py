@@ -85,6 +85,15 @@ def _table() -> dict[str, FaultKind]:
 
 FAULTS = _table()
 
+PLANE_FAULTS: dict[str, FaultKind] = {}
+"""The codes that only some plane has, beside those of the engine; a plane registers its table when it is built."""
+
+
+def register_faults(kinds: Mapping[str, FaultKind]) -> None:
+    """Make the codes of a plane known to Fault."""
+    PLANE_FAULTS.update(kinds)
+
+
 # `outcome` of an exchange: a closed set, public in records and metrics; docs/reference/outcomes.md lists them.
 OUTCOMES = frozenset({"forwarded", "local_response", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
 
@@ -98,7 +107,7 @@ class Fault(Exception):
 
     def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None) -> None:
         super().__init__(code, detail)
-        self.kind = FAULTS[code]
+        self.kind = FAULTS.get(code) or PLANE_FAULTS[code]
         self.detail = detail
         self.retry_after_s = retry_after_s if retry_after_s is not None else self.kind.retry_after_s
 

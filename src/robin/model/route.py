@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from robin.model.faults import Refusals
-from robin.model.message import HeldBody, OutboundRequest
+from robin.model.message import HeldBody, OutboundRequest, ResponseHead
 from robin.model.origin import Origin
 
 
@@ -74,6 +74,9 @@ class Endpoint:
         return hash(self.origin.authority)  # bytes cache their hash; equality still compares everything
 
 
+AcceptResponse = Callable[[ResponseHead], None]
+"""Looks at the head of a final response before any of it is relayed. Raises Fault for one that the caller must not get."""
+
 Signer = Callable[[OutboundRequest, HeldBody | None], OutboundRequest]
 """Adds the fields of a signature to an outbound head; the body is there only where the route holds it. Pure, but for its keys."""
 
@@ -84,7 +87,8 @@ class Route:
 
     `upgrades`: the (method, protocol) pairs that may switch protocols, the protocol in lower case. `base_path` stands before the caller's
     target. `grant` names the credentials. `repeat_on_401`: a request that can be repeated is sent once more with a fresh credential.
-    `sign` changes the outbound head as the last step, once per attempt. `refusals` None: those of the plane.
+    `sign` changes the outbound head as the last step, once per attempt. `refusals` None: those of the plane. `request_fields` and
+    `response_fields` are whole lines of our own for the request and for the final response. `accept_response` None: all are relayed.
     """
 
     name: str
@@ -97,6 +101,9 @@ class Route:
     repeat_on_401: bool = False
     sign: Signer | None = None
     refusals: Refusals | None = None
+    request_fields: bytes = b""
+    response_fields: bytes = b""
+    accept_response: AcceptResponse | None = None
 
     def permits_upgrade(self, method: str, protocol: bytes | None) -> bool:
         """Whether a request of `method` may switch to `protocol`."""

@@ -15,6 +15,10 @@ class Secret:
         """The bytes themselves, for the one place that writes them to the wire."""
         return self._value
 
+    def wrapped(self, before: bytes, after: bytes) -> "Secret":
+        """The same between other bytes, as hidden as before: a value becomes a header line."""
+        return Secret(before + self._value + after)
+
     def __len__(self) -> int:
         return len(self._value)
 

@@ -1,8 +1,10 @@
 """The outcome of policy: Permit, Denial or LocalResponse; no default, silence denies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from robin.model.caller import Caller
+from robin.model.message import HeldBody
 from robin.model.route import Endpoint, Route
 
 
@@ -36,4 +38,13 @@ class LocalResponse:
     body: bytes = b""
 
 
-Verdict = Permit | Denial | LocalResponse
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyNeeded:
+    """The policy cannot decide by the head: the body is received whole, at most `limit_bytes`, and `decide` is called with it. Pure."""
+
+    limit_bytes: int
+    idle_s: float
+    decide: Callable[[HeldBody], Permit | Denial | LocalResponse]
+
+
+Verdict = Permit | Denial | LocalResponse | BodyNeeded

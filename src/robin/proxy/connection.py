@@ -3,20 +3,27 @@
 import asyncio
 import math
 import socket
+from collections.abc import Awaitable, Callable
 
 from robin.model.caller import Caller
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.exchange import serve_exchange
 
+Open = Callable[[socket.socket, Downstream], Awaitable[None]]
+"""Opens an accepted socket as this stream, which it may give a caller that is known better. Raises OSError."""
 
-async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine) -> None:
-    """Serve one accepted connection to its end."""
+
+async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine, *, open_stream: Open | None = None) -> None:
+    """Serve one accepted connection to its end. `open_stream` None: without TLS."""
     downstream = Downstream(engine, caller)
     engine.metrics.downstream_connections[caller.listener] += 1
     engine.drain.connections.add(downstream)
     try:
-        await engine.loop.connect_accepted_socket(lambda: downstream, sock)
+        if open_stream is None:
+            await engine.loop.connect_accepted_socket(lambda: downstream, sock)
+        else:
+            await open_stream(sock, downstream)
         while await downstream.await_request() and await serve_exchange(downstream, engine):
             pass
         await downstream.finish_and_discard()

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
-from robin.model.faults import Refusals
+from robin.model.faults import Fault, Refusals
 from robin.model.limits import Deadlines, Limits
 from robin.model.message import HeldBody, RequestHead
 from robin.model.verdict import Permit, Verdict
@@ -37,11 +37,15 @@ Audit = Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]
 """Write the record of a decision. Returns when it may be relied on; raises Fault, and then nothing is sent."""
 
 
+Translate = Callable[[Fault, ExchangeRecord], Fault]
+"""From a fault of the engine to the one that the plane answers with."""
+
+
 class Engine:
     """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
 
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
-    `refusals`: how refusals are written where the route has no form of its own.
+    `refusals`: how refusals are written where the route has no form of its own. `translate` None: faults are answered as they are.
     """
 
     __slots__ = (
@@ -63,6 +67,7 @@ class Engine:
         "refusals",
         "sweeper",
         "tasks",
+        "translate",
     )
 
     def __init__(
@@ -85,6 +90,7 @@ class Engine:
         refusals: Refusals,
         authenticate: Authenticate | None = None,
         audit: Audit | None = None,
+        translate: Translate | None = None,
     ) -> None:
         self.loop = loop
         self.now = loop.time  # for deadlines: cheap, and as coarse as a turn of the loop
@@ -104,4 +110,5 @@ class Engine:
         self.refusals = refusals
         self.authenticate = authenticate
         self.audit = audit
+        self.translate = translate
         drain.add(pool)

@@ -4,7 +4,8 @@ import asyncio
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
-from robin.model.verdict import LocalResponse, Permit
+from robin.model.message import HeldBody
+from robin.model.verdict import BodyNeeded, LocalResponse, Permit
 from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.downstream import Downstream
 from robin.proxy.drain import CLOSING
@@ -35,10 +36,16 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         caller = downstream.caller
         if engine.authenticate is not None:
             caller = record.caller = await engine.authenticate(head, caller)
-        verdict = engine.policy.decide(head, caller)  # pure
+        verdict, held = engine.policy.decide(head, caller), None  # pure
+        if isinstance(verdict, BodyNeeded):
+            held = await hold_body(downstream, head, verdict.idle_s, verdict.limit_bytes, record, engine)
+            verdict = verdict.decide(held)  # pure
         if isinstance(verdict, Permit):
-            refusals = verdict.route.refusals or refusals
-            return await _forward(downstream, engine, head, verdict, record)
+            route = verdict.route
+            refusals = route.refusals or refusals
+            if route.body is not None and held is None:
+                held = await hold_body(downstream, head, route.deadlines.stream_idle_s, route.body.limit_bytes, record, engine)
+            return await _forward(downstream, engine, head, verdict, held, record)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
         raise Fault(verdict.code, verdict.detail)
@@ -61,10 +68,11 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         engine.recorder.finish(record)
 
 
-async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, record: ExchangeRecord) -> bool:
-    """From the Permit to the end of the response: body, credential, outbound head, connection, send, repeat once, relay."""
+async def _forward(
+    downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, held: HeldBody | None, record: ExchangeRecord
+) -> bool:
+    """From the Permit to the end of the response: credential, outbound head, connection, send, repeat once, relay."""
     route, credentials, pool = permit.route, engine.credentials, engine.pool
-    held = None if route.body is None else await hold_body(downstream, head, route, route.body.limit_bytes, record, engine)
     while True:
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
         outbound = forward_request(head, permit, credential, held)  # pure: strip first, inject after

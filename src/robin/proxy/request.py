@@ -68,7 +68,7 @@ def _send(attempt: Attempt, outbound: bytes) -> None:
 
 
 def _take_response_head(attempt: Attempt) -> ParsedResponse | None:
-    """The head of the final response, or of a 101, once it is here. Raises Fault `upstream_protocol`."""
+    """The head of the final response, or of a 101, once it is here. Raises Fault: `upstream_protocol`, what the route does not accept."""
     upstream, limits = attempt.upstream, attempt.engine.limits
     while True:
         received = upstream.received
@@ -84,6 +84,8 @@ def _take_response_head(attempt: Attempt) -> ParsedResponse | None:
         response = upstream.parser.parse(raw, method=attempt.head.method, fields_max=limits.response_fields)
         if response.status >= 200 or response.status == 101:
             attempt.record.upstream_status = response.status
+            if attempt.route.accept_response is not None and response.status != 101:
+                attempt.route.accept_response(response)
             return response
         attempt.scanned = 0
         _forward_interim(attempt, response, len(raw))

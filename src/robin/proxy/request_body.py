@@ -63,9 +63,9 @@ class BodyReader:
 
 
 async def hold_body(
-    downstream: Downstream, head: RequestHead, route: Route, limit_bytes: int, record: ExchangeRecord, engine: Engine
+    downstream: Downstream, head: RequestHead, idle_s: float, limit_bytes: int, record: ExchangeRecord, engine: Engine
 ) -> HeldBody:
-    """Receive the whole body, at most `limit_bytes`. Trailers are dropped (RFC 9110 section 6.5.1).
+    """Receive the whole body: at most `limit_bytes`, at most `idle_s` between its parts. Trailers are dropped (RFC 9110 section 6.5.1).
 
     Raises Fault: limit_body, bad_request, request_timeout; and StreamClosed when the caller disconnects.
     """
@@ -86,7 +86,7 @@ async def hold_body(
             if reader.has_more:
                 await asyncio.sleep(0)
             elif not reader.done:
-                downstream.deadline_at = engine.now() + route.deadlines.stream_idle_s
+                downstream.deadline_at = engine.now() + idle_s
                 if not await downstream.fill():
                     raise StreamClosed
     except FramingError as error:

@@ -18,6 +18,8 @@ async def rescue(
     downstream: Downstream, engine: Engine, refusals: Refusals, head: RequestHead | None, record: ExchangeRecord, fault: Fault
 ) -> bool:
     """Respond to a failed exchange, in the form of `refusals`. Returns True if the connection can be reused."""
+    if engine.translate is not None:
+        fault = engine.translate(fault, record)
     record.outcome = fault.code
     if record.status is not None:  # the caller has seen a head: only a reset shows that the rest will not come
         record.outcome = "upstream_aborted"

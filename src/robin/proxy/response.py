@@ -26,7 +26,8 @@ async def relay_response(attempt: Attempt, response: ParsedResponse) -> bool:
     reusable = head.keep_alive and not early and attempt.engine.drain.state != CLOSING
     if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
         _count(attempt, response.length)
-        head_bytes = forward_response(response, rules=attempt.route.header_rules, minor=head.minor, keep_alive=reusable, chunked=False)
+        own, rules = attempt.route.response_fields, attempt.route.header_rules
+        head_bytes = forward_response(response, rules=rules, minor=head.minor, keep_alive=reusable, chunked=False, own=own)
         _write(attempt, head_bytes + upstream.take(response.length))
         if downstream.write_blocked:
             await attempt.flush_downstream()
@@ -43,7 +44,8 @@ async def _relay_body(attempt: Attempt, response: ParsedResponse, *, reusable: b
     unframed = framing >= Framing.CHUNKED
     chunked = unframed and minor == 1
     reusable = reusable and chunked is unframed
-    first = forward_response(response, rules=attempt.route.header_rules, minor=minor, keep_alive=reusable, chunked=chunked)
+    own, rules = attempt.route.response_fields, attempt.route.header_rules
+    first = forward_response(response, rules=rules, minor=minor, keep_alive=reusable, chunked=chunked, own=own)
     if framing == Framing.NONE:
         _write(attempt, first)
     elif framing == Framing.LENGTH:

@@ -141,7 +141,7 @@ async def tunnel(
     record.status = 101
     record.ttfb_s = engine.clock() - record.started_at
     record.outcome = "forwarded"
-    downstream.write(forward_switch(response, route.header_rules))
+    downstream.write(forward_switch(response, route.header_rules, route.response_fields))
     both = Tunnel(downstream, upstream, engine, idle_s=route.deadlines.stream_idle_s, websocket=protocol == b"websocket")
     engine.metrics.upgrades["switched"] += 1
     engine.metrics.upgrades_active += 1

@@ -116,7 +116,8 @@ def forward_request(head: ParsedRequest, permit: Permit, credential: Credential,
     if head.max_forwards is not None and head.method == "OPTIONS":  # RFC 9110 7.6.2
         values = _one_hop_less(head)
     start = template[0] % (head.method.encode("ascii"), target, endpoint.origin.authority, *values)
-    end = template[1] if head.framing == Framing.NONE and not shape.asks_for_more else _own_fields(head, route, held)
+    plain = head.framing == Framing.NONE and not shape.asks_for_more and not route.request_fields
+    end = template[1] if plain else _own_fields(head, route, held)
     if permit.target is None and held is None:
         head.forwarded = route, endpoint, target, start, end
     return _new(OutboundRequest, (head.method, target, endpoint.origin.authority, start, credential.fields, end))
@@ -138,8 +139,8 @@ def _via(rules: HeaderRules, received: bytes | None) -> bytes:
 
 
 def _own_fields(head: ParsedRequest, route: Route, held: HeldBody | None) -> bytes:
-    """Via, framing, and what ends at each hop and is asked for anew; then the empty line."""
-    own = _via(route.header_rules, head.via)
+    """The fields of the route, Via, framing, and what ends at each hop and is asked for anew; then the empty line."""
+    own = route.request_fields + _via(route.header_rules, head.via)
     if held is not None:
         if head.framing != Framing.NONE:
             own += b"Content-Length: %d\r\n" % len(held.octets)
@@ -165,14 +166,16 @@ def _one_hop_less(head: ParsedRequest) -> tuple[bytes, ...]:
     return (*head.field_values[:at], b"%d" % (int(digits) - 1), *head.field_values[at + 1 :])
 
 
-def forward_response(response: ParsedResponse, *, rules: HeaderRules, minor: int, keep_alive: bool, chunked: bool) -> bytes:
-    """The response head as the caller gets it.
+def forward_response(
+    response: ParsedResponse, *, rules: HeaderRules, minor: int, keep_alive: bool, chunked: bool, own: bytes = b""
+) -> bytes:
+    """The response head as the caller gets it. `own` are whole lines of our own.
 
     `minor` is the caller's HTTP/1 minor version; `chunked`: the body is forwarded in chunks; `keep_alive`: the connection stays open.
     """
     kept, form = response.forwarded, (minor, keep_alive, chunked)
     if kept is not None and kept[0] is rules and kept[1] == form:
-        return kept[2]
+        return kept[2] if not own else kept[2][:-2] + own + b"\r\n"
     shape = response.shape
     key = rules, response.connection_options
     template = shape.templates.get(key)
@@ -191,12 +194,12 @@ def forward_response(response: ParsedResponse, *, rules: HeaderRules, minor: int
             head += b"Connection: keep-alive\r\n"
     head += b"\r\n"
     response.forwarded = rules, form, head
-    return head
+    return head if not own else head[:-2] + own + b"\r\n"
 
 
-def forward_switch(response: ParsedResponse, rules: HeaderRules) -> bytes:
+def forward_switch(response: ParsedResponse, rules: HeaderRules, own: bytes = b"") -> bytes:
     """A good 101 as the caller gets it: its own hop-by-hop fields, and no others."""
-    head = forward_response(response, rules=rules, minor=1, keep_alive=True, chunked=False)
+    head = forward_response(response, rules=rules, minor=1, keep_alive=True, chunked=False, own=own)
     return head[:-2] + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.upgrade or b"")
 
 

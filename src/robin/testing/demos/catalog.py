@@ -6,7 +6,9 @@ from typing import Final
 
 from robin.testing.demos.demo import Demonstrate
 
-DEMOS: Final[Mapping[str, str]] = {}
+DEMOS: Final[Mapping[str, str]] = {
+    "kube": "an agent without a cluster credential lists pods; one token per request, a Status for what is denied",
+}
 """What each shows, in a few words."""
 
 

@@ -1,0 +1,1 @@
+"""What a request to the Kubernetes API means, how grave it is, and whether policy allows it: pure."""
