@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from importlib import import_module
+from typing import Final
 
 from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
@@ -9,6 +11,9 @@ from robin.config.diagnostic import Diagnostic
 from robin.config.layers import ResolvedValue
 from robin.config.load import Loaded, Problem, environment, load
 from robin.config.robin_yaml import SECTIONS
+
+OTHERS: Final = {"kube": "robin.cli.check_kube"}
+"""The planes whose settings are no table of the sidecar: the module with `check(config, as_json=) -> int`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """0 the settings are right, 2 they are not."""
     if args.plane not in SECTIONS:
         refuse([f"robin: {args.plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])
+    if args.plane in OTHERS:
+        code: int = import_module(OTHERS[args.plane]).check(args.ROBIN_CONFIG, as_json=args.json)
+        return code
     outcome = load(given(args), environment())
     if args.json:
         print(json.dumps(_errors(outcome) if isinstance(outcome, tuple) else _values(outcome), indent=2))
