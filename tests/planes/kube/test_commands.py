@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -134,3 +135,15 @@ def test_the_page_lists_every_code_with_its_status_and_reason():
     assert {row for row in rows if row not in page} == set()
     assert page.count("| `kube.") == len(KUBE_FAULTS)
     assert set(FROM_ENGINE.values()) <= KUBE_FAULTS.keys()
+
+
+def test_the_tutorial_is_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
+    page = (DOCS / "tutorials" / "kube.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("policy.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    for block in re.findall(r"```console\n\$ .venv/bin/robin (.*?)```", page, re.DOTALL):
+        command, _, shown = block.partition("\n")
+        assert main(command.split()) == 0
+        said = capfd.readouterr().out
+        volatile = re.compile(r"127\.0\.0\.1:[0-9]+|[0-9a-f]{8}-[0-9a-f-]{27}")
+        assert volatile.sub("X", said) == volatile.sub("X", shown)
