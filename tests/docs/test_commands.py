@@ -14,6 +14,7 @@ from tests.docs.stages import WORDS, Stage
 from robin.testing.waiting import eventually
 
 ELSEWHERE = {
+    "docs/tutorials/kube.md": "tests/planes/kube/test_commands.py",
     "README.md": "make up and make test are what runs this",
     "docs/tutorials/first-five-minutes.md": "tests/journeys/test_tutorial.py",
     "docs/tutorials/passports.md": "tests/planes/broker/test_demo.py",

@@ -227,7 +227,7 @@ async def test_a_body_that_is_held_takes_little_more_memory_than_it_has_bytes_ho
     record = ExchangeRecord(CALLER, 0.0)
     tracemalloc.start()
     try:
-        holding = asyncio.ensure_future(hold_body(downstream, head, room.permit.route, Held(limit_bytes=20_000), record, room.engine))
+        holding = asyncio.ensure_future(hold_body(downstream, head, Held(limit_bytes=20_000), 10.0, record, room.engine))
         for number in range(9_999):
             downstream.data_received(b"%02d" % (number % 100))
             await asyncio.sleep(0)

@@ -10,19 +10,21 @@ import re
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robin.config.addresses import ADMIN, LISTEN, UPSTREAM
 from robin.config.diagnostic import Diagnostic, Position
 from robin.config.parse import BOOLEAN, PATH, TEXT, Form, InvalidValue, Kind, choice, duration, integer, size
 from robin.config.schema import Entries, Field, Mapping, Scalar, Sequence
-from robin.config.yaml_reader import Located, default_of, read_yaml
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.message import canonical_name
 from robin.model.origin import UpstreamUrl
 from robin.policy.kube.permit import is_never_forwarded
 from robin.policy.kube.rules import Agent, Operation, PolicyDocument, Rule, Runbook
 from robin.policy.kube.tiers import Classification, TierSettings
+
+if TYPE_CHECKING:
+    from robin.config.yaml_reader import Located
 
 AGENT_NAME = "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$"
 POD_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -277,7 +279,9 @@ def load_kube(config: str | None, flags: Dict[str, str], environ: Dict[str, str]
     return _Builder(values, places, environ, unsafe).build()
 
 
-def _read_section(config: str | None) -> tuple[Located | None, list[str]]:
+def _read_section(config: str | None) -> "tuple[Located | None, list[str]]":
+    from robin.config.yaml_reader import default_of, read_yaml  # noqa: PLC0415 - PyYAML is loaded only by what reads a file
+
     if config is None:
         return default_of(SCHEMA), []
     try:
@@ -305,7 +309,7 @@ def _kind_of(path: str) -> Kind:
     return kind
 
 
-def _flatten(prefix: str, located: Located) -> dict[str, Any]:
+def _flatten(prefix: str, located: "Located") -> dict[str, Any]:
     """Values by dotted key. The policy and lists stay as they are."""
     flat: dict[str, Any] = {}
     for name, inner in located.value.items():
@@ -317,7 +321,7 @@ def _flatten(prefix: str, located: Located) -> dict[str, Any]:
     return flat
 
 
-def _places(prefix: str, located: Located) -> dict[str, str]:
+def _places(prefix: str, located: "Located") -> dict[str, str]:
     """Where each key stands, as messages name it; a default has no place."""
     places: dict[str, str] = {}
     for name, inner in located.value.items():
@@ -447,6 +451,8 @@ def state_dir(text: str, environ: Dict[str, str]) -> Path:
 
 def load_policy(path: str) -> PolicyDocument:
     """The policy of a file. Raises KubeRefused."""
+    from robin.config.yaml_reader import read_yaml  # noqa: PLC0415 - PyYAML is loaded only by what reads a file
+
     try:
         content = Path(path).read_bytes()
     except OSError as error:

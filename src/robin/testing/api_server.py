@@ -47,6 +47,7 @@ class ApiEvent:
     audit_id: str
     status: int
     fields: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class _Request:
     target: str
     fields: dict[str, str]
     body: bytes
+    certified: bool = False
     user: str = ""
     jti: str = ""
 
@@ -69,6 +71,7 @@ class ApiServer:
         self.pods: dict[str, list[str]] = {"shop": ["web-0", "web-1"]}
         self.tokens: dict[str, tuple[str, str, float]] = {bootstrap: ("minter", "", float("inf"))}
         self.grants_s: float | None = None  # what is granted at most
+        self.certificate_user = ""  # of a client certificate, which goes before any bearer, as in a real API server
         self.replies: dict[str, bytes] = {}  # a whole response by path, in place of the server's own
         self._tls = tls
         self._clock = clock or SystemClock()
@@ -107,7 +110,8 @@ class ApiServer:
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while (request := await _read(reader)) is not None and await self._answer(request, reader, writer):
+            certified = bool(writer.get_extra_info("peercert"))
+            while (request := await _read(reader, certified=certified)) is not None and await self._answer(request, reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
@@ -141,6 +145,9 @@ class ApiServer:
         return await self._pods(request, reader, writer, info, target)
 
     def _authenticate(self, request: _Request) -> bool:
+        if request.certified:
+            request.user = self.certificate_user
+            return True
         token = request.fields.get("authorization", "").removeprefix("Bearer ")
         user, jti, ends_at = self.tokens.get(token, ("", "", 0.0))
         if self._clock.wall() >= ends_at:
@@ -300,17 +307,18 @@ class ApiServer:
                 audit_id=request.fields.get("audit-id", ""),
                 status=status,
                 fields=request.fields,
+                body=request.body,
             )
         )
 
 
-async def _read(reader: asyncio.StreamReader) -> _Request | None:
+async def _read(reader: asyncio.StreamReader, *, certified: bool) -> _Request | None:
     head = await reader.readuntil(b"\r\n\r\n")
     line, *lines = head[:-4].decode("latin-1").split("\r\n")
     method, target, _ = line.split(" ")
     fields = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines)}
     body = await reader.readexactly(int(fields.get("content-length", "0")))
-    return _Request(method=method, target=target, fields=fields, body=body)
+    return _Request(method=method, target=target, fields=fields, body=body, certified=certified)
 
 
 def _pod(namespace: str, name: str) -> dict[str, object]:

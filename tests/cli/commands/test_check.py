@@ -114,4 +114,4 @@ async def test_errors_of_a_robin_yaml_have_file_line_column_code_message_and_fix
 
 async def test_a_plane_that_does_not_exist_is_a_usage_error(run_robin: RunRobin) -> None:
     ended = await run_robin("check", "gatway")
-    assert (ended.code, ended.err) == (2, "robin: 'gatway' is not a plane; use sidecar, broker")
+    assert (ended.code, ended.err) == (2, "robin: 'gatway' is not a plane; use sidecar, gateway, kube, broker")

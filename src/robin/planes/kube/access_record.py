@@ -52,4 +52,7 @@ class AuditingRecorder(Recorder):
     def finish(self, record: ExchangeRecord) -> None:
         """Note an exchange that ended."""
         super().finish(record)
-        self._audit.finished(record.caller.exchange if isinstance(record.caller, Agent) else None, record)
+        exchange = record.caller.exchange if isinstance(record.caller, Agent) else None
+        if exchange is not None:
+            exchange.stop_timer()
+        self._audit.finished(exchange, record)

@@ -17,7 +17,7 @@ from robin.model.caller import Caller
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
 from robin.planes.kube.audit import KubeAudit
-from robin.planes.kube.exchange import Agent, KubeExchange
+from robin.planes.kube.exchange import Agent, Connected, KubeExchange
 from robin.planes.kube.state import TRUST_DOMAIN
 from robin.policy.kube.judge import agent_of
 from robin.policy.kube.rules import PolicyDocument
@@ -145,6 +145,7 @@ class Authenticator:
 
     async def authenticate(self, head: RequestHead, caller: Caller) -> Caller:
         """The agent of one request. Raises Fault `kube.unauthenticated`."""
+        assert isinstance(caller, Connected)
         at = self._clock.wall()
         id_ = make_id(at, self._entropy.token_hex)
         try:
@@ -162,7 +163,12 @@ class Authenticator:
             identity_ends_at=evidence.ends_at,
         )
         return Agent(
-            evidence=caller.evidence, listener=caller.listener, address=caller.address, certificate=caller.certificate, exchange=exchange
+            evidence=caller.evidence,
+            listener=caller.listener,
+            address=caller.address,
+            certificate=caller.certificate,
+            reset=caller.reset,
+            exchange=exchange,
         )
 
     def _judge(self, head: RequestHead, caller: Caller, now: float) -> Evidence:

@@ -130,5 +130,5 @@ def _done(exchange: KubeExchange, record: ExchangeRecord) -> dict[str, object]:
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
         "duration_ms": int(record.duration_s * 1000),
-        "end_reason": _END_REASONS.get(record.outcome, record.outcome),
+        "end_reason": exchange.end_reason or _END_REASONS.get(record.outcome, record.outcome),
     }

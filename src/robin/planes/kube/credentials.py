@@ -3,6 +3,7 @@
 A `grants.grant.Credentials`: the engine asks it for the credential of a Permit, whose caller is the authenticated agent of one request.
 """
 
+import asyncio
 from typing import Final
 
 from robin.model.credential import Credential
@@ -70,11 +71,37 @@ class JitCredentials:
         }
         await self._audit.minted(exchange, fields)
         exchange.jti, exchange.usable_until = minted.jti, minted.usable_until
+        _limit(permit, minted.usable_until - self._clock.monotonic(), self._clock.wall())
         exchange.credential = Credential(fields=(_line(minted.authorization),), note=GRANT, identity=None)
         return exchange.credential
 
     def rejected(self, permit: Permit, credential: Credential) -> None:
         """A token is used once: there is nothing to refresh."""
+
+
+def _limit(permit: Permit, token_s: float, now: float) -> None:
+    """A session that lasts ends with what allowed it: the token, the rule or the credential of the agent, whichever ends first."""
+    agent = permit.caller
+    assert isinstance(agent, Agent)
+    exchange = agent.exchange
+    request, decision = exchange.request, exchange.decision
+    if request is None or decision is None or not request.info.long_running:
+        return
+    ends = {
+        "token_expiry": token_s,
+        "max_session": decision.max_session_s,
+        "rule_expired": None if decision.expires_at is None else decision.expires_at - now,
+        "identity_expired": None if exchange.identity_ends_at is None else exchange.identity_ends_at - now,
+    }
+    left = {reason: left_s for reason, left_s in ends.items() if left_s is not None}
+    reason = min(left, key=left.__getitem__)
+    exchange.stop_timer()
+    exchange.cut = asyncio.get_running_loop().call_later(left[reason], _cut, agent, reason)
+
+
+def _cut(agent: Agent, reason: str) -> None:
+    agent.exchange.end_reason = reason
+    agent.reset()
 
 
 def _line(authorization: Secret) -> Secret:

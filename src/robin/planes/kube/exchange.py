@@ -1,5 +1,7 @@
 """What the plane knows of one request beside the engine's record: who asks, what it means, the decision, the minted token."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from robin.model.caller import Caller
@@ -15,9 +17,26 @@ class KubeExchange:
     """
 
     __slots__ = (
-        "account", "agent", "at", "authn", "body_bytes", "body_sha256", "credential", "decided", "decision", "id", "identity",
-        "identity_ends_at", "jti", "peer", "policy_digest", "request", "usable_until",
-    )  # fmt: skip
+        "account",
+        "agent",
+        "at",
+        "authn",
+        "body_bytes",
+        "body_sha256",
+        "credential",
+        "cut",
+        "decided",
+        "decision",
+        "end_reason",
+        "id",
+        "identity",
+        "identity_ends_at",
+        "jti",
+        "peer",
+        "policy_digest",
+        "request",
+        "usable_until",
+    )
 
     def __init__(self, *, id_: str, agent: str, identity: str, authn: str, peer: str, at: float, identity_ends_at: float | None) -> None:
         self.id = id_
@@ -36,11 +55,26 @@ class KubeExchange:
         self.credential: Credential | None = None
         self.account = ""
         self.jti = ""
+        self.cut: asyncio.TimerHandle | None = None  # ends a session that lasts
+        self.end_reason = ""  # why it was cut
         self.usable_until = 0.0  # monotonic: no attempt starts later
+
+    def stop_timer(self) -> None:
+        """The session has ended by itself, or gets another end."""
+        if self.cut is not None:
+            self.cut.cancel()
+            self.cut = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Agent(Caller):
+class Connected(Caller):
+    """The caller of one connection. `reset` ends the connection so that what the caller got does not look like the whole."""
+
+    reset: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Agent(Connected):
     """The caller of one request, authenticated."""
 
     exchange: KubeExchange

@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from dataclasses import replace
 
+from robin.planes.kube.exchange import Connected
 from robin.proxy.downstream import Downstream
 from robin.transport.tls_server import ServerTls
 from robin.transport.tls_stream import peer_certificate
@@ -34,7 +34,14 @@ class TlsOpener:
             opened.cancel()
             tls.abort()
             raise
-        downstream.caller = replace(downstream.caller, address=address, certificate=peer_certificate(downstream))
+        caller = downstream.caller
+        downstream.caller = Connected(
+            evidence=caller.evidence,
+            listener=caller.listener,
+            address=address,
+            certificate=peer_certificate(downstream),
+            reset=downstream.reset,
+        )
 
 
 def _peer_of(sock: socket.socket) -> str:

@@ -89,6 +89,8 @@ class StartupChecks:
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         response = await self._calls.send("POST", path, review, audit_id="", deadline_at=_deadline(), minted=minted)
+        if minted is not None and response.status == 401:
+            return False  # a token that the cluster refuses can mint nothing, and no request will be served with it
         status = read_object(response).get("status")
         if response.status not in (200, 201) or not isinstance(status, dict) or not isinstance(status.get("allowed"), bool):
             raise Fault("kube.mint_unavailable", "startup: the cluster does not answer a SelfSubjectAccessReview")

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeGuard
 
-import yaml
-
 JSON_PATCH: Final = "application/json-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 _READABLE: Final = frozenset(
@@ -18,8 +16,6 @@ _READABLE: Final = frozenset(
 )
 _YAML: Final = frozenset({"application/yaml", APPLY})
 _YAML_BYTES_MAX: Final = 262144  # the reader of YAML is slow, and clients send JSON
-_DEPTH_MAX: Final = 100
-_TRUE: Final = frozenset({"true", "yes", "on", "y"})
 
 _GRAVE_IF_TRUE: Final = frozenset({"hostpid", "hostipc", "hostnetwork", "privileged", "allowprivilegeescalation", "hostprocess"})
 
@@ -54,7 +50,7 @@ def read_body(octets: bytes, content_type: str) -> Body:
         return Body(content_type=kind, content=None)
     try:
         return Body(content_type=kind, content=_read(octets, kind))
-    except (ValueError, RecursionError, yaml.YAMLError):
+    except (ValueError, RecursionError):
         return Body(content_type=kind, content=None)
 
 
@@ -65,43 +61,13 @@ def _read(octets: bytes, kind: str) -> object:
     except ValueError:
         if kind not in _YAML or len(octets) > _YAML_BYTES_MAX:
             raise
-    node = yaml.compose(text, Loader=_PlainLoader)
-    return _plain(node, 0)
+    from robin.policy.kube.yaml_body import read_yaml_body  # noqa: PLC0415 - PyYAML is loaded for the first body that needs it
+
+    return read_yaml_body(text)
 
 
 def _refuse(_word: str) -> NoReturn:
     raise ValueError
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Composes nodes, and refuses what could make two readers differ."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse aliases, anchors and explicit tags."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
-            raise yaml.YAMLError
-        return super().compose_node(parent, index)
-
-
-def _plain(node: yaml.Node | None, depth: int) -> object:
-    if depth > _DEPTH_MAX or node is None:
-        raise ValueError
-    if isinstance(node, yaml.MappingNode):
-        return Members((str(key.value) if isinstance(key, yaml.ScalarNode) else "", _plain(value, depth + 1)) for key, value in node.value)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, depth + 1) for item in node.value]
-    text = str(node.value)
-    if isinstance(node, yaml.ScalarNode) and node.style is None:
-        if text.lower() in _TRUE:
-            return True
-        if text.lower() in ("false", "no", "off", "n"):
-            return False
-        if text in ("", "~", "null", "Null", "NULL"):
-            return None
-        if text.lstrip("+-").isdigit():
-            return int(text)
-    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,13 +136,13 @@ def judge(
     """The decision. `now` is epoch time, for rules that expire."""
     info, agent = request.info, policy.agents.get(agent_name)
     base, unlowered, reason = _unlowered(request, body, settings)
+    tier = _lowered(request, base, unlowered, settings)
     if _is_protected(info, settings.protected):
-        return _deny("kube.protected", unlowered, reason, "built-in")
+        return _deny("kube.protected", tier, base.tier, reason, "built-in")
     if agent is None:
-        return _deny("kube.unknown_agent", unlowered, reason, "")
+        return _deny("kube.unknown_agent", tier, base.tier, reason, "")
     rules = [rule for rule in agent.rules if rule.expires_at is None or now < rule.expires_at]
     scope = Scope.of(info, body)
-    tier = _lowered(request, body, base, unlowered, settings)
     if any(_runs(rule, policy, scope, body, unlowered) for rule in rules):
         tier = 1
     if tier != unlowered:
@@ -164,8 +164,8 @@ def judge(
     )
 
 
-def _deny(code: str, tier: int, reason: str, rule: str) -> Decision:
-    return Decision(decision=DENY, code=code, tier=tier, base_tier=tier, tier_reason=reason, rule=rule)
+def _deny(code: str, tier: int, base: int, reason: str, rule: str) -> Decision:
+    return Decision(decision=DENY, code=code, tier=tier, base_tier=base, tier_reason=reason, rule=rule)
 
 
 def _unlowered(request: KubeRequest, body: Body, settings: KubePolicySettings) -> tuple[BaseTier, int, str]:
@@ -180,7 +180,7 @@ def _unlowered(request: KubeRequest, body: Body, settings: KubePolicySettings) -
     return base, tier, reason
 
 
-def _lowered(request: KubeRequest, body: Body, base: BaseTier, tier: int, settings: KubePolicySettings) -> int:
+def _lowered(request: KubeRequest, base: BaseTier, tier: int, settings: KubePolicySettings) -> int:
     """A dry run of a write of tier 2 changes nothing."""
     writes = request.info.verb in ("create", "update", "patch")
     return 1 if settings.lower_dry_run and writes and tier == 2 and base.known and request.dry_run else tier
