@@ -125,5 +125,8 @@ class Plane:
     async def close(self) -> None:
         """Stop background work and close every connection to others."""
 
+    async def seal(self) -> None:
+        """Every task has ended, with its record: write what waits, and close what records are written to."""
+
 
 Build = Callable[[Parts], Plane]

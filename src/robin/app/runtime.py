@@ -315,6 +315,7 @@ class Runtime:
             bound.close()
         self._notifier.close()
         self.plane.flush()
+        await self.plane.seal()
         self.parts.writer.close()
 
 

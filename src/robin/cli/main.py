@@ -31,9 +31,12 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("sidecar", "run the sidecar; plain `robin` does the same"),
+        Command("gateway", "run the egress gateway: a forward proxy with rules"),
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
+        Command("ca", "make a CA for the TLS bridge, or show the fingerprint of one"),
+        Command("explain", "why a plane would permit or deny a request; no network"),
         Command("doctor", "look for what would go wrong, and say how to mend it"),
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),

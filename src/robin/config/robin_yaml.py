@@ -2,12 +2,13 @@
 
 from robin.config.diagnostic import Diagnostic, Position
 from robin.config.file import FileLine, FileText
+from robin.config.gateway_schema import SCHEMA as GATEWAY
 from robin.config.parse import Form, Kind, integer
 from robin.config.schema import Field, Mapping, Scalar, Schema
 from robin.config.sidecar import SCHEMA as SIDECAR
 from robin.config.table import BY_PATH
 
-SECTIONS: dict[str, Mapping] = {"sidecar": SIDECAR}
+SECTIONS: dict[str, Mapping] = {"sidecar": SIDECAR, "gateway": GATEWAY}
 
 _VERSION = Kind(name="integer", parse=integer("1", "1").parse, form=Form(types=("integer",), lowest=1, highest=1))
 

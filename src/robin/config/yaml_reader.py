@@ -111,6 +111,10 @@ class _Checker:
         values: dict[str, Located] = {}
         for name, field in fields.items():
             inner = name if what == "the file" else f"{what}.{name}"
+            if field.not_built:
+                if name in node.pairs:
+                    self._findings.add(node.pairs[name][0].at, "not_supported", f"{inner} is not built yet", "remove it")
+                continue
             if name in node.pairs:
                 value = self.check(node.pairs[name][1], field.schema, inner)
             elif field.required:

@@ -47,12 +47,13 @@ Address = TcpAddress | UnixAddress | ActivatedAddress
 class ResolvedAddress:
     """One address of a name, to be judged before anything connects to it. `host` is a literal IP address without brackets.
 
-    `own_listener`: connecting to it would reach a listener of this process.
+    `own_listener`: connecting to it would reach a listener of this process. `own_host`: the kernel would connect to it from itself.
     """
 
     host: str
     port: int
     own_listener: bool = False
+    own_host: bool = False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

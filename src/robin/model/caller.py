@@ -1,5 +1,6 @@
 """Who opened the downstream connection, and how we know."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,14 +15,36 @@ class Evidence(StrEnum):
     UNIX_PEER = "unix_peer"
     OPERATOR = "operator"  # a command that the operator runs, not a connection
     OPEN = "open"  # a listener that serves others than loopback
+    JWT = "jwt"  # a token that an issuer of the settings signed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connect:
+    """The CONNECT that opened the connection on which a request arrives. `id` is that of its records; `scheme` is what is spoken inside."""
+
+    id: str
+    scheme: str
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The caller of one downstream connection. `uid`, `gid` and `pid` are the kernel's word (SO_PEERCRED) on Unix sockets, else None."""
+    """The caller of one downstream connection. `uid`, `gid` and `pid` are the kernel's word (SO_PEERCRED) on Unix sockets, else None.
+
+    `id` is the name by which policies know it, empty where a plane has none; `issuer`, `pod` and `expires_at` (seconds since the epoch) are
+    those of its token. `address` is that of the TCP peer. `exposed`: what it sends crosses a network in cleartext.
+    """
 
     evidence: Evidence
     listener: str
     uid: int | None = None
     gid: int | None = None
     pid: int | None = None
+    id: str = ""
+    issuer: str = ""
+    pod: str = ""
+    address: str = ""
+    expires_at: float = math.inf
+    exposed: bool = False
+    connect: Connect | None = None

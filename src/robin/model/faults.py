@@ -5,10 +5,12 @@ holds words such as `{upstream_url}`, and `name_settings` puts in the plane's ow
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
+
+from robin.model.gateway_faults import GATEWAY_FAULTS
 
 
 class FaultSource(StrEnum):
@@ -79,8 +81,13 @@ def _table() -> dict[str, FaultKind]:
     )
     return {
         code: FaultKind(code=code, status=status, error=error, source=source, title=title, retry_after_s=after, closes=closes)
-        for code, status, error, source, title, after, closes in rows
+        for code, status, error, source, title, after, closes in (*rows, *_rows_of_planes())
     }
+
+
+def _rows_of_planes() -> Iterator[tuple[str, int, str, FaultSource, str, int | None, bool]]:
+    for code, status, error, source, title, after, closes in GATEWAY_FAULTS:
+        yield code, status, error, FaultSource(source), title, after, closes
 
 
 FAULTS = _table()
@@ -93,13 +100,14 @@ class Fault(Exception):
     """An expected failure with a public code.
 
     `detail` starts with a stable reason word, states the fix, and never holds request or token bytes.
-    `retry_after_s` overrides the kind's (clamped to 1..30 when rendered).
+    `retry_after_s` overrides the kind's (clamped to 1..30 when rendered). `rule` names the rule that refused, if one did.
     """
 
-    def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None) -> None:
+    def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None, rule: str = "") -> None:
         super().__init__(code, detail)
         self.kind = FAULTS[code]
         self.detail = detail
+        self.rule = rule
         self.retry_after_s = retry_after_s if retry_after_s is not None else self.kind.retry_after_s
 
     @property

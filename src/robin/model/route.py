@@ -54,21 +54,29 @@ class RouteDeadlines:
 class TlsProfile:
     """How an upstream connection is secured: TLS 1.2 or newer, chain and name verified. `ca_file` replaces the system roots.
 
-    `certificate_file` and `key_file` name a client certificate (PEM), if the origin asks for one.
+    `certificate_file` and `key_file` name a client certificate (PEM), if the origin asks for one. `extra_ca_files` are trusted besides the
+    system roots, or alone where not `system_roots`. `minimum` is the lowest version: `1.2` or `1.3`.
     """
 
     ca_file: str | None = None
+    extra_ca_files: tuple[str, ...] = ()
+    system_roots: bool = True
+    minimum: str = "1.2"
     certificate_file: str | None = None
     key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a permitted request goes, and the key of its pooled connections: origin, TLS profile, policy generation."""
+    """Where a permitted request goes, and the key of its pooled connections: origin, TLS profile, policy generation, private networks.
+
+    `private` are the networks (CIDR) beyond the public ones in which its address may be.
+    """
 
     origin: Origin
     tls: TlsProfile | None = None
     generation: int = 0
+    private: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.origin.authority)  # bytes cache their hash; equality still compares everything

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from robin.model.caller import Caller
+from robin.model.origin import Origin
 from robin.model.route import Endpoint, Route
 
 
@@ -21,10 +22,15 @@ class Permit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
-    """A refusal by policy. `code` is one of `faults.FAULTS`; `detail` starts with a reason word."""
+    """A refusal by policy. `code` is one of `faults.FAULTS`; `detail` starts with a reason word.
+
+    `rule` names the rule that refused, `origin` what was asked for, where there is such a thing.
+    """
 
     code: str
     detail: str
+    rule: str = ""
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,10 +133,11 @@ def judge(rule: ListenerRule, sock: socket.socket, bound: BoundSocket) -> tuple[
             return Caller(evidence=Evidence.UNIX_PEER, listener=bound.label), "no_credentials"
         caller = Caller(evidence=Evidence.UNIX_PEER, listener=bound.label, uid=peer.uid, gid=peer.gid, pid=peer.pid)
         return caller, "uid" if rule.allow_uids is not None and peer.uid not in rule.allow_uids else None
-    loopback = is_loopback(sock.getpeername()[0]) and is_loopback(sock.getsockname()[0])
+    peer_host = sock.getpeername()[0]
+    loopback = is_loopback(peer_host) and is_loopback(sock.getsockname()[0])
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     evidence = Evidence.LOOPBACK if loopback else Evidence.OPEN
-    return Caller(evidence=evidence, listener=bound.label), None if loopback or rule.beyond_loopback else "not_loopback"
+    return Caller(evidence=evidence, listener=bound.label, address=peer_host), None if loopback or rule.beyond_loopback else "not_loopback"
 
 
 async def _wait_for_hangup(sock: socket.socket) -> None:

@@ -20,16 +20,21 @@ _LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset over
 
 
 class Downstream(Stream):
-    """The caller's side. `idle` while no byte of a next request has arrived."""
+    """The caller's side. `idle` while no byte of a next request has arrived. After `expires_at` (loop time) no request is served."""
 
-    __slots__ = ("_parser", "caller", "engine", "idle")
+    __slots__ = ("_parser", "caller", "engine", "expires_at", "idle")
 
     def __init__(self, engine: Engine, caller: Caller) -> None:
         super().__init__(engine.loop, engine.sweeper)
+        self.idle = False
+        self.expires_at = math.inf
+        self.serve(engine, caller)
+
+    def serve(self, engine: Engine, caller: Caller) -> None:
+        """The requests from here on are those of `caller`, to `engine`."""
         self.engine = engine
         self.caller = caller
-        self.idle = False
-        self._parser = RequestParser(target_bytes=engine.limits.target_bytes, fields_max=engine.limits.fields)
+        self._parser = RequestParser(target_bytes=engine.limits.target_bytes, fields_max=engine.limits.fields, forms=engine.forms)
 
     def begin_closing(self) -> None:
         """Close if idle. A request that has arrived but was not read yet is still answered, with `draining`."""
@@ -40,7 +45,7 @@ class Downstream(Stream):
         """Wait for the first byte of a next request. Returns False on EOF or keep-alive timeout; neither is logged."""
         if self.received:
             await asyncio.sleep(0)  # pipelined: other connections have their turn, and bytes behind the last response are noticed
-            return True
+            return self.expires_at == math.inf or self.engine.now() < self.expires_at
         if self.engine.drain.state == CLOSING and not self.has_unread():
             return False
         self.idle = True
@@ -55,7 +60,7 @@ class Downstream(Stream):
         finally:
             self.wait_done()
             self.idle = False
-        return True
+        return self.expires_at == math.inf or self.engine.now() < self.expires_at
 
     def take_head(self) -> ParsedRequest | None:
         """The next request head, if it is here and whole: the usual case, without a wait. Raises Fault."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from robin.grants.grant import Credentials
 from robin.model.caller import Caller
@@ -20,6 +20,11 @@ from robin.transport.deadlines import Sweeper
 from robin.transport.entropy import Entropy
 from robin.transport.pool import Pool
 from robin.transport.tasks import TaskOwner
+from robin.wire.http1 import REVERSE_PROXY, RequestForms
+from robin.wire.shape import ParsedRequest
+
+if TYPE_CHECKING:
+    from robin.proxy.downstream import Downstream
 
 
 class Policy(Protocol):
@@ -36,23 +41,29 @@ Authenticate = Callable[[RequestHead, Caller], Awaitable[Caller]]
 Audit = Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]
 """Write the record of a decision. Returns when it may be relied on; raises Fault, and then nothing is sent."""
 
+Connect = Callable[["Downstream", ParsedRequest, Permit, ExchangeRecord], Awaitable[bool]]
+"""Serve a permitted CONNECT to its end. Returns True if the connection can be reused; raises Fault while nothing was answered."""
+
 
 class Engine:
     """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
 
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
-    `refusals`: how refusals are written where the route has no form of its own.
+    `refusals`: how refusals are written where the route has no form of its own. `forms`: the request targets that are parsed; `connect`
+    serves CONNECT where they have it.
     """
 
     __slots__ = (
         "audit",
         "authenticate",
         "clock",
+        "connect",
         "credentials",
         "deadlines",
         "drain",
         "entropy",
         "events",
+        "forms",
         "limits",
         "loop",
         "metrics",
@@ -85,6 +96,8 @@ class Engine:
         refusals: Refusals,
         authenticate: Authenticate | None = None,
         audit: Audit | None = None,
+        forms: RequestForms = REVERSE_PROXY,
+        connect: Connect | None = None,
     ) -> None:
         self.loop = loop
         self.now = loop.time  # for deadlines: cheap, and as coarse as a turn of the loop
@@ -104,4 +117,6 @@ class Engine:
         self.refusals = refusals
         self.authenticate = authenticate
         self.audit = audit
+        self.forms = forms
+        self.connect = connect
         drain.add(pool)

@@ -35,13 +35,15 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         caller = downstream.caller
         if engine.authenticate is not None:
             caller = record.caller = await engine.authenticate(head, caller)
-        verdict = engine.policy.decide(head, caller)  # pure
+        verdict = record.verdict = engine.policy.decide(head, caller)  # pure
         if isinstance(verdict, Permit):
             refusals = verdict.route.refusals or refusals
+            if head.method == "CONNECT" and engine.connect is not None:
+                return await engine.connect(downstream, head, verdict, record)
             return await _forward(downstream, engine, head, verdict, record)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
-        raise Fault(verdict.code, verdict.detail)
+        raise Fault(verdict.code, verdict.detail, rule=verdict.rule)
     except Fault as fault:
         return await rescue(downstream, engine, refusals, head, record, fault)
     except (CallerLeft, StreamClosed):
@@ -79,6 +81,7 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
                 outbound = forward_request(head, permit, credential, held)
             record.identity, record.offered, record.reused = credential.identity, credential.note or None, upstream.reused
+            record.address = upstream.address
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
             outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head

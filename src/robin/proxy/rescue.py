@@ -26,7 +26,8 @@ async def rescue(
     kind = fault.kind
     unread = None if head is None or kind.closes else _unread_body(head, record)
     reusable = unread is not None and head is not None and head.keep_alive and engine.drain.state != CLOSING
-    record.request_id = engine.recorder.request_id()
+    if record.request_id is None:
+        record.request_id = engine.recorder.request_id()
     record.status = kind.status
     record.ttfb_s = engine.clock() - record.started_at
     head_only = head is not None and head.method == "HEAD"

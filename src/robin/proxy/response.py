@@ -1,5 +1,7 @@
 """Relay one final response to the caller: its head, then its body as it arrives, with back-pressure and framing made anew."""
 
+import math
+
 from robin.model.message import Framing
 from robin.proxy.attempt import Attempt
 from robin.proxy.drain import CLOSING
@@ -24,6 +26,8 @@ async def relay_response(attempt: Attempt, response: ParsedResponse) -> bool:
         attempt.engine.metrics.upgrades["refused"] += 1
     early = attempt.body is not None and await attempt.body.stop()
     reusable = head.keep_alive and not early and attempt.engine.drain.state != CLOSING
+    if downstream.expires_at != math.inf and attempt.engine.now() >= downstream.expires_at:
+        reusable = False  # who called is not known any more
     if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
         _count(attempt, response.length)
         head_bytes = forward_response(response, rules=attempt.route.header_rules, minor=head.minor, keep_alive=reusable, chunked=False)

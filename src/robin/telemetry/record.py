@@ -4,15 +4,18 @@ A record is mutable while its exchange runs and belongs to that exchange alone. 
 nothing here holds token bytes, a query string or a field value.
 """
 
+from robin.model.address import ResolvedAddress
 from robin.model.caller import Caller
 from robin.model.identity import IdentityToken
 from robin.model.message import RequestHead
+from robin.model.verdict import Verdict
 
 
 class ExchangeRecord:
     """The record of one exchange; docs/reference/log-fields.md describes its line. None where the exchange did not get that far."""
 
     __slots__ = (
+        "address",
         "bytes_in",
         "bytes_out",
         "caller",
@@ -22,6 +25,7 @@ class ExchangeRecord:
         "identity",
         "identity_wait_s",
         "method",
+        "notes",
         "offered",
         "outcome",
         "path",
@@ -34,6 +38,7 @@ class ExchangeRecord:
         "traceparent",
         "ttfb_s",
         "upstream_status",
+        "verdict",
     )
 
     def __init__(self, caller: Caller, started_at: float) -> None:
@@ -58,6 +63,9 @@ class ExchangeRecord:
         self.offered: str | None = None  # the note of the credential in the request that is about to be sent
         self.credential: str | None = None  # the same, once it was sent
         self.traceparent: bytes | None = None
+        self.verdict: Verdict | None = None
+        self.address: ResolvedAddress | None = None  # of the upstream connection
+        self.notes: dict[str, object] = {}  # what a plane has to add to its records
 
     def note_head(self, head: RequestHead) -> None:
         """Copy what the record needs of the request head."""

@@ -9,13 +9,12 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from robin.model.address import ResolvedAddress
 from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
 from robin.model.verdict import Permit
-from robin.transport.resolve import Resolver
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
 from robin.transport.tls_stream import connect_tls
@@ -27,6 +26,14 @@ _UNROUTABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAD
 AnyStream = TypeVar("AnyStream", bound=Stream)
 Judge = Callable[[Permit, Sequence[ResolvedAddress]], Sequence[ResolvedAddress]]
 """Pure: the addresses that may be connected to, at least one. Raises Fault where there is none, or where one forbids all."""
+
+
+class Resolver(Protocol):
+    """Gives the addresses of the permitted origin, at least one, without judging them. Raises Fault."""
+
+    async def resolve(self, permit: Permit) -> Sequence[ResolvedAddress]:
+        """Resolve once."""
+        ...
 
 
 class Dialer:

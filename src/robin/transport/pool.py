@@ -89,7 +89,6 @@ class Pool:
     __slots__ = (
         "_closing",
         "_deadlines",
-        "_dialer",
         "_idle_order",
         "_idle_s",
         "_last_bucket",
@@ -101,6 +100,7 @@ class Pool:
         "_total",
         "_turns",
         "buckets",
+        "dialer",
         "open_count",
     )
 
@@ -115,7 +115,7 @@ class Pool:
         metrics: Metrics,
     ) -> None:
         self._loop = loop
-        self._dialer = dialer
+        self.dialer = dialer
         self._sweeper = sweeper
         self._limit = limits.upstream_connections
         self._total = limits.upstream_total
@@ -172,7 +172,7 @@ class Pool:
     def _bucket_of(self, endpoint: Endpoint) -> Bucket:
         bucket = self.buckets.get(endpoint)
         if bucket is None:
-            tls = self._dialer.tls.client(endpoint.tls) if self._dialer.tls is not None and endpoint.origin.tls else None
+            tls = self.dialer.tls.client(endpoint.tls) if self.dialer.tls is not None and endpoint.origin.tls else None
             bucket = self.buckets[endpoint] = Bucket(self, endpoint, tls)
             self._last_endpoint = None  # `take` remembers that there is none
         return bucket
@@ -218,7 +218,7 @@ class Pool:
             bucket.tls.refresh()
         generation = 0 if bucket.tls is None else bucket.tls.generation
         try:
-            upstream = await self._dialer.dial(permit, lambda address: Upstream(self._loop, self._sweeper, bucket, generation, address))
+            upstream = await self.dialer.dial(permit, lambda address: Upstream(self._loop, self._sweeper, bucket, generation, address))
         except BaseException as error:
             self._vacate(bucket)
             if isinstance(error, Fault):

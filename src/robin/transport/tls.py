@@ -34,17 +34,22 @@ def new_context(protocol: int) -> ssl.SSLContext:
 def client_context(profile: TlsProfile) -> ssl.SSLContext:
     """A context that verifies chain and name. Raises TlsFileError; OSError where the machine is at fault, not the file."""
     context = new_context(ssl.PROTOCOL_TLS_CLIENT)
-    if profile.ca_file is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
+    if profile.minimum == "1.3":
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if profile.ca_file is not None:
         load_roots(context, profile.ca_file)
+    else:
+        if profile.system_roots:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        for extra in profile.extra_ca_files:
+            load_roots(context, extra)
     if profile.certificate_file is not None:
         _load_certificate(context, profile.certificate_file, profile.key_file)
     return context
 
 
 def load_roots(context: ssl.SSLContext, ca_file: str) -> None:
-    """Trust the certificates of a PEM bundle and nothing else. Raises TlsFileError, OSError as `client_context` does."""
+    """Trust the certificates of a PEM bundle too. Raises TlsFileError, OSError as `client_context` does."""
     pem = read_file(ca_file, "the bundle").decode("ascii", "backslashreplace")  # comments may be in any language
     try:
         context.load_verify_locations(cadata=pem)
@@ -114,7 +119,9 @@ class TlsClient:
         """Load the first context. Raises like `client_context`."""
         self.profile = profile
         self._on_reload = on_reload
-        self._files = tuple(path for path in (profile.ca_file, profile.certificate_file, profile.key_file) if path is not None)
+        self._files = tuple(
+            path for path in (profile.ca_file, *profile.extra_ca_files, profile.certificate_file, profile.key_file) if path is not None
+        )
         self._seen = self._stat()
         self.context = client_context(profile)
         self.generation = 0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final
 
 from robin.model.faults import Fault, name_settings
@@ -14,14 +15,16 @@ ALLOW: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 class ProblemRefusals:
     """Refusals as problem bodies (RFC 9457) with Proxy-Status (RFC 9209). A `model.faults.Refusals`.
 
-    `proxy` is the name of this proxy in Proxy-Status; `setting_names` are those of the plane, as `name_settings` takes them.
+    `proxy` is the name of this proxy in Proxy-Status; `setting_names` are those of the plane, as `name_settings` takes them. `fields` are
+    whole header lines to add, by status: the challenges of a 407.
     """
 
-    __slots__ = ("_proxy", "_setting_names")
+    __slots__ = ("_fields", "_proxy", "_setting_names")
 
-    def __init__(self, proxy: str, setting_names: Mapping[str, str]) -> None:
+    def __init__(self, proxy: str, setting_names: Mapping[str, str], *, fields: Mapping[int, bytes] = MappingProxyType({})) -> None:
         self._proxy = proxy.encode("ascii")
         self._setting_names = setting_names
+        self._fields = fields
 
     def render(self, fault: Fault, *, request_id: str, close: bool, head_only: bool) -> bytes:
         """One whole response. Retry-After is clamped to 1..30 s."""
@@ -35,6 +38,7 @@ class ProblemRefusals:
                 "code": kind.code,
                 "source": kind.source.value,
                 "retry": "never" if after is None else "after",
+                **({"rule": fault.rule} if fault.rule else {}),
                 "detail": name_settings(fault.detail, self._setting_names),
                 "request_id": request_id,
             }
@@ -45,6 +49,7 @@ class ProblemRefusals:
             b"Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % len(body),
             b'Proxy-Status: %b; error=%b; details="%b"\r\n' % proxy_status,
         ]
+        lines.append(self._fields.get(kind.status, b""))
         if after is not None:
             lines.append(b"Retry-After: %d\r\n" % after)
         if kind.code == "method_refused":
