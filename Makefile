@@ -4,8 +4,8 @@ BIN := .venv/bin
 
 .PHONY: up test setup style types layers bench check real soak fuzz clean
 
-up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar
-	@$(BIN)/robin up $(ARGS)
+up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar; DEMO=NAME runs a demonstration
+	@$(BIN)/robin up $(if $(DEMO),--demo $(DEMO)) $(ARGS)
 
 test: .venv/.dev  ## set up and pass the tests, in parallel; ARGS="-n 0 tests/wire" runs some of them in one process
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

@@ -17,11 +17,13 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 def test_the_defaults_are_what_the_tutorial_says():
-    assert vars(parse()) == {"source": "file", "port": 4000, "rotate": 20.0}
+    alone = {"demo": None, "json": False, "keep": False, "port_base": None}
+    assert vars(parse()) == {"source": "file", "port": 4000, "rotate": 20.0, **alone}
 
 
 def test_each_flag_is_taken():
-    assert vars(parse("--source", "jwtsvid", "--port", "0", "--rotate", "1s")) == {"source": "jwtsvid", "port": 0, "rotate": 1.0}
+    given = parse("--source", "jwtsvid", "--port", "0", "--rotate", "1s")
+    assert (given.source, given.port, given.rotate) == ("jwtsvid", 0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,7 @@ def test_each_flag_is_taken():
         (("--rotate", "999ms"), "from 1s to 1h"),
         (("--rotate", "61m"), "from 1s to 1h"),
         (("--source", "vault"), "invalid choice"),
+        (("--demo", "vault"), "invalid choice"),
     ],
 )
 def test_a_bad_flag_is_refused_with_the_reason(words, said, capsys):

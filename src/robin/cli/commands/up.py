@@ -1,6 +1,7 @@
 """Run the main job on this machine: a development identity authority, a demonstration broker that verifies, and the sidecar between.
 
-Nothing outside is contacted and nothing is left behind: Ctrl-C ends the sidecar, the servers and the temporary folder.
+Nothing outside is contacted and nothing is left behind: Ctrl-C ends the sidecar, the servers and the temporary folder. With `--demo NAME`
+it runs that demonstration instead, which checks what it shows and ends by itself.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from robin.cli.flags import seconds
 from robin.config.load import environment
+from robin.testing.demos.catalog import DEMOS, find_demo
 from robin.transport.clock import SystemClock
 from robin.transport.tasks import TaskOwner
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from robin.cli.live_view import LiveView
     from robin.testing.demonstration import Demonstration
 
-EXIT_ENDED, EXIT_FAILED, EXIT_BIND, EXIT_HURRIED = 0, 1, 3, 130
+EXIT_ENDED, EXIT_FAILED, EXIT_USAGE, EXIT_BIND, EXIT_HURRIED = 0, 1, 2, 3, 130
 TICK_S = 0.25
 ROTATE_LEAST_S, ROTATE_MOST_S = 1.0, 3600.0
 
@@ -31,10 +33,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--port", type=_port, default=4000, metavar="PORT", help="the sidecar's port; its admin port is the next one [4000]"
     )
     parser.add_argument("--rotate", type=_pace, default=20.0, metavar="DURATION", help="a new token this often, 1s to 1h [20s]")
+    demos = parser.add_argument_group("demonstrations", "\n".join(f"{name}: {summary}" for name, summary in DEMOS.items()))
+    demos.add_argument("--demo", choices=tuple(DEMOS), metavar="NAME", help=f"run one of {', '.join(DEMOS) or '(none yet)'}")
+    demos.add_argument("--json", action="store_true", help="with --demo: print one JSON object")
+    demos.add_argument("--keep", action="store_true", help="with --demo: stay up after the checks, until Ctrl-C")
+    demos.add_argument("--port-base", type=_port, default=None, metavar="PORT", help="with --demo: the first of its ports")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 ended by a signal, 1 a part failed, 2 usage, 3 a port is taken, 130 ended by a second signal."""
+    """0 ended by a signal, 1 a part failed, 2 usage, 3 a port is taken, 130 ended by a second signal; a demonstration: 0 it passed."""
+    if args.demo is not None:
+        return asyncio.run(_run_demo(args))
+    if args.json or args.keep or args.port_base is not None:
+        print("robin up: --json, --keep and --port-base are for --demo NAME; robin up --help lists the demonstrations", file=sys.stderr)
+        return EXIT_USAGE
     print("robin up: starting an identity authority, a demonstration broker and the sidecar ...", flush=True)
     return asyncio.run(_run(args))
 
@@ -50,6 +62,16 @@ def _pace(text: str) -> float:
     if not ROTATE_LEAST_S <= pace_s <= ROTATE_MOST_S:
         raise argparse.ArgumentTypeError("a pace is from 1s to 1h")
     return pace_s
+
+
+async def _run_demo(args: argparse.Namespace) -> int:
+    from robin.testing.demos.demo import DemoRefused, run_demo  # noqa: PLC0415 - only a demonstration pays for it
+
+    try:
+        return await run_demo(args.demo, find_demo(args.demo), out=sys.stdout, as_json=args.json, keep=args.keep, port_base=args.port_base)
+    except DemoRefused as refused:
+        print(f"robin up: {refused}", file=sys.stderr)
+        return EXIT_USAGE
 
 
 async def _run(args: argparse.Namespace) -> int:
