@@ -80,8 +80,12 @@ async def _forward(downstream: Downstream, engine: Engine, head: ParsedRequest, 
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
                 outbound = forward_request(head, permit, credential, held)
-            record.identity, record.offered, record.reused = credential.identity, credential.note or None, upstream.reused
-            record.address = upstream.address
+            record.identity, record.offered, record.reused, record.address = (
+                credential.identity,
+                credential.note or None,
+                upstream.reused,
+                upstream.address,
+            )
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
             outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head

@@ -1,0 +1,179 @@
+"""Who calls: tokens in Proxy-Authorization, and peers of a Unix socket, at a real process (gateway.md section 4)."""
+
+import asyncio
+import base64
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.planes.gateway.rig import Rig, running
+from tests.planes.gateway.test_forward import code_of
+
+from robin.testing.authority import IdentityAuthority, base64url
+from robin.testing.waiting import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+AUTHORITY = IdentityAuthority()
+RULES = [
+    {
+        "name": "agents",
+        "hosts": ["b.test"],
+        "ports": ["PLAIN"],
+        "schemes": ["http"],
+        "callers": ["k8s:demo/*", "spiffe://robin.test/ns/**"],
+    },
+    {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge"},
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    folder = tmp_path_factory.mktemp("callers")
+    keys = folder / "jwks.json"
+    keys.write_text(json.dumps(AUTHORITY.jwks()))
+    common = {"issuer": AUTHORITY.issuer, "audiences": ["robin-gateway"], "algorithms": ["ES256"], "jwks": {"file": str(keys)}}
+    section = {
+        "issuers": [
+            {"name": "cluster", "kind": "kubernetes", **common},
+            {"name": "mesh", "kind": "spiffe", "trust_domain": "robin.test", **common, "audiences": ["mesh"]},
+            {"name": "none", "kind": "oidc", **common, "issuer": "https://none.test", "jwks": {"file": str(folder / "absent.json")}},
+        ]
+    }
+    async with running(folder, RULES, section=section, listener={"auth": "jwt", "issuers": ["cluster", "mesh", "none"]}) as rig:
+        yield rig
+
+
+def bearer(token: bytes) -> str:
+    return f"Proxy-Authorization: Bearer {token.decode()}"
+
+
+async def test_without_a_credential_both_forms_get_a_407_with_both_challenges_and_nothing_is_contacted(rig: Rig) -> None:  # E2
+    client = await rig.client()
+    for answer in (await rig.get(f"http://b.test:{rig.plain.port}/"), await client.connect(f"b.test:{rig.plain.port}")):
+        assert code_of(answer) == (407, "caller_unauthenticated")
+        assert answer[1]["proxy-authenticate"] == ['Bearer realm="robin-gateway"', 'Basic realm="robin-gateway"']
+    assert rig.names.asked == []
+    assert rig.plain.connections == 0
+
+
+def _claims(**changes: object) -> dict[str, object]:
+    now = int(time.time())
+    claims: dict[str, object] = {
+        "iss": AUTHORITY.issuer,
+        "sub": "system:serviceaccount:demo:agent",
+        "aud": ["robin-gateway"],
+        "exp": now + 300,
+        "iat": now,
+        "kubernetes.io": {"namespace": "demo", "serviceaccount": {"name": "agent"}},
+    }
+    claims |= changes
+    return {name: value for name, value in claims.items() if value is not None}
+
+
+def _bad_tokens() -> dict[str, bytes]:
+    now = int(time.time())
+    good = AUTHORITY.sign(_claims())
+    head, body, signature = good.split(b".")
+    unsigned = base64url(b'{"alg":"none"}').encode() + b"." + body + b"."
+    hs256 = base64url(b'{"alg":"HS256"}').encode() + b"." + body + b"." + signature
+    kid = json.loads(base64.urlsafe_b64decode(head + b"=="))["kid"]
+    return {
+        "signature": head + b"." + body + b"." + IdentityAuthority().sign(_claims()).split(b".")[2],
+        "none": unsigned,
+        "hs256": hs256,
+        "iss": AUTHORITY.sign(_claims(iss="https://other.test")),
+        "aud": AUTHORITY.sign(_claims(aud="other")),
+        "no exp": AUTHORITY.sign(_claims(exp=None)),
+        "expired": AUTHORITY.sign(_claims(exp=now - 31, iat=now - 100)),
+        "not yet": AUTHORITY.sign(_claims(nbf=now + 60)),
+        "long life": AUTHORITY.sign(_claims(exp=now + 90000)),
+        "crit": AUTHORITY.sign(_claims(), header={"alg": "ES256", "kid": kid, "crit": ["x"], "x": 1}),
+        "namespace": AUTHORITY.sign(_claims(**{"kubernetes.io": {"namespace": "prod", "serviceaccount": {"name": "agent"}}})),
+        "no namespace": AUTHORITY.sign(_claims(**{"kubernetes.io": None})),
+        "foreign domain": AUTHORITY.sign(_claims(aud="mesh", sub="spiffe://other.test/ns/x")),
+        "not a token": b"abc",
+        "large": good + b"A" * 16384,
+    }
+
+
+@pytest.mark.parametrize("name", _bad_tokens())
+async def test_a_token_that_is_not_accepted_gets_a_407_and_appears_nowhere(rig: Rig, name: str) -> None:  # E3
+    token = _bad_tokens()[name]
+    answer = await rig.get(f"http://b.test:{rig.plain.port}/", bearer(token))
+    assert code_of(answer) == (407, "caller_token_invalid")
+    signature = token.split(b".")[-1].decode() or "nothing"
+    assert signature not in json.dumps(rig.records) + answer[2].decode() or name in {"not a token", "none"}
+
+
+async def test_bearer_and_basic_give_one_caller_and_no_other_user_name_does(rig: Rig) -> None:  # E4
+    token = AUTHORITY.service_account_token(audience="robin-gateway")
+    pair = base64.b64encode(b"jwt:" + token).decode()
+    url = f"http://b.test:{rig.plain.port}"
+    assert (await rig.get(f"{url}/bearer", bearer(token)))[0] == 200
+    status, _, body = await rig.get(f"{url}/basic", f"Proxy-Authorization: Basic {pair}")
+    assert status == 200
+    assert b"uthorization" not in body
+    for path in ("/bearer", "/basic"):
+        record = await rig.record("gateway.decision", path=path)
+        assert (record["caller"]["id"], record["caller"]["pod"], record["caller"]["issuer"]) == ("k8s:demo/agent", "agent-0", "cluster")
+    other = base64.b64encode(b"x:" + token).decode()
+    assert code_of(await rig.get(url + "/", f"Proxy-Authorization: Basic {other}")) == (407, "caller_token_invalid")
+
+
+async def test_a_spiffe_id_is_a_caller_and_rules_know_it_by_a_pattern(rig: Rig) -> None:
+    url = f"http://b.test:{rig.plain.port}"
+    assert (await rig.get(f"{url}/svid", bearer(AUTHORITY.jwt_svid(audience="mesh"))))[0] == 200
+    record = await rig.record("gateway.decision", path="/svid")
+    assert record["caller"]["id"] == "spiffe://robin.test/ns/demo/sa/agent"
+    other = AUTHORITY.jwt_svid(audience="mesh", path="/other/sa")
+    assert code_of(await rig.get(url + "/", bearer(other))) == (403, "rule_default")
+    prod = AUTHORITY.service_account_token(audience="robin-gateway", namespace="prod")
+    assert code_of(await rig.get(url + "/", bearer(prod))) == (403, "rule_default")
+
+
+async def test_an_issuer_without_keys_is_a_503(rig: Rig) -> None:  # E8, in part
+    token = AUTHORITY.sign(_claims(iss="https://none.test"))
+    assert code_of(await rig.get(f"http://b.test:{rig.plain.port}/", bearer(token))) == (503, "issuer_keys_unavailable")
+
+
+async def test_a_token_that_expires_in_a_bridge_ends_it_after_the_running_exchange(rig: Rig) -> None:  # E5
+    ends_at = int(time.time()) + 4
+    token = AUTHORITY.sign(_claims(exp=ends_at - 30, iat=ends_at - 100))  # 30 s is the leeway
+    client = await rig.client()
+    assert (await client.connect(f"a.test:{rig.tls.port}", bearer(token)))[0] == 200
+    await client.start_tls("a.test", rig.ca_file)
+    status, fields, _ = await client.ask("GET /first HTTP/1.1", f"Host: a.test:{rig.tls.port}")
+    assert (status, fields.get("connection")) == (200, None)
+    rig.tls.gate = asyncio.Event()
+    client.writer.write(f"GET /last HTTP/1.1\r\nHost: a.test:{rig.tls.port}\r\n\r\n".encode())
+    await eventually(lambda: time.time() > ends_at + 0.1)
+    rig.tls.gate.set()
+    rig.tls.gate = None
+    status, fields, _ = await client.response()
+    assert (status, fields["connection"]) == (200, ["close"])
+    assert await client.rest() == b""
+    client = await rig.client()
+    assert code_of(await client.connect(f"a.test:{rig.tls.port}", bearer(token))) == (407, "caller_token_invalid")
+
+
+async def test_a_unix_peer_that_is_not_listed_is_closed_unread_and_one_that_is_has_its_uid_as_id(tmp_path: Path) -> None:  # E6
+    rules = [{"name": "plain", "hosts": ["b.test"], "ports": ["PLAIN"], "schemes": ["http"]}]
+    for uids, served in (([os.getuid()], True), ([4242], False)):
+        folder = tmp_path / str(served)
+        folder.mkdir()
+        listener = {"listen": f"unix:{folder}/p.sock", "auth": "unix", "uids": uids}
+        async with running(folder, rules, listener=listener, bridge=False) as rig:
+            client = await rig.client()
+            if served:
+                status, _, _ = await client.ask(f"GET http://b.test:{rig.plain.port}/u HTTP/1.1", f"Host: b.test:{rig.plain.port}")
+                assert status == 200
+                record = await rig.record("gateway.decision", path="/u")
+                assert record["caller"]["id"] == f"unix:{os.getuid()}"
+            else:
+                assert await client.rest() == b""
+                await rig.record("gateway.close", fault="peer_denied")

@@ -1,0 +1,105 @@
+"""The gateway's rules: default deny, deny before allow in any order, which rule says how, and what is bridged."""
+
+import itertools
+
+import pytest
+
+from robin.policy.gateway import Ask, CallerPattern, Decision, Rule, RuleSet
+from robin.policy.patterns import parse_host_pattern, parse_methods, parse_path_pattern
+
+HTTPS = {"https": frozenset({443})}
+
+
+def rule(name: str, *hosts: str, allow: bool = True, paths: tuple[str, ...] = (), methods: tuple[str, ...] = (), **rest: object) -> Rule:
+    return Rule(
+        name=name,
+        allow=allow,
+        hosts=tuple(parse_host_pattern(host, rule=True) for host in hosts),
+        paths=tuple(map(parse_path_pattern, paths)),
+        methods=parse_methods(methods),
+        **{"ports": HTTPS, **rest},  # type: ignore[arg-type]
+    )
+
+
+def ask(host: str, path: str = "/", method: str | None = "GET", caller: str = "local", **rest: object) -> Ask:
+    return Ask(caller=caller, scheme="https", host=host, port=443, method=method, path=path, **rest)  # type: ignore[arg-type]
+
+
+MIXED = [
+    rule("wide", "**.example.com"),
+    rule("narrow", "api.example.com", paths=("/v1/**",)),
+    rule("no-admin", "**.example.com", allow=False, paths=("/admin/**",)),
+    rule("no-delete", "api.example.com", allow=False, methods=("DELETE",)),
+    rule("watched", "api.example.com", allow=False, report=True, paths=("/v1/watched",)),
+    rule("other", "other.test"),
+]
+
+
+def test_a_deny_beats_every_allow_whatever_the_order_of_the_rules() -> None:  # E12
+    asks = {
+        ask("api.example.com", "/v1/x"): ("", "narrow", ""),
+        ask("api.example.com", "/v2"): ("", "wide", ""),
+        ask("api.example.com", "/admin/x"): ("rule_denied", "no-admin", ""),
+        ask("api.example.com", "/v1/x", "DELETE"): ("rule_denied", "no-delete", ""),
+        ask("api.example.com", "/v1/watched"): ("", "narrow", "rule_denied"),
+        ask("example.com"): ("rule_default", None, ""),
+        ask("evil.test"): ("rule_default", None, ""),
+    }
+    for order in itertools.permutations(MIXED):
+        rules = RuleSet(order)
+        for one, (code, name, would_deny) in asks.items():
+            found = rules.decide(one)
+            assert (found.code, found.rule and found.rule.name, found.would_deny) == (code, name, would_deny)
+
+
+def test_a_connect_is_denied_only_by_rules_that_its_target_alone_decides() -> None:
+    rules = RuleSet([*MIXED, rule("closed", "shut.example.com", allow=False)])
+    assert rules.decide(ask("api.example.com", method=None)).code == ""
+    assert rules.decide(ask("shut.example.com", method=None)).code == "rule_denied"
+
+
+@pytest.mark.parametrize(
+    ("host", "bridged"), [("api.example.com", True), ("other.test", False), ("www.example.com", True), ("deep.pass.example.org", False)]
+)
+def test_a_host_is_bridged_where_a_deny_or_its_most_specific_allow_needs_to_see_requests(host: str, bridged: bool) -> None:
+    rules = RuleSet([*MIXED, rule("org", "**.example.org", paths=("/x",)), rule("pass", "*.pass.example.org")])
+    assert rules.bridges(ask(host, method=None)) == bridged
+
+
+def test_allows_of_one_rank_bridge_if_one_of_them_has_to_see_requests() -> None:
+    rules = RuleSet([rule("a", "a.test"), rule("b", "a.test", methods=("GET",))])
+    assert rules.bridges(ask("a.test", method=None))
+
+
+def test_report_mode_lets_pass_what_would_be_denied_and_says_so() -> None:
+    rules = RuleSet(MIXED, report=True)
+    assert rules.decide(ask("evil.test")) == Decision(code="", rule=None, would_deny="rule_default")
+    assert rules.decide(ask("api.example.com", "/admin/")).would_deny == "rule_denied"
+
+
+def test_an_upgrade_needs_a_rule_that_lists_it() -> None:
+    plain, switching = rule("plain", "a.test"), rule("ws", "*.test", upgrades=frozenset({"websocket"}))
+    assert RuleSet([plain]).decide(ask("a.test", upgrade="websocket")).code == "upgrade_denied"
+    found = RuleSet([plain, switching]).decide(ask("a.test", upgrade="websocket"))
+    assert (found.code, found.rule) == ("", switching)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "caller", "matches"),
+    [
+        ("*", "local", True),
+        ("*", "unix:7", True),
+        ("*", "open", False),
+        ("open", "open", True),
+        ("k8s:demo/*", "k8s:demo/agent", True),
+        ("k8s:demo/*", "k8s:demo2/agent", False),
+        ("k8s:demo/*", "k8s:demo/a/b", False),
+        ("spiffe://td/ns/**", "spiffe://td/ns/a/b", True),
+        ("spiffe://td/ns/**", "spiffe://td/ns", False),
+        ("spiffe://td/**", "spiffe://td2/a", False),
+        ("spiffe://td/*/x", "spiffe://td/a/x", True),
+        ("spiffe://td/*/x", "spiffe://td//x", False),
+    ],
+)
+def test_a_caller_pattern_matches_whole_segments(pattern: str, caller: str, matches: bool) -> None:
+    assert CallerPattern(text=pattern).matches(caller) == matches
