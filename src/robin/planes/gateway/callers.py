@@ -58,7 +58,13 @@ class TokenCallers:
                 raise Fault("issuer_keys_unavailable", "issuer_keys: the keys of the token's issuer cannot be had now") from None
             name, pod = _name_caller(issuer, claims)
             return replace(
-                caller, evidence=Evidence.JWT, id=name, issuer=issuer.name, pod=pod, expires_at=claims.expires_at + issuer.trust.leeway_s, exposed=exposed
+                caller,
+                evidence=Evidence.JWT,
+                id=name,
+                issuer=issuer.name,
+                pod=pod,
+                expires_at=claims.expires_at + issuer.trust.leeway_s,
+                exposed=exposed,
             )
         raise Fault("caller_token_invalid", f"{failure}: the token is not accepted; get a new one for this gateway")
 

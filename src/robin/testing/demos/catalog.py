@@ -6,7 +6,7 @@ from typing import Final
 
 from robin.testing.demos.demo import Demonstrate
 
-DEMOS: Final[Mapping[str, str]] = {}
+DEMOS: Final[Mapping[str, str]] = {"gateway": "a forward proxy with rules and a TLS bridge"}
 """What each shows, in a few words."""
 
 
