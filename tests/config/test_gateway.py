@@ -31,8 +31,8 @@ ERRORS = [
     ("env_expansion", '  name: "${NAME}"'),
     ("open_listener", '  listeners: [{name: p, listen: "0.0.0.0:8081"}]'),
     ("open_listener", '  admin: {listen: "0.0.0.0:9464"}'),
-    ("plaintext_token", '  listeners: [{name: p, listen: "0.0.0.0:8081", auth: jwt, issuers: [c]}]\n  issuers: [{name: c, kind: oidc, issuer: i,'
-     ' audiences: [a], jwks: {file: /k}}]'),
+    ("plaintext_token", '  listeners: [{name: p, listen: "0.0.0.0:8081", auth: jwt, issuers: [c]}]\n  issuers:'
+     ' [{name: c, kind: oidc, issuer: i, audiences: [a], jwks: {file: /k}}]'),
     ("issuer_unknown", "  listeners: [{name: p, auth: jwt, issuers: [nope]}]"),
     ("algorithm_refused", '  issuers: [{name: c, kind: oidc, issuer: "https://i", audiences: [a], algorithms: [HS256], jwks: {file: /k}}]'),
     ("algorithm_refused", '  issuers: [{name: c, kind: oidc, issuer: "https://i", audiences: [a], algorithms: [none], jwks: {file: /k}}]'),

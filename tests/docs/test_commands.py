@@ -16,6 +16,7 @@ from robin.testing.waiting import eventually
 ELSEWHERE = {
     "README.md": "make up and make test are what runs this",
     "docs/tutorials/first-five-minutes.md": "tests/journeys/test_tutorial.py",
+    "docs/tutorials/gateway.md": "tests/journeys/test_gateway_tutorial.py",
     "docs/reference/benchmarks.md": "ten minutes of both cores",
 }
 """Pages whose commands run in another test, or cannot run in one, and why."""
