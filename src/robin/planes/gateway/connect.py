@@ -292,7 +292,7 @@ class Connector:
         try:
             leg.hand_over()
             await self._serve(inner)
-            await inner.linger()
+            await inner.finish_and_discard()
         except OSError:
             pass
         finally:
