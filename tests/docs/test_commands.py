@@ -18,6 +18,7 @@ ELSEWHERE = {
     "README.md": "make up and make test are what runs this",
     "docs/tutorials/first-five-minutes.md": "tests/journeys/test_tutorial.py",
     "docs/tutorials/passports.md": "tests/planes/broker/test_demo.py",
+    "docs/tutorials/gateway.md": "tests/journeys/test_gateway_tutorial.py",
     "docs/reference/benchmarks.md": "ten minutes of both cores",
 }
 """Pages whose commands run in another test, or cannot run in one, and why."""

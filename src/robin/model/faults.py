@@ -117,8 +117,8 @@ class Fault(Exception):
     """An expected failure with a public code.
 
     `detail` starts with a stable reason word, states the fix, and never holds request or token bytes.
-    `retry_after_s` overrides the kind's (clamped to 1 and the kind's maximum when rendered). `rule` names the rule that refused, if one did.
-    `members` go into the problem body too: words of the configuration and of closed lists.
+    `retry_after_s` overrides the kind's (clamped to 1 and the kind's maximum when rendered). `rule` names the rule that refused, if one
+    did. `members` go into the problem body too: words of the configuration and of closed lists.
     """
 
     def __init__(

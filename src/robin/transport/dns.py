@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CACHE_S: Final = 30.0
 _CACHE_NAMES: Final = 4096
 _CHAIN_MAX: Final = 8
-_ADDRESSES_MAX: Final = 16
+_ANSWERS_MAX: Final = 16
 
 
 class DnsResolver:
@@ -68,7 +68,7 @@ class DnsResolver:
         ttl_s, hosts = await self._query(name)
         if not hosts:
             raise Fault("dns_failed", "dns_failed: the name has no address")
-        hosts = interleave(hosts)[:_ADDRESSES_MAX]
+        hosts = interleave(hosts)[:_ANSWERS_MAX]
         if ttl_s > 0:
             self._cache[name] = (now + min(ttl_s, _CACHE_S), hosts)
             while len(self._cache) > _CACHE_NAMES:

@@ -91,6 +91,9 @@ class InboundSteps:
     def rejected(self, permit: Permit, credential: Credential) -> None:
         """A 401 of the service is passed on."""
 
+    async def renew(self, permit: Permit, credential: Credential) -> Credential | None:
+        """None: there is no other one."""
+
 
 def _verification(permit: Permit) -> Verification:
     caller = permit.caller

@@ -78,6 +78,9 @@ class JitCredentials:
     def rejected(self, permit: Permit, credential: Credential) -> None:
         """A token is used once: there is nothing to refresh."""
 
+    async def renew(self, permit: Permit, credential: Credential) -> Credential | None:
+        """None: a 401 stands; the next request has a token of its own."""
+
 
 def _limit(permit: Permit, token_s: float, now: float) -> None:
     """A session that lasts ends with what allowed it: the token, the rule or the credential of the agent, whichever ends first."""

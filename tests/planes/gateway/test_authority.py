@@ -1,0 +1,75 @@
+"""Leaves of the bridge: what is in them, how long they live, and that one host costs one signature (gateway.md 5)."""
+
+import datetime
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from robin.model.faults import Fault
+from robin.planes.gateway.authority import BridgeAuthority, CaInvalid, load_ca, mint_leaf
+from robin.planes.gateway.new_authority import make_authority
+from robin.testing.manual_clock import ManualClock
+from robin.transport.clock import SystemClock
+
+
+def slot(folder: Path, *, days: int = 30, permit_dns: tuple[str, ...] = ()) -> str:
+    folder.mkdir()
+    now = datetime.datetime.fromtimestamp(SystemClock().wall(), datetime.UTC)
+    certificate, key = make_authority("robin-bridge-ca-test", days=days, permit_dns=permit_dns, now=now)
+    (folder / "tls.crt").write_bytes(certificate)
+    (folder / "tls.key").write_bytes(key)
+    return str(folder)
+
+
+@pytest.mark.parametrize("host", ["a.test", "10.1.2.3", "2001:db8::1", "a" * 60 + "." + "b" * 20 + ".test"])
+def test_a_leaf_is_for_one_host_and_openssl_accepts_it(tmp_path: Path, host: str) -> None:  # E31
+    ca = load_ca(slot(tmp_path / "ca"))
+    pem, _ = mint_leaf(ca, host, now=SystemClock().wall(), ttl_s=86400)
+    leaf = x509.load_pem_x509_certificate(pem)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert [str(name.value) for name in names.value] == [host]
+    assert names.critical == (len(host) > 64)
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= datetime.timedelta(hours=24, minutes=6)
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    (tmp_path / "leaf.pem").write_bytes(pem)
+    arguments = [openssl, "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(tmp_path / "ca" / "tls.crt")]
+    done = subprocess.run([*arguments, str(tmp_path / "leaf.pem")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_host_is_signed_once_and_hosts_that_were_not_used_are_forgotten(tmp_path: Path) -> None:  # E32
+    clock = ManualClock(wall=SystemClock().wall())
+    authority = BridgeAuthority(slot(tmp_path / "ca"), ttl_s=86400, contexts=4, per_second=1000, wall=clock.wall)
+    first = authority.context("a.test")
+    assert all(authority.context("a.test") is first for _ in range(100))
+    assert (authority.mints, authority.hits) == (1, 100)
+    for index in range(8):
+        authority.context(f"h{index}.test")
+    assert authority.context("a.test") is not first
+    latest = authority.context("h7.test")
+    clock.advance(25 * 3600)
+    assert authority.context("h7.test") is not latest
+
+
+def test_no_leaf_is_signed_outside_of_the_life_and_the_names_of_the_ca(tmp_path: Path) -> None:
+    clock = ManualClock(wall=SystemClock().wall())
+    folder = slot(tmp_path / "ca", days=1, permit_dns=("test",))
+    authority = BridgeAuthority(folder, ttl_s=86400, contexts=4, per_second=1000, wall=clock.wall)
+    authority.check("a.test")
+    with pytest.raises(Fault, match="bridge_unavailable"):
+        authority.check("a.example")
+    clock.advance(2 * 86400)
+    with pytest.raises(Fault, match="bridge_unavailable"):
+        authority.context("a.test")
+
+
+def test_a_pair_that_does_not_match_is_no_ca(tmp_path: Path) -> None:
+    one, other = slot(tmp_path / "one"), slot(tmp_path / "other")
+    shutil.copy(f"{other}/tls.key", f"{one}/tls.key")
+    with pytest.raises(CaInvalid):
+        load_ca(one)
