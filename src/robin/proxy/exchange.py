@@ -131,7 +131,7 @@ async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool
 async def _hold(
     downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, held: HeldBody | None, record: ExchangeRecord
 ) -> HeldBody | None:
-    """The whole body, where the route holds it or the policy asked for it; the plane judges it before anything is contacted. Raises Fault."""
+    """The whole body, where route or policy ask for it; the plane judges it before anything is contacted. Raises Fault."""
     if held is None and permit.route.body is not None:
         held = await hold_body(downstream, head, permit.route.body, permit.route.deadlines.stream_idle_s, record, engine)
     if held is not None and engine.judge is not None:
