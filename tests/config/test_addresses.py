@@ -44,6 +44,7 @@ def test_listen_addresses(text: str, expected: tuple[Address, ...]) -> None:
         ("127.0.0.1:04000", '"04000" is not a port', "use 0 to 65535"),
         ("127.0.0.1:", '"" is not a port', "use 0 to 65535"),
         ("unix:/run/r.sock", '"unix:/run/r.sock" is a Unix socket', "set ROBIN_LISTEN_UDS to the path instead"),
+        ("/run/r.sock", '"/run/r.sock" is a path', "set ROBIN_LISTEN_UDS to the path instead"),
         ("none", "the list is empty, so nothing would listen", "name an address such as 127.0.0.1:4000"),
         ("127.0.0.1:1,127.0.0.1:1", "127.0.0.1:1 and 127.0.0.1:1 are the same socket", "keep one of them"),
         (":1,127.0.0.1:1", ":1 and 127.0.0.1:1 are the same socket", "keep one of them"),

@@ -85,6 +85,9 @@ def _parse_address(text: str, *, unix: bool) -> tuple[Address, ...]:
         if not unix:
             raise InvalidValue(f"{shown(text)} is a Unix socket", "set ROBIN_LISTEN_UDS to the path instead")
         return (UnixAddress(path=parse_unix_path("/" + text[5:].lstrip("/") if text.startswith("unix:///") else text[5:])),)
+    if text.startswith("/"):
+        fix = write(f"unix:{text}", "unix:/path") if unix else "set ROBIN_LISTEN_UDS to the path instead"
+        raise InvalidValue(f"{shown(text)} is a path", fix)
     return _parse_tcp(text)
 
 
