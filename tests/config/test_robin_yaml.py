@@ -144,7 +144,10 @@ def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path: Pa
 def test_a_required_setting_may_come_from_another_layer(tmp_path: Path) -> None:
     config = written(tmp_path, "version: 1\nsidecar: {}\n")
     assert loaded(config, environ={"ROBIN_UPSTREAM_URL": "https://broker.example"}).settings.limits.fields == 100
-    assert errors(config) == ["robin: ROBIN_UPSTREAM_URL is required: set it to https://host[:port][/base], or give --upstream-url"]
+    assert errors(config) == [
+        "robin.yaml:2:1: error: key_missing: sidecar.upstream.url is required. "
+        "Fix: set it to https://host[:port][/base], or give --upstream-url."
+    ]
 
 
 def test_a_part_of_it_is_read_alone_too(tmp_path: Path) -> None:
@@ -179,13 +182,47 @@ def test_a_part_of_it_is_read_alone_too(tmp_path: Path) -> None:
         ),
         (
             ENOUGH + "  lifecycle:\n    drain_min: 30s\n    drain_max: 5s\n",
-            "robin.yaml:6:16: error: settings_conflict: ROBIN_DRAIN_MAX: shorter than ROBIN_DRAIN_MIN (from file). "
-            "Fix: make ROBIN_DRAIN_MAX at least as long as ROBIN_DRAIN_MIN.",
+            "robin.yaml:6:16: error: settings_conflict: sidecar.lifecycle.drain_max: shorter than sidecar.lifecycle.drain_min "
+            "(robin.yaml:5:16). Fix: make sidecar.lifecycle.drain_max at least as long as sidecar.lifecycle.drain_min.",
+        ),
+        (
+            ENOUGH + "  lifecycle:\n    drain_min: 30s\n",  # against the default
+            "robin.yaml:5:16: error: settings_conflict: sidecar.lifecycle.drain_max: shorter than sidecar.lifecycle.drain_min "
+            "(robin.yaml:5:16). Fix: make sidecar.lifecycle.drain_max at least as long as sidecar.lifecycle.drain_min.",
+        ),
+        (
+            ENOUGH + "  identity: {source: jwtsvid, audience: a}\n",
+            "robin.yaml:4:22: error: key_missing: sidecar.identity.spiffe_socket is required for sidecar.identity.source: jwtsvid. "
+            "Fix: set it to unix:///path/to/agent.sock, or set SPIFFE_ENDPOINT_SOCKET.",
+        ),
+        (
+            ENOUGH + "  listeners: {proxy: [/run/r.sock]}\n",
+            'robin.yaml:4:23: error: value_invalid: sidecar.listeners.proxy[0]: "/run/r.sock" is a path. '
+            "Fix: set sidecar.listeners.unix_socket to the path instead.",
+        ),
+        (
+            ENOUGH + "  token_source: file\n",
+            'robin.yaml:4:3: error: unknown_key: "token_source" is not a key of sidecar. Fix: its place is sidecar.identity.source; '
+            "the keys of sidecar are upstream, limits, timeouts, identity, listeners, guards, lifecycle, telemetry, unsafe.",
+        ),
+        (
+            ENOUGH + "  log: {level: debug}\n",
+            'robin.yaml:4:3: error: unknown_key: "log" is not a key of sidecar. Fix: its place is sidecar.telemetry; '
+            "the keys of sidecar are upstream, limits, timeouts, identity, listeners, guards, lifecycle, telemetry, unsafe.",
         ),
     ],
 )
 def test_an_error_names_its_place_a_code_and_the_fix(tmp_path: Path, text: str, message: str) -> None:
     assert errors(written(tmp_path, text)) == [message]
+
+
+def test_a_conflict_of_a_variable_with_the_file_names_both_by_what_they_are_there(tmp_path: Path) -> None:
+    config = written(tmp_path, ENOUGH + "  lifecycle: {drain_min: 30s}\n")
+    (error,) = errors(config, {"ROBIN_DRAIN_MAX": "5s"})
+    assert error.startswith("robin: ROBIN_DRAIN_MAX (from env): shorter than sidecar.lifecycle.drain_min (robin.yaml:4:26); make ")
+    config = written(tmp_path, ENOUGH + "  lifecycle: {drain_max: 5s}\n")
+    (error,) = errors(config, {"ROBIN_DRAIN_MIN": "30s"})
+    assert "sidecar.lifecycle.drain_max: shorter than ROBIN_DRAIN_MIN (from env). Fix: " in error
 
 
 def test_errors_of_all_layers_come_in_one_run_and_a_broken_file_causes_no_others(tmp_path: Path) -> None:

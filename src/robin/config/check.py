@@ -4,12 +4,14 @@ Pure: values in, errors out; nothing is opened, resolved or bound. Also the warn
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robin.config.addresses import overlaps, reaches
+from robin.config.diagnostic import Position
 from robin.config.layers import Layer, ResolvedValue, SettingError
 from robin.config.settings import SidecarSettings
+from robin.config.table import in_yaml
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
@@ -19,10 +21,14 @@ LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
 
 @dataclass(frozen=True, slots=True)
 class ParsedSettings:
-    """Parsed values by key (None: unset; of the type that the key's parser returns) and where each came from."""
+    """Parsed values by key (None: unset; of the type that the key's parser returns) and where each came from.
+
+    `section` is where the section of robin.yaml begins, None without one.
+    """
 
     values: Mapping[str, Any]
     sources: Mapping[str, ResolvedValue]
+    section: Position | None = None
 
     def explicit(self, key: str) -> bool:
         """True if a layer set it; False for the default."""
@@ -30,12 +36,16 @@ class ParsedSettings:
 
     def named(self, key: str) -> str:
         """The key and where it came from, for a message about another key."""
-        return f"{key} (from {self.sources[key].layer})"
+        source = self.sources[key]
+        if source.at is not None:
+            return f"{in_yaml(key)} ({source.at})"
+        return f"{key} (from {source.layer}{f' line {source.line}' if source.line else ''})"
 
     def error(self, key: str, what: str, fix: str) -> SettingError:
         """An error at `key`."""
         source = self.sources[key]
-        return SettingError(key=key, layer=source.layer, what=what, fix=fix, at=source.at)
+        where = f"line {source.line}: " if source.line and source.at is None else ""
+        return SettingError(key=key, layer=source.layer, what=where + what, fix=fix, at=source.at)
 
     @property
     def listen(self) -> tuple[Address, ...]:
@@ -157,7 +167,13 @@ def check(parsed: ParsedSettings) -> Iterator[SettingError]:
     """Every conflict between settings that parsed."""
     for rule in RULES:
         if all(key in parsed.values for key in rule.keys):
-            yield from rule.judge(parsed)
+            for error in rule.judge(parsed):
+                yield error if error.at is not None or error.layer is not Layer.DEFAULT else replace(error, at=_place(parsed, rule))
+
+
+def _place(parsed: ParsedSettings, rule: Rule) -> Position | None:
+    """Where robin.yaml takes part in an error about what it leaves out: at the first key of the rule that it has, or else its section."""
+    return next((at for key in rule.keys if (at := parsed.sources[key].at) is not None), parsed.section)
 
 
 def warnings(settings: SidecarSettings) -> tuple[tuple[str, str], ...]:

@@ -38,11 +38,15 @@ class FileLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileText:
-    """What a file sets, and what is wrong with it: `errors` of KEY=value lines (`what` starts with `line N: `), or `diagnostics`."""
+    """What a file sets, and what is wrong with it: `errors` of KEY=value lines (`what` starts with `line N: `), or `diagnostics`.
+
+    `section` is where the section of robin.yaml begins.
+    """
 
     lines: tuple[FileLine, ...]
     errors: tuple[InvalidValue, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
+    section: Position | None = None
 
 
 def load_content(path: str) -> bytes:

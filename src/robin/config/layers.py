@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from robin.config.diagnostic import Diagnostic, Position
+from robin.config.table import in_yaml
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_]{1,80}")
 
@@ -37,7 +38,7 @@ class ResolvedValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingError:
-    """One thing wrong with the settings. `unset`: no layer gave a value, so none is at fault. `at`: the value stands in robin.yaml."""
+    """One thing wrong with the settings. `unset`: no layer gave a value, so none is at fault. `at`: the place in robin.yaml to look at."""
 
     key: str
     layer: Layer
@@ -47,16 +48,17 @@ class SettingError:
     at: Position | None = None
 
     @classmethod
-    def missing(cls, key: str, what: str, fix: str) -> "SettingError":
+    def missing(cls, key: str, what: str, fix: str, at: Position | None = None) -> "SettingError":
         """`key` has no value and must have one."""
-        return cls(key=key, layer=Layer.DEFAULT, what=what, fix=fix, unset=True)
+        return cls(key=key, layer=Layer.DEFAULT, what=what, fix=fix, unset=True, at=at)
 
     @property
     def diagnostic(self) -> Diagnostic | None:
         """The same about a place in robin.yaml; None when the value came from elsewhere."""
         if self.at is None:
             return None
-        return Diagnostic(at=self.at, code="settings_conflict", message=f"{self.key}: {self.what}", fix=self.fix)
+        code, between = ("key_missing", " ") if self.unset else ("settings_conflict", ": ")
+        return Diagnostic(at=self.at, code=code, message=in_yaml(f"{self.key}{between}{self.what}"), fix=in_yaml(self.fix))
 
     def __str__(self) -> str:
         if (diagnostic := self.diagnostic) is not None:

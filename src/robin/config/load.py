@@ -73,12 +73,12 @@ def _parse_all(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[s
         sources["ROBIN_SPIFFE_SOCKET"] = _spiffe_socket(sources["ROBIN_SPIFFE_SOCKET"], environ)
     values: dict[str, Any] = {}
     for key, source in sources.items():
-        outcome = _parse(source)
+        outcome = _parse(source, file)
         if not isinstance(outcome, SettingError):
             values[key] = outcome
         elif not (outcome.unset and file.diagnostics):
             problems.append(outcome)
-    parsed = ParsedSettings(values=values, sources=sources)
+    parsed = ParsedSettings(values=values, sources=sources, section=file.section)
     if not file.diagnostics:  # what a broken file would have set is unknown, so that a rule could report a false conflict
         problems += check(parsed)
     return parsed, problems
@@ -87,7 +87,7 @@ def _parse_all(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[s
 def load_value(key: str, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Any, tuple[Problem, ...]]:
     """The value of one key alone, for commands that need nothing else, and what is wrong with it or with the file."""
     file, problems = _load_file(flags, environ)
-    outcome = _parse(_choose(key, flags, environ, file))
+    outcome = _parse(_choose(key, flags, environ, file), file)
     if isinstance(outcome, SettingError):
         return None, (*problems, outcome)
     return outcome, tuple(problems)
@@ -128,11 +128,11 @@ def _spiffe_socket(source: ResolvedValue, environ: Mapping[str, str]) -> Resolve
     return source
 
 
-def _parse(source: ResolvedValue) -> Any:
+def _parse(source: ResolvedValue, file: FileText) -> Any:
     """The value of a source; None when unset; a SettingError when it is not one."""
     setting = SETTINGS[source.key]
     if source.text is None and setting.required:
-        return SettingError.missing(setting.key, "is required", f"set it to {setting.kind.bounds}, or give {setting.flag}")
+        return SettingError.missing(setting.key, "is required", f"set it to {setting.kind.bounds}, or give {setting.flag}", file.section)
     try:
         return _value(source)
     except InvalidValue as error:

@@ -81,17 +81,18 @@ Every error is reported in one run, before anything is bound, one line each on s
 robin: ROBIN_UPSTREAM_URL is required: set it to https://host[:port][/base], or give --upstream-url
 robin: ROBIN_DRAIN_MAX (from env): shorter than ROBIN_DRAIN_MIN (from flag); make ROBIN_DRAIN_MAX at least as long as ROBIN_DRAIN_MIN
 robin: ROBIN_CONFIG (from flag): line 3: has no =; write KEY=value
+robin.yaml:2:1: error: key_missing: sidecar.upstream.url is required. Fix: set it to https://host[:port][/base], or give --upstream-url.
 robin.yaml:5:5: error: unknown_key: "token_fil" is not a key of sidecar.identity. Fix: write token_file (the nearest), or remove it.
 ```
 
 A line about robin.yaml is `FILE:LINE:COL: error: CODE: message. Fix: ...`, and in `robin check --json` an entry of `diagnostics` with the
-keys `file`, `line`, `col`, `severity`, `code`, `message` and `fix`. The codes:
+keys `file`, `line`, `col`, `severity`, `code`, `message` and `fix`. It names each setting by its place in the file. The codes:
 
 | code | meaning |
 |---|---|
 | `yaml_invalid` | not YAML, not plain YAML (anchors, tags, duplicate keys), or beyond a limit |
 | `unknown_key` | not a key at that place |
-| `key_missing` | a required key is absent |
+| `key_missing` | a required key is absent; the line is that of the section |
 | `value_invalid` | of another type, or not a value of its kind |
 | `env_expansion` | `${NAME}`, which is not expanded |
 | `settings_conflict` | valid alone, but not together with another setting |

@@ -1,11 +1,13 @@
 """The file robin.yaml: `version: 1` and one section for each plane. A plane is one line here, and one schema module."""
 
+from dataclasses import replace
+
 from robin.config.diagnostic import Diagnostic, Position
 from robin.config.file import FileLine, FileText
 from robin.config.parse import Form, Kind, integer
 from robin.config.schema import Field, Mapping, Scalar, Schema
 from robin.config.sidecar import SCHEMA as SIDECAR
-from robin.config.table import BY_PATH
+from robin.config.table import BY_PATH, in_yaml
 
 SECTIONS: dict[str, Mapping] = {"sidecar": SIDECAR}
 
@@ -22,7 +24,8 @@ def sidecar_lines(content: bytes, name: str) -> FileText:
     """The section `sidecar` as lines of settings, so that flags and environment go before it as before any file; or its diagnostics."""
     from robin.config.yaml_reader import read_yaml  # noqa: PLC0415 - PyYAML is loaded only where there is a YAML file
 
-    root, diagnostics = read_yaml(content, name, document())
+    root, found = read_yaml(content, name, document())
+    diagnostics = tuple(replace(one, message=in_yaml(one.message), fix=in_yaml(one.fix)) for one in found)
     if root is None or any(one.severity == "error" for one in diagnostics):
         return FileText(lines=(), errors=(), diagnostics=diagnostics)
     section = root.value["sidecar"]
@@ -37,4 +40,4 @@ def sidecar_lines(content: bytes, name: str) -> FileText:
         for key, leaf in part.value.items()
         if leaf.at is not None
     ]
-    return FileText(lines=tuple(lines), errors=(), diagnostics=diagnostics)
+    return FileText(lines=tuple(lines), errors=(), diagnostics=diagnostics, section=section.key_at)

@@ -5,7 +5,7 @@ keys).
 """
 
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Union
 
 from robin.config.parse import Form, Kind, parse_items
@@ -53,10 +53,11 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
-    """Exactly these keys; one that is not required may be left out."""
+    """Exactly these keys; one that is not required may be left out. `elsewhere`: words tried here by mistake, and the path meant."""
 
     fields: tuple[Field, ...]
     nullable: bool = False
+    elsewhere: Dict[str, str] = field(default_factory=dict, compare=False)
 
 
 Schema = Union[Scalar, Sequence, Entries, Mapping]  # noqa: UP007 - the names of the classes stand in quotes above

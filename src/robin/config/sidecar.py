@@ -18,10 +18,24 @@ from robin.transport.settings import ListenerSettings, UpstreamSettings
 P = TypeVar("P")
 
 
+_BY_VARIABLE = {setting.flag[2:].replace("-", "_"): f"sidecar.{path}" for path, setting in BY_PATH.items()}
+
+
+def _elsewhere() -> dict[str, str]:
+    """What is tried as a key of the section itself: a variable's name (`token_source`), its first word (`log`), a key's name (`url`)."""
+    groups: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
+    for path, setting in BY_PATH.items():
+        groups.setdefault(setting.flag[2:].partition("-")[0], set()).add(f"sidecar.{setting.group}")
+        names.setdefault(setting.name, set()).add(f"sidecar.{path}")
+    alone = {word: places.pop() for guess in (groups, names) for word, places in guess.items() if len(places) == 1}
+    return alone | _BY_VARIABLE
+
+
 def _groups() -> Iterator[Field]:
     for group in dict.fromkeys(setting.group for setting in BY_PATH.values()):
         keys = tuple(_field(setting) for setting in BY_PATH.values() if setting.group == group)
-        yield Field(name=group, schema=Mapping(fields=keys))
+        yield Field(name=group, schema=Mapping(fields=keys, elsewhere=_BY_VARIABLE))
 
 
 def _field(setting: Setting) -> Field:
@@ -30,7 +44,7 @@ def _field(setting: Setting) -> Field:
     return Field(name=setting.name, schema=Scalar(kind=setting.kind, default=default), help=setting.help)
 
 
-SCHEMA = Mapping(fields=tuple(_groups()))
+SCHEMA = Mapping(fields=tuple(_groups()), elsewhere=_elsewhere())
 
 
 def build_sidecar(parsed: ParsedSettings) -> SidecarSettings:

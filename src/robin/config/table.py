@@ -4,6 +4,7 @@ A row declares a setting once: its variable, its place in `robin.yaml` and in Si
 default as text, one line of help and what it means. No kind holds a secret. No variable has the shape of a Kubernetes service link.
 """
 
+import re
 from dataclasses import dataclass
 
 from robin.config import addresses, names, parse
@@ -442,3 +443,18 @@ SETTING_NAMES: dict[str, str] = {key.removeprefix(PREFIX).lower(): key for key i
 """How the sidecar names its settings where a fault refers to one (`model.faults.name_settings`)."""
 
 BY_PATH: dict[str, Setting] = {setting.path: setting for setting in SETTINGS.values() if setting.path}
+
+# A setting in a message, with a value where one is named; not in quotes, and not where a flag or a variable is meant.
+_IN_MESSAGE = re.compile(r'(?<!["\w])(ROBIN_[A-Z_]+)\b(?:=(\w+))?(?! \(from (?:flag|env)\))')
+
+
+def in_yaml(text: str) -> str:
+    """A message about robin.yaml: each setting by its place there."""
+
+    def placed(found: re.Match[str]) -> str:
+        setting = SETTINGS.get(found[1])
+        if setting is None or not setting.path:
+            return found[0]
+        return f"sidecar.{setting.path}" + (f": {found[2]}" if found[2] else "")
+
+    return _IN_MESSAGE.sub(placed, text)

@@ -5,16 +5,16 @@ there is a YAML file.
 """
 
 import re
-from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robin.config.diagnostic import MOST_DIAGNOSTICS, Diagnostic, Position, bounded
 from robin.config.parse import CONTROLS, Form, InvalidValue, nearest, shown
-from robin.config.schema import LONGEST_LIST, Entries, Field, Mapping, Scalar, Schema, Sequence
+from robin.config.schema import LONGEST_LIST, Entries, Mapping, Scalar, Schema, Sequence
 from robin.config.yaml_tree import KINDS, READ_AS, Findings, Node, Unreadable, parse_tree
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_MOST_LISTED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +22,13 @@ class Located:
     """A value that the schema allows, and where it stands; `at` None: it is the default.
 
     `value` is what the kind's parser returned, a tuple of Located (Sequence) or a dict of them (Entries, Mapping). `text` is a scalar as
-    the kind's parser takes it.
+    the kind's parser takes it. `key_at` is where its key stands, in a Mapping.
     """
 
     value: Any
     at: Position | None
     text: str = ""
+    key_at: Position | None = None
 
     def plain(self) -> Any:
         """The value without positions."""
@@ -107,12 +108,14 @@ class _Checker:
         fields = {field.name: field for field in schema.fields}
         for name, (key, _value) in node.pairs.items():
             if name not in fields:
-                self._unknown_key(key, name, fields, what)
+                self._unknown_key(key, name, schema, what)
         values: dict[str, Located] = {}
         for name, field in fields.items():
             inner = name if what == "the file" else f"{what}.{name}"
             if name in node.pairs:
-                value = self.check(node.pairs[name][1], field.schema, inner)
+                key, content = node.pairs[name]
+                value = self.check(content, field.schema, inner)
+                value = None if value is None else replace(value, key_at=key.at)
             elif field.required:
                 value = None
                 self._findings.add(
@@ -124,11 +127,15 @@ class _Checker:
                 values[name] = value
         return Located(value=values, at=node.at)
 
-    def _unknown_key(self, key: Node, name: str, fields: Dict[str, Field], what: str) -> None:
+    def _unknown_key(self, key: Node, name: str, schema: Mapping, what: str) -> None:
+        fields = [field.name for field in schema.fields]
         meant = nearest(name, fields) if len(self._findings.diagnostics) < MOST_DIAGNOSTICS else None  # looking for it costs time
+        place = schema.elsewhere.get(name.lower().removeprefix("robin_"))
         if meant is not None:
             fix = f"write {meant} (the nearest), or remove it"
-        elif len(fields) <= 8:
+        elif place is not None:
+            fix = f"its place is {place}; the keys of {what} are {', '.join(fields)}"
+        elif len(fields) <= _MOST_LISTED:
             fix = f"remove it, or use {', '.join(fields)}"
         else:
             fix = "remove it, or find its name in the reference"
