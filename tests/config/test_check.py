@@ -160,13 +160,13 @@ def test_every_rule_names_keys_that_exist() -> None:
 def warned(environ: dict[str, str]) -> list[str]:
     loaded = load({}, {**URL, **environ})
     assert isinstance(loaded, Loaded)
-    return [code for code, _text in warnings(loaded.settings)]
+    return [" ".join((event, *([fields["switch"]] if "switch" in fields else []))) for event, fields in warnings(loaded.settings)]
 
 
 def test_unsafe_switches_and_an_open_socket_are_warned_of() -> None:
     assert warned({}) == []
     switches = {f"ROBIN_UNSAFE_{name}": "true" for name in ("LISTEN", "UPSTREAM_HTTP", "ANY_HOST")}
-    assert warned(switches) == ["unsafe_listen", "unsafe_upstream_http", "unsafe_any_host"]
+    assert warned(switches) == ["unsafe listen", "unsafe upstream_http", "unsafe any_host"]
     assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock"}) == ["any_local_peer"]
     assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_PEERCRED_ALLOW_UIDS": "none"}) == []
     assert warned({"ROBIN_LISTEN_UDS": "/run/r.sock", "ROBIN_PEERCRED_ALLOW_UIDS": "65533"}) == []

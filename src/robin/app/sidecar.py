@@ -9,6 +9,7 @@ from robin.admin.readiness import Readiness
 from robin.app.plane import Listener, Parts, Plane, RuntimeSettings
 from robin.app.runtime import Runtime, run
 from robin.app.shutdown import EXIT_SETTINGS, StartFailure
+from robin.config.check import warnings
 from robin.config.load import environment
 from robin.config.settings import SidecarSettings
 from robin.config.table import SETTING_NAMES
@@ -49,10 +50,6 @@ def sidecar_runtime(settings: SidecarSettings, environ: Mapping[str, str], *, lo
 
 def runtime_settings(settings: SidecarSettings) -> RuntimeSettings:
     """The part of the settings that is about the process."""
-    unsafe = settings.unsafe.names
-    warnings = [("unsafe", {"switch": switch, "detail": f"ROBIN_UNSAFE_{switch.upper()} is on"}) for switch in unsafe]
-    if settings.listeners.peer_credentials and settings.listeners.allow_uids is None:
-        warnings.append(("any_local_peer", {"detail": "any local user may spend this identity; set ROBIN_PEERCRED_ALLOW_UIDS"}))
     return RuntimeSettings(
         plane="sidecar",
         admin=settings.listeners.admin,
@@ -63,8 +60,8 @@ def runtime_settings(settings: SidecarSettings) -> RuntimeSettings:
         startup_timeout_s=settings.lifecycle.startup_timeout_s,
         log_level=settings.telemetry.log_level,
         log_format=settings.telemetry.log_format,
-        unsafe={switch: switch in unsafe for switch in _UNSAFE},
-        warnings=tuple(warnings),
+        unsafe={switch: switch in settings.unsafe.names for switch in _UNSAFE},
+        warnings=warnings(settings),
         setting_names=SETTING_NAMES,
     )
 

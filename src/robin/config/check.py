@@ -16,6 +16,11 @@ from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.origin import UpstreamUrl
 
 UNMAPPED_UID = 65534  # /proc/sys/kernel/overflowuid, unless it was changed
+_UNSAFE = {
+    "listen": "anyone who reaches the listener can use the identity",
+    "upstream_http": "the identity may cross the network in clear text",
+    "any_host": "the Host, Origin and Sec-Fetch-Site guards are off",
+}
 LOOPBACK_V6 = TcpAddress(host="::1", port=4000, best_effort=True)
 
 
@@ -176,20 +181,16 @@ def _place(parsed: ParsedSettings, rule: Rule) -> Position | None:
     return next((at for key in rule.keys if (at := parsed.sources[key].at) is not None), parsed.section)
 
 
-def warnings(settings: SidecarSettings) -> tuple[tuple[str, str], ...]:
-    """What a start with these settings should warn of: (code, sentence)."""
-    found = []
-    if settings.unsafe.listen:
-        found.append(("unsafe_listen", "ROBIN_UNSAFE_LISTEN is on: anyone who reaches the listener can use the identity"))
-    if settings.unsafe.upstream_http:
-        found.append(("unsafe_upstream_http", "ROBIN_UNSAFE_UPSTREAM_HTTP is on: the identity may cross the network in clear text"))
-    if settings.unsafe.any_host:
-        found.append(("unsafe_any_host", "ROBIN_UNSAFE_ANY_HOST is on: the Host, Origin and Sec-Fetch-Site guards are off"))
+def warnings(settings: SidecarSettings) -> tuple[tuple[str, dict[str, str]], ...]:
+    """What a start with these settings warns of, as events of the log with their fields; `detail` is a sentence for people."""
+    found: list[tuple[str, dict[str, str]]] = [
+        ("unsafe", {"switch": switch, "detail": f"ROBIN_UNSAFE_{switch.upper()} is on: {_UNSAFE[switch]}"})
+        for switch in settings.unsafe.names
+    ]
     if settings.listeners.peer_credentials and settings.listeners.allow_uids is None:
-        found.append(
-            ("any_local_peer", "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode admits can use the identity")
-        )
+        what = "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode admits can use the identity"
+        found.append(("any_local_peer", {"detail": what}))
     if UNMAPPED_UID in (settings.listeners.allow_uids or ()):
         what = f"ROBIN_PEERCRED_ALLOW_UIDS lists {UNMAPPED_UID}: in a user namespace every UID without a mapping appears as it"
-        found.append(("unmapped_uids_listed", what))
+        found.append(("unmapped_uids_listed", {"detail": what}))
     return tuple(found)

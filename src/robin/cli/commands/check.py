@@ -37,7 +37,7 @@ def _values(loaded: Loaded) -> dict[str, object]:
     settings = {
         source.key: {"value": _shown(source), "origin": str(source.layer), "note": source.note or None} for source in loaded.sources
     }
-    return {"ok": True, "settings": settings, "warnings": [text for _code, text in warnings(loaded.settings)]}
+    return {"ok": True, "settings": settings, "warnings": [fields["detail"] for _event, fields in warnings(loaded.settings)]}
 
 
 def _shown(source: ResolvedValue) -> str | None:
@@ -67,4 +67,4 @@ def _table(loaded: Loaded) -> str:
         origin = f"{source.layer} line {source.line}" if source.line else str(source.layer)
         note = f"  ({source.note})" if source.note else ""
         lines.append(f"{source.key:<{width}}  {origin:<12}  {_shown(source) or 'unset'}{note}")
-    return "\n".join([*lines, *(f"warning: {text}" for _code, text in warnings(loaded.settings))])
+    return "\n".join([*lines, *(f"warning: {fields['detail']}" for _event, fields in warnings(loaded.settings))])

@@ -38,8 +38,8 @@ def _look(loaded: Loaded) -> Iterator[Finding]:
     clock = SystemClock()
     chosen = sum(source.layer is not Layer.DEFAULT for source in loaded.sources)
     yield ok("settings", f"{chosen} set, the rest are defaults; robin check shows them")
-    for _code, text in warnings(loaded.settings):
-        yield warn("settings", text, "keep it only where that is meant")
+    for _event, fields in warnings(loaded.settings):
+        yield warn("settings", fields["detail"], "keep it only where that is meant")
     yield from identity.look(loaded.settings, clock)
     yield from upstream.look(loaded.settings, clock)
     yield from machine.look(loaded.settings, environment())
