@@ -64,7 +64,9 @@ def test_an_opaque_token_has_no_claims_and_no_time_left(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_no_token_and_is_named(tmp_path: Path) -> None:
     path = str(tmp_path / "none")
-    with pytest.raises(NoToken, match=rf"^missing: ROBIN_TOKEN_FILE does not exist; .+ \(ROBIN_TOKEN_FILE is {re.escape(path)}\)$"):
+    with pytest.raises(
+        NoToken, match=rf"^missing: the file of ROBIN_TOKEN_FILE does not exist; .+ \(ROBIN_TOKEN_FILE is {re.escape(path)}\)$"
+    ):
         fetch_one(settings(ROBIN_TOKEN_FILE=path), SystemClock())
 
 

@@ -40,12 +40,19 @@ def test_a_wrong_audience_is_an_error_once_per_token_and_then_each_minute() -> N
 
 def test_other_failures_are_warnings_with_a_code_for_the_limit_of_the_log() -> None:
     parts = Parts()
-    IdentityReporter(parts.dependencies, parts.metrics).failed(SourceFailure("Unavailable", "unavailable: no; fix"), 0.5)
+    reporter = IdentityReporter(parts.dependencies, parts.metrics, path="/run/token")
+    reporter.failed(SourceFailure("Unavailable", "unavailable: no; fix"), 0.5)
     assert parts.log.lines == [
         (
             "warning",
             "identity_refresh_failed",
-            {"code": "Unavailable", "source": "test", "fault": "identity_unavailable", "detail": "unavailable: no; fix"},
+            {
+                "code": "Unavailable",
+                "source": "test",
+                "fault": "identity_unavailable",
+                "path": "/run/token",
+                "detail": "unavailable: no; fix",
+            },
         )
     ]
     assert parts.metrics.fetches["error"].total == 0.5

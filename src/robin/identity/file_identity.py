@@ -68,7 +68,7 @@ class FileIdentity:
         self._tasks = dependencies.tasks
         self._log = dependencies.log
         self._metrics = metrics
-        self._reporter = IdentityReporter(dependencies, metrics)
+        self._reporter = IdentityReporter(dependencies, metrics, path=source.path)
         self._token: IdentityToken | None = None
         self._first_seen = FirstSeen()
         self._key: FileKey | None = None  # of the bytes that may serve from the cache; None: read the file again

@@ -17,15 +17,16 @@ _MISCONFIGURED: Final = frozenset({"audience_mismatch", "identity_refused"})
 
 
 class IdentityReporter:
-    """Reports on one identity. `usable` is the state that was reported last."""
+    """Reports on one identity. `usable` is the state that was reported last; `path` is that of a token file, for the log alone."""
 
-    __slots__ = ("_clock", "_last_error", "_last_error_at", "_log", "_metrics", "_on_change", "usable")
+    __slots__ = ("_clock", "_last_error", "_last_error_at", "_log", "_metrics", "_on_change", "_path", "usable")
 
-    def __init__(self, dependencies: Dependencies, metrics: IdentityMetrics) -> None:
+    def __init__(self, dependencies: Dependencies, metrics: IdentityMetrics, *, path: str | None = None) -> None:
         self._clock = dependencies.clock
         self._log = dependencies.log
         self._on_change = dependencies.on_change
         self._metrics = metrics
+        self._path = path
         self._last_error: tuple[str, bytes] | None = None
         self._last_error_at = 0.0
         self.usable = False
@@ -54,10 +55,22 @@ class IdentityReporter:
             if error != self._last_error or now - self._last_error_at >= _REPEAT_S:
                 self._last_error, self._last_error_at = error, now
                 self._log.error(
-                    "identity_misconfigured", source=metrics.source, fault=failure.fault, label=failure.label, detail=failure.detail
+                    "identity_misconfigured",
+                    source=metrics.source,
+                    fault=failure.fault,
+                    label=failure.label,
+                    path=self._path,
+                    detail=failure.detail,
                 )
             return
-        self._log.warning("identity_refresh_failed", code=failure.label, source=metrics.source, fault=failure.fault, detail=failure.detail)
+        self._log.warning(
+            "identity_refresh_failed",
+            code=failure.label,
+            source=metrics.source,
+            fault=failure.fault,
+            path=self._path,
+            detail=failure.detail,
+        )
 
     def crashed(self, where: str, error: Exception) -> None:
         """Report a bug by its type and stack only, since its text may quote a token."""

@@ -92,7 +92,7 @@ async def test_an_expired_token_and_a_clock_that_is_behind(run_robin: RunRobin, 
 async def test_a_missing_file_and_a_folder_in_its_place(run_robin: RunRobin, tmp_path: Path) -> None:
     code, findings = await examine(run_robin, ROBIN_TOKEN_FILE=str(tmp_path / "none"))
     assert code == 1
-    assert found(findings, "token", "fail") == ["missing: ROBIN_TOKEN_FILE does not exist"]
+    assert found(findings, "token", "fail") == ["missing: the file of ROBIN_TOKEN_FILE does not exist"]
     code, findings = await examine(run_robin, ROBIN_TOKEN_FILE=str(tmp_path))
     assert code == 1
     assert found(findings, "token", "fail") == ["not_a_file: ROBIN_TOKEN_FILE is not a regular file"]
@@ -325,7 +325,7 @@ async def test_people_read_lines_with_fixes(run_robin: RunRobin, tmp_path: Path)
     assert ended.code == 1
     lines = ended.out.splitlines()
     assert lines[0] == "ok    settings         4 set, the rest are defaults; robin check shows them"
-    at = lines.index("FAIL  token            missing: ROBIN_TOKEN_FILE does not exist")
+    at = lines.index("FAIL  token            missing: the file of ROBIN_TOKEN_FILE does not exist")
     path = tmp_path / "none"
     assert lines[at + 1] == f"                       fix: mount the token there, or set ROBIN_TOKEN_FILE (ROBIN_TOKEN_FILE is {path})"
 

@@ -76,7 +76,7 @@ async def test_a_token_that_fails_a_check_is_exit_1_with_its_fix(run_robin: RunR
 async def test_no_token_is_exit_1_and_says_why(run_robin: RunRobin, tmp_path: Path, words: tuple[str, ...]) -> None:
     ended = await run_robin("token", *words, ROBIN_TOKEN_FILE=str(tmp_path / "none"), **URL)
     assert ended.code == 1
-    assert ended.err.startswith("robin: missing: ROBIN_TOKEN_FILE does not exist; ")
+    assert ended.err.startswith("robin: missing: the file of ROBIN_TOKEN_FILE does not exist; ")
 
 
 @pytest.mark.parametrize("words", [("token",), ("token", "--json"), ("doctor",), ("doctor", "--json"), ("check",), ("check", "--json")])

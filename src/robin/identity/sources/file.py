@@ -121,7 +121,7 @@ def _unopened(path: str, error: OSError) -> SourceFailure:
 
 def _unreadable(error: OSError) -> SourceFailure:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return SourceFailure("missing", "missing: {token_file} does not exist; mount the token there, or set {token_file}")
+        return SourceFailure("missing", "missing: the file of {token_file} does not exist; mount the token there, or set {token_file}")
     if isinstance(error, PermissionError):
         return SourceFailure("unreadable", "unreadable: Robin may not read {token_file}; grant its user read access")
     word = error.strerror or type(error).__name__
