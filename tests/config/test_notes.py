@@ -28,6 +28,12 @@ def test_defaults_that_listen_say_where() -> None:
     assert notes(ROBIN_LISTEN_ADDR="127.0.0.1:4000", ROBIN_ADMIN_ADDR=":4001") == {}
 
 
+def test_a_list_of_headers_names_those_of_the_default_that_it_leaves_out() -> None:
+    listed = "X_API_KEY,api-key,x-goog-api-key,private-token,x-vault-token,x-mine"
+    note = "no longer removed: x-warden-token, x-warden-agent-token"
+    assert notes(ROBIN_STRIP_HEADERS=listed) == {**BY_DEFAULT, "ROBIN_STRIP_HEADERS": note}
+
+
 UNUSED = [
     ("ROBIN_SPIFFE_SOCKET", "unix:///run/agent.sock", {}, "ROBIN_TOKEN_SOURCE=file"),
     ("ROBIN_SPIFFE_ID", "spiffe://example.org/app", {}, "ROBIN_TOKEN_SOURCE=file"),

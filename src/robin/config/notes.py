@@ -8,6 +8,7 @@ from robin.config.settings import SidecarSettings
 from robin.config.table import SETTINGS
 from robin.identity.settings import FileIdentitySettings
 from robin.model.address import UnixAddress
+from robin.wire.forwarding import DEFAULT_STRIP
 
 _COMMENT = re.compile("[ \t]#")
 
@@ -31,6 +32,8 @@ def _notes(source: ResolvedValue, settings: SidecarSettings) -> Iterator[str]:
         yield f"not used: {reason}"
     elif looks_commented(source):
         yield "all of it, the # too: there are no inline comments"
+    if source.key == "ROBIN_STRIP_HEADERS" and (kept := [name for name in DEFAULT_STRIP if name not in settings.guards.strip_headers]):
+        yield f"no longer removed: {', '.join(kept)}"
     if source.key == "ROBIN_UDS_MODE" and source.text == "auto" and isinstance(settings.listeners.proxy[0], UnixAddress):
         yield f"{settings.listeners.proxy[0].mode:04o}"
 

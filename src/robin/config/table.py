@@ -330,8 +330,9 @@ _GUARDS = (
         "guards.strip_headers",
         names.FIELD_NAMES,
         ",".join(DEFAULT_STRIP),
-        "headers removed besides Authorization",
-        "Replaces the default list; `Authorization` and `Proxy-Authorization` are always removed. `_` and `-` are the same.",
+        "removed besides Authorization; replaces the default list",
+        "`Authorization` and `Proxy-Authorization` are always removed. `_` and `-` are the same. "
+        "`robin check` names what is no longer removed.",
     ),
     _row(
         "UPGRADE_PROTOCOLS",
