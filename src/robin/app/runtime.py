@@ -153,6 +153,8 @@ class Runtime:
         for listener in self.plane.listeners:
             bounds = self._bind(listener.setting, listener.addresses, activated)
             self._listening += bounds
+            for bound in bounds:  # named before its first caller: `robin doctor` reads there where this proxy listens
+                self.parts.metrics.downstream_connections.setdefault(bound.label, 0)
             take = partial(listener.take, listener.rule)
             self._acceptors += [Acceptor(self.parts.loop, bound, take, self._report_accept, self._on_dead_listener) for bound in bounds]
         self.parts.own.learn([*self._listening, *self._admin_listening])

@@ -1,4 +1,4 @@
-"""One question to the admin plane of a running sidecar: direct, never through a proxy, bounded in time and size."""
+"""One question to the admin listener of a running sidecar: direct, never through a proxy, bounded in time and size."""
 
 import argparse
 import errno
@@ -32,7 +32,6 @@ class Answer:
 
     status: int
     body: bytes
-    proxy_status: str = ""
 
     @property
     def readiness(self) -> bool:
@@ -42,11 +41,6 @@ class Answer:
             return (*state, *state["identity"]) == ("status", "reasons", "identity", "source", "state", "expires_in_s")
         except (ValueError, TypeError, KeyError, RecursionError):
             return False
-
-    @property
-    def refusal(self) -> bool:
-        """Whether a Robin's proxy plane answered by itself (RFC 9209)."""
-        return self.proxy_status.startswith("robin;")
 
     @property
     def reasons(self) -> str:
@@ -143,8 +137,7 @@ def ask(places: tuple[Place, ...], method: str, path: str, *, timeout_s: float =
         try:
             call.request(method, path, headers={"Connection": "close"})
             response = call.getresponse()
-            proxy_status = response.getheader("Proxy-Status", "")
-            return Answer(status=response.status, body=response.read(ANSWER_BYTES), proxy_status=proxy_status)
+            return Answer(status=response.status, body=response.read(ANSWER_BYTES))
         except (OSError, http.client.HTTPException) as error:
             code = error.errno if isinstance(error, OSError) else None
             why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__

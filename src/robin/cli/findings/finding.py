@@ -14,7 +14,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`subject` is a stable word; `fix` is empty where there is nothing to mend. Neither ever holds bytes of a token."""
+    """`subject` is a stable word; `fix` is empty where there is nothing to fix. Neither ever holds bytes of a token."""
 
     subject: str
     health: Health

@@ -41,10 +41,10 @@ def _file(path: str) -> Iterator[Finding]:
         return
     mode = f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}"
     if found.st_mode & stat.S_IWOTH:
-        yield fail("token file", f"{path} can be written by everybody ({mode})", "chmod o-w it, or let the platform write it")
+        yield fail("token file", f"{path} can be written by every user ({mode})", "chmod o-w it, or let the platform write it")
     elif found.st_mode & stat.S_IROTH:
         fix = "make it 0600 or 0640 with Robin's group; in a pod set defaultMode and fsGroup"
-        yield warn("token file", f"{path} can be read by everybody on this machine ({mode})", fix)
+        yield warn("token file", f"{path} can be read by every user of this machine ({mode})", fix)
     else:
         yield ok("token file", f"{path} ({mode})")
 
