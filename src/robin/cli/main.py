@@ -34,7 +34,7 @@ COMMANDS: dict[str, Command] = {
         Command("up", "try it here: a development authority, a demonstration broker and the sidecar"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
-        Command("doctor", "look for what would go wrong, and say how to mend it"),
+        Command("doctor", "look for what would go wrong, and show the fix"),
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),
         Command("token", "show the claims of the identity, never the token"),

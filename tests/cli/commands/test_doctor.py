@@ -181,9 +181,21 @@ async def test_tls_to_a_port_that_speaks_none(run_robin: RunRobin, token_file: P
         settings = {"ROBIN_UPSTREAM_URL": f"https://127.0.0.1:{port}", "ROBIN_UPSTREAM_CONNECT_TIMEOUT": "300ms"}
         code, findings = await examine(run_robin, ROBIN_TOKEN_FILE=str(token_file), **settings)
     assert code == 1
-    assert found(findings, "upstream", "fail") == [
-        f"connect_timeout: 127.0.0.1 port {port}: no connection within ROBIN_UPSTREAM_CONNECT_TIMEOUT"
+    assert found(findings, "upstream tls", "fail") == [
+        f"connect_timeout: 127.0.0.1 port {port}: it accepts TCP connections, but TLS is not finished within ROBIN_UPSTREAM_CONNECT_TIMEOUT"
     ]
+
+
+async def test_without_an_upstream_url_the_rest_is_looked_at(run_robin: RunRobin, token_file: Path) -> None:
+    code, findings = await examine(run_robin, ROBIN_TOKEN_FILE=str(token_file), ROBIN_UPSTREAM_URL="")
+    assert code == 1
+    assert [(finding["subject"], finding["fix"]) for finding in findings if finding["status"] == "fail"] == [
+        ("upstream", "set it to https://host[:port][/base], or give --upstream-url")
+    ]
+    assert found(findings, "upstream", "fail") == ["ROBIN_UPSTREAM_URL is required"]
+    assert found(findings, "token", "ok") != []
+    assert found(findings, "port", "ok") != []
+    assert found(findings, "open files", "ok") + found(findings, "open files", "warn") != []
 
 
 async def test_a_ca_file_without_certificates(run_robin: RunRobin, token_file: Path, tmp_path: Path) -> None:

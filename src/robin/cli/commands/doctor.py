@@ -1,16 +1,19 @@
-"""Look for what would go wrong, and say how to mend it: identity, clock, upstream, ports, limits. It sends no token anywhere."""
+"""Look for what would go wrong, and show the fix: identity, clock, upstream, ports, limits. It sends no token anywhere."""
 
 import argparse
 import json
 from collections.abc import Iterator
 
 from robin.cli.findings import identity, machine, upstream
-from robin.cli.findings.finding import Finding, Health, ok, warn
-from robin.cli.flags import add_settings, load_or_exit
+from robin.cli.findings.finding import Finding, Health, fail, ok, warn
+from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
-from robin.config.layers import Layer
-from robin.config.load import Loaded, environment
+from robin.config.layers import Layer, SettingError
+from robin.config.load import Loaded, environment, load
 from robin.transport.clock import SystemClock
+
+_UPSTREAM = "ROBIN_UPSTREAM_URL"
+_INSTEAD = "https://upstream.invalid"  # where there is none, so that the rest can be looked at; it is not connected to
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 nothing fails, 1 something does, 2 the settings are wrong."""
-    loaded = load_or_exit(args)
+    loaded, missing = _load(args)
     findings = []
-    for finding in _look(loaded):
+    for finding in _look(loaded, missing):
         findings.append(finding)
         if not args.json:
             print(_line(finding), flush=True)
@@ -34,14 +37,31 @@ def run(args: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
-def _look(loaded: Loaded) -> Iterator[Finding]:
+def _load(args: argparse.Namespace) -> tuple[Loaded, SettingError | None]:
+    """The settings, and the error where nothing but the upstream is missing; exits 2 on any other."""
+    flags, missing = given(args), None
+    outcome = load(flags, environment())
+    if isinstance(outcome, tuple):
+        (first, *more) = outcome
+        if isinstance(first, SettingError) and first.key == _UPSTREAM and first.unset and not more:
+            missing = first
+            outcome = load(flags | {_UPSTREAM: _INSTEAD}, environment())
+    if isinstance(outcome, tuple):
+        refuse(outcome)
+    return outcome, missing
+
+
+def _look(loaded: Loaded, missing: SettingError | None) -> Iterator[Finding]:
     clock = SystemClock()
-    chosen = sum(source.layer is not Layer.DEFAULT for source in loaded.sources)
+    chosen = sum(source.layer is not Layer.DEFAULT for source in loaded.sources if missing is None or source.key != missing.key)
     yield ok("settings", f"{chosen} set, the rest are defaults; robin check shows them")
     for _event, fields in warnings(loaded.settings):
         yield warn("settings", fields["detail"], "keep it only where that is meant")
     yield from identity.look(loaded.settings, clock)
-    yield from upstream.look(loaded.settings, clock)
+    if missing is None:
+        yield from upstream.look(loaded.settings, clock)
+    else:
+        yield fail("upstream", f"{missing.key} {missing.what}", missing.fix)
     yield from machine.look(loaded.settings, environment())
 
 

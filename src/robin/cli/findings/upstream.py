@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from robin.cli.findings.finding import Finding, fail, ok, warn
 from robin.config.addresses import reaches
@@ -17,13 +17,14 @@ from robin.policy.addresses import refuse_own_listeners
 from robin.policy.guards import permit_probe
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
-from robin.transport.dial import Dialer
+from robin.transport.dial import Dialer, connect
 from robin.transport.resolve import Resolver
 from robin.transport.stream import Stream
 from robin.transport.tls import TlsFileError, UpstreamTls
 
 DAY_S = 86400.0
 SOON_S = 7 * DAY_S
+_TCP_S = 2.0
 
 
 def look(settings: SidecarSettings, clock: Clock) -> Iterator[Finding]:
@@ -53,7 +54,13 @@ async def _connect(settings: SidecarSettings, permit: Permit, tls: UpstreamTls |
         return any(reaches(reached, address) for address in (*settings.listeners.proxy, *settings.listeners.admin))
 
     resolver = Resolver(loop, is_own_listener=is_own_listener)
-    dialer = Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=settings.deadlines.connect_s)
+    permitted: list[ResolvedAddress] = []
+
+    def judge(permit: Permit, found: Sequence[ResolvedAddress]) -> Sequence[ResolvedAddress]:
+        permitted[:] = refuse_own_listeners(permit, found)
+        return permitted
+
+    dialer = Dialer(loop, resolver=resolver, judge=judge, tls=tls, connect_s=settings.deadlines.connect_s)
     reached: list[ResolvedAddress] = []
 
     def build(address: ResolvedAddress) -> Stream:
@@ -63,6 +70,10 @@ async def _connect(settings: SidecarSettings, permit: Permit, tls: UpstreamTls |
     try:
         stream = await dialer.dial(permit, build)
     except Fault as fault:
+        if fault.code == "connect_timeout" and origin.tls and await _accepts_tcp(permitted):
+            what = f"connect_timeout: {origin.host} port {origin.port}: it accepts TCP connections, but TLS is not finished within"
+            fix = "check that the port speaks TLS, or use http in ROBIN_UPSTREAM_URL"
+            return [fail("upstream tls", f"{what} ROBIN_UPSTREAM_CONNECT_TIMEOUT", fix)]
         return [_refused(fault, settings)]
     try:
         certificate = stream.transport.get_extra_info("ssl_object")
@@ -70,6 +81,16 @@ async def _connect(settings: SidecarSettings, permit: Permit, tls: UpstreamTls |
         return [ok("upstream", f"{origin} accepts connections at {where}"), *_certificate(certificate, clock)]
     finally:
         stream.transport.abort()
+
+
+async def _accepts_tcp(addresses: Sequence[ResolvedAddress]) -> bool:
+    try:
+        async with asyncio.timeout(_TCP_S):
+            sock, _ = await connect(asyncio.get_running_loop(), addresses)
+    except OSError:  # TimeoutError is one
+        return False
+    sock.close()
+    return True
 
 
 _CERTIFICATES = {
