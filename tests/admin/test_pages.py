@@ -73,7 +73,7 @@ def test_metrics_are_scraped_with_all_of_accept(sidecar):
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/healthz/", "//healthz", "/HEALTHZ", "/%68ealthz", "/metrics/../healthz", "*"])
 def test_anything_else_is_unknown(sidecar, path):
     answer = sidecar.ask(f"{'OPTIONS' if path == '*' else 'GET'} {path}")
-    assert (answer.status, answer.body) == (404, b"not found\n")
+    assert (answer.status, answer.body) == (404, b"not found; there are /livez /readyz /startupz /metrics\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"])

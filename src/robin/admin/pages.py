@@ -1,4 +1,4 @@
-"""The admin plane's responses: a table of pages, rendered from state in memory. Nothing here waits."""
+"""The admin listener's responses: a table of pages, rendered from state in memory. Nothing here waits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Response:
 
 
 _OK: Final = Response(status=200, body=b"ok\n")
-_UNKNOWN: Final = Response(status=404, body=b"not found\n")
+_UNKNOWN: Final = Response(status=404, body=b"not found; there are /livez /readyz /startupz /metrics\n")
 _FORBIDDEN: Final = Response(status=403, body=b"quit is for processes on this machine, and never for browsers\n")
 BROKEN: Final = Response(status=500, body=b"internal_error\n")
 OVERSIZED: Final = Response(status=431, body=b"head_too_large\n")
@@ -39,7 +39,7 @@ def refuse(fault: Fault) -> Response:
 
 
 class Pages:
-    """The admin plane without its sockets. `begin_drain` None: /quitquitquit does not exist."""
+    """The admin listener without its sockets. `begin_drain` None: /quitquitquit does not exist."""
 
     __slots__ = ("_begin_drain", "_pages", "_scrape", "_status")
 

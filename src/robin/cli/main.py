@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
         Command("wait", "wait until the sidecar has started"),
         Command("shutdown", "end the sidecar, for Jobs"),
         Command("token", "show the claims of the identity, never the token"),
-        Command("audit", "verify an audit log, or show its last records"),
+        Command("audit", "verify an audit log, or show its last records; the sidecar writes none"),
     )
 }
 
@@ -83,6 +83,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         last = message.rpartition(" ")[2]
         fix = f"a command comes first: robin {last} ..." if last in COMMANDS else f"{self.prog} --help lists what there is"
+        if message.startswith("argument ") and ": expected " not in message:
+            fix = ""  # the message about a value has its own
         if message.startswith("unrecognized arguments: --"):
             from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
@@ -91,7 +93,7 @@ class _Parser(argparse.ArgumentParser):
             meant = nearest(flag[2:], (known[2:] for known in self._option_string_actions if known.startswith("--")))
             fix = f"the nearest is --{meant}" if meant else fix
         plain = ascii(message.replace("'", ""))[1:-1][:300]  # of what argparse quotes, some is the user's text
-        print(f"robin: {plain}; {fix}", file=sys.stderr)
+        print(f"robin: {plain}; {fix}" if fix else f"robin: {plain}", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -17,11 +17,11 @@ async def test_it_ends_the_sidecar_and_again_is_no_failure(run_robin: RunRobin, 
     async with SidecarProcess(upstream_url=UPSTREAM, settings=settings) as sidecar:
         await sidecar.started()
         first = await run_robin("shutdown", "--admin", sidecar.admin[0])
-        assert (first.code, first.out, first.err) == (0, "gone", "")
+        assert (first.code, first.out, first.err) == (0, "the sidecar has ended", "")
         assert await sidecar.returned() == 0
         second = await run_robin("shutdown", "--admin", sidecar.admin[0])
     assert second.code == 0
-    assert second.out == f"already gone: no answer from {sidecar.admin[0]}: Connection refused"
+    assert second.out == f"the sidecar has ended already: no answer from {sidecar.admin[0]}: Connection refused"
 
 
 async def test_two_at_once_both_succeed(run_robin: RunRobin, token_file: Path) -> None:
@@ -47,7 +47,7 @@ async def test_where_it_is_not_enabled_it_says_how(run_robin: RunRobin, token_fi
         ended = await run_robin("shutdown", "--admin", sidecar.admin[0])
         assert sidecar.returncode is None
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err == "robin: the sidecar does not offer it; set ROBIN_ADMIN_QUIT=true where the sidecar runs"
+    assert ended.err == "robin: the sidecar does not offer POST /quitquitquit; set ROBIN_ADMIN_QUIT=true where the sidecar runs"
 
 
 @pytest.mark.parametrize(("status", "part"), [(403, "only over loopback or a Unix socket"), (500, "unexpected answer 500")])
@@ -62,10 +62,10 @@ async def test_an_admin_plane_that_stays_is_a_failure(run_robin: RunRobin) -> No
     async with RecordingUpstream(answer(response(200, b'{"status":"draining"}'), close=True)) as admin:
         ended = await run_robin("shutdown", "--wait", "200ms", "--admin", f"127.0.0.1:{admin.port}")
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err == "robin: not gone after 0.2 s: still draining; wait longer with --wait, or lower ROBIN_DRAIN_MAX"
+    assert ended.err == "robin: the sidecar has not ended after 0.2 s: still draining; wait longer with --wait, or lower ROBIN_DRAIN_MAX"
 
 
 async def test_without_a_sidecar_it_is_already_gone(run_robin: RunRobin) -> None:
     ended = await run_robin("shutdown", ROBIN_ADMIN_ADDR=f"127.0.0.1:{free_port()}")
     assert ended.code == 0
-    assert ended.out.startswith("already gone: ")
+    assert ended.out.startswith("the sidecar has ended already: ")

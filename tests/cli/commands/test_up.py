@@ -31,8 +31,8 @@ def test_each_flag_is_taken():
         (("--port", "-1"), "from 1 to 65534"),
         (("--port", "http"), "from 1 to 65534"),
         (("--rotate", "20"), "no unit"),
-        (("--rotate", "999ms"), "from 1s to 1h"),
-        (("--rotate", "61m"), "from 1s to 1h"),
+        (("--rotate", "999ms"), "use 1s to 1h"),
+        (("--rotate", "61m"), "use 1s to 1h"),
         (("--source", "vault"), "invalid choice"),
     ],
 )

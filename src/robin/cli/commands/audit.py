@@ -1,7 +1,7 @@
 """Verify an audit log, or show its last records.
 
 An audit log is a chain: each record holds the hash of the one before it, and checkpoints sign the chain with a key. So a record that was
-changed, removed, moved or added is found, up to the last checkpoint.
+changed, removed, moved or added is found, up to the last checkpoint. For planes that audit; the sidecar writes none.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import json
 from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
 from robin.config.diagnostic import Diagnostic
-from robin.config.layers import ResolvedValue
+from robin.config.layers import Layer, ResolvedValue
 from robin.config.load import Loaded, Problem, environment, load
 from robin.config.robin_yaml import SECTIONS
 
@@ -63,7 +63,7 @@ def _errors(problems: tuple[Problem, ...]) -> dict[str, object]:
 def _table(loaded: Loaded) -> str:
     width = max(len(source.key) for source in loaded.sources)
     lines = []
-    for source in loaded.sources:
+    for source in sorted(loaded.sources, key=lambda source: source.layer is Layer.DEFAULT):  # what was set comes first
         origin = f"{source.layer} line {source.line}" if source.line else str(source.layer)
         note = f"  ({source.note})" if source.note else ""
         lines.append(f"{source.key:<{width}}  {origin:<12}  {_shown(source) or 'unset'}{note}")

@@ -1,4 +1,4 @@
-"""End the sidecar: ask its admin plane to drain, and wait until it is gone. A sidecar that is gone already is a success."""
+"""End the sidecar: ask its admin listener to drain, and wait until it is gone. A sidecar that is gone already is a success."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         answer = ask(places, "POST", "/quitquitquit")
     except Unanswered as unanswered:
         if unanswered.gone:
-            print(f"already gone: {unanswered}")
+            print(f"the sidecar has ended already: {unanswered}")
             return 0
         last = str(unanswered)  # it may be leaving right now
     else:
@@ -42,16 +42,16 @@ def run(args: argparse.Namespace) -> int:
             ask(places, "GET", "/healthz", timeout_s=left_s)
         except Unanswered as unanswered:
             if unanswered.gone:
-                print("gone")
+                print("the sidecar has ended")
                 return 0
         time.sleep(min(POLL_S, max(0.0, deadline_at - clock.monotonic())))
-    print(f"robin: not gone after {args.wait:g} s: {last}", file=sys.stderr)
+    print(f"robin: the sidecar has not ended after {args.wait:g} s: {last}", file=sys.stderr)
     return 1
 
 
 def _refusal(answer: Answer) -> str:
     if answer.status == 404:
-        return "the sidecar does not offer it; set ROBIN_ADMIN_QUIT=true where the sidecar runs"
+        return "the sidecar does not offer POST /quitquitquit; set ROBIN_ADMIN_QUIT=true where the sidecar runs"
     if answer.status == 403:
         return "the sidecar accepts it only over loopback or a Unix socket; run this beside it, with --admin 127.0.0.1:PORT"
     return f"unexpected answer {answer.status}; does --admin name the sidecar's admin address?"

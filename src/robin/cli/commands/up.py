@@ -48,7 +48,7 @@ def _port(text: str) -> int:
 def _pace(text: str) -> float:
     pace_s = seconds(text)
     if not ROTATE_LEAST_S <= pace_s <= ROTATE_MOST_S:
-        raise argparse.ArgumentTypeError("a pace is from 1s to 1h")
+        raise argparse.ArgumentTypeError("use 1s to 1h")
     return pace_s
 
 
@@ -137,7 +137,8 @@ def _introduce(view: "LiveView", demonstration: "Demonstration") -> None:
     view.say(f"             {view.style('bold', stream)}")
     view.say("  end        Ctrl-C: nothing is left behind")
     view.say()
-    view.say("While this runs, robin.env of another Robin (for a how-to guide start this with --port 5000):")
+    view.say("You need these lines only for a robin.env of your own, as in the how-to guides (start this with --port 5000 for them):")
+    view.say("with them another Robin uses this broker and identity while this runs.")
     view.say(f"ROBIN_UPSTREAM_URL={demonstration.broker.url}")
     view.say(f"ROBIN_AUDIENCE={AUDIENCE}")
     if demonstration.source != "file":
