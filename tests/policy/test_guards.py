@@ -1,4 +1,4 @@
-"""The guards: who may spend the identity; silence denies, and nothing but the listed Hosts gets a Permit."""
+"""The guards: who may use the identity; silence denies, and nothing but the listed Hosts gets a Permit."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The admin plane's sockets: a small HTTP/1.1 listener of its own, so that probes are served whatever the proxy does.
+"""The admin listener's sockets: a small HTTP/1.1 listener of its own, so that probes are served whatever the proxy does.
 
 It faces the pod network: heads of 8 KiB, 64 connections, 5 s for each head and each response, one request at a time per connection. At the
 limit the oldest connection is closed, so that idle peers cannot keep the kubelet's probe out. It never forwards anything, and

@@ -21,7 +21,7 @@ CALL_S = 2.0
 _CLOCK = SystemClock()
 
 # No listener, no socket file, or no such address family on this machine.
-_NOBODY_THERE = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+_NO_LISTENER = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 Place = TcpAddress | UnixAddress
 
@@ -58,7 +58,7 @@ class Unanswered(Exception):
     def __init__(self, place: str, why: str, code: int | None) -> None:
         super().__init__(f"no answer from {place}: {why}")
         self.code = code
-        self.gone = code in _NOBODY_THERE
+        self.gone = code in _NO_LISTENER
 
 
 class _Timed(socket.socket):

@@ -59,7 +59,7 @@ class Log(Protocol):
         ...
 
     def error(self, event: str, *, code: str | None = None, **fields: object) -> None:
-        """Write a line about something to mend."""
+        """Write a line about something to fix."""
         ...
 
 

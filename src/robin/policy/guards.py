@@ -1,6 +1,6 @@
 """The sidecar's guards: may this request spend the workload's identity? A pure function of the head and the caller; silence denies.
 
-Whatever reaches the listener can spend the identity, so the guards keep out what a browser page (DNS rebinding, cross-site requests) or
+Whatever reaches the listener can use the identity, so the guards keep out what a browser page (DNS rebinding, cross-site requests) or
 a forged URL (SSRF) can make a local program send (docs/explanation/threat-model.md).
 """
 

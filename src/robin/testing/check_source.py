@@ -26,7 +26,7 @@ _DETAIL: Final = re.compile(r"[a-z][a-z0-9_]*: .*; .*", re.DOTALL)
 class Platform:
     """A source and the platform behind it. `offer` makes the platform give this token for `audience`; `withdraw` leaves it nothing to give.
 
-    `stall`, where the platform can: it answers nobody until the next `offer`; None where a fetch cannot hang. `owns` tells the tasks of a
+    `stall`, where the platform can: it does not respond until the next `offer`; None where a fetch cannot hang. `owns` tells the tasks of a
     platform that lives in the loop of the source; any other task that begins while the suite runs is the source's.
     """
 

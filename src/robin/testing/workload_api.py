@@ -40,7 +40,7 @@ def answer_with(outcome: Outcome) -> Answer:
 async def answer_never(_request: JwtSvidRequest) -> Outcome:
     """An Answer that hangs."""
     await asyncio.Event().wait()
-    raise AssertionError("an event that nobody sets was set")
+    raise AssertionError("an event that is never set was set")
 
 
 class WorkloadApi:

@@ -17,7 +17,7 @@ LISTENER_SETTINGS: Final = {True: "ROBIN_LISTEN_UDS", False: "ROBIN_LISTEN_ADDR"
 """The setting that names the listener, by whether it is a Unix socket."""
 
 _UNCLAIMED: Final = "set ROBIN_LISTEN_ADDR=systemd:{name}, or do not pass it"
-_NOT_LOOPBACK: Final = "use ListenStream=127.0.0.1:4000, or set ROBIN_UNSAFE_LISTEN=true to let the network spend the identity"
+_NOT_LOOPBACK: Final = "use ListenStream=127.0.0.1:4000, or set ROBIN_UNSAFE_LISTEN=true to let the network use the identity"
 ACTIVATION_FIXES: Final[Mapping[bool, Mapping[str, str]]] = {
     True: {"wrong_kind": "use ROBIN_LISTEN_ADDR instead", "not_loopback": _NOT_LOOPBACK, "unclaimed": _UNCLAIMED},
     False: {"wrong_kind": "set ROBIN_LISTEN_UDS=systemd:{name} instead", "not_loopback": _NOT_LOOPBACK, "unclaimed": _UNCLAIMED},
