@@ -29,8 +29,8 @@ def test_every_line_of_the_table_is_whole(kind: FaultKind) -> None:
 
 
 @pytest.mark.parametrize("kind", FAULTS.values(), ids=list(FAULTS))
-def test_only_a_503_promises_that_a_retry_may_help(kind: FaultKind) -> None:
-    assert kind.retry_after_s is None or kind.status == 503 or kind.source is FaultSource.ISSUER
+def test_only_a_503_or_429_promises_that_a_retry_may_help(kind: FaultKind) -> None:
+    assert kind.retry_after_s is None or kind.status in {429, 503} or kind.source is FaultSource.ISSUER
 
 
 def test_each_source_is_that_of_some_fault() -> None:

@@ -228,7 +228,7 @@ class Kube(Plane):
             try:
                 await self._checks.run()
             except Dangerous as danger:  # nothing is minted for an agent until it is mended
-                self._parts.events.error("startup_checks", detail=str(danger))
+                self._parts.events.error("startup_check_dangerous", detail=str(danger))
             self._parts.on_ready_change()
 
     def _build_engine(self, folder: StateFolder) -> Engine:

@@ -8,7 +8,7 @@ from typing import Final
 GATEWAY_FAULTS: Final[tuple[tuple[str, int, str, str, str, int | None, bool], ...]] = (
     ("authority_invalid", 400, "http_request_error", "downstream", "The authority is not valid", None, True),
     ("path_not_canonical", 400, "http_request_error", "downstream", "The path has no canonical form", None, False),
-    ("scheme_unsupported", 400, "http_request_error", "downstream", "The scheme is not supported here", None, False),
+    ("scheme_unsupported", 400, "http_request_error", "downstream", "The scheme is not supported here", None, True),
     ("authority_mismatch", 421, "http_request_error", "downstream", "Host is not the target", None, True),
     ("misdirected", 421, "http_request_error", "downstream", "The request is not one to a forward proxy", None, True),
     ("caller_unauthenticated", 407, "http_request_denied", "policy", "The caller is not authenticated", None, False),

@@ -51,7 +51,9 @@ PATH = "/api/v1/namespaces/robin-system/serviceaccounts/robin-agent/token"
 
 def reply(status: int, body: dict[str, object], *fields: str) -> bytes:
     octets = json.dumps(body).encode()
-    head = "\r\n".join([f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(octets)}", *fields])
+    head = "\r\n".join(
+        [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(octets)}", "Connection: close", *fields]
+    )
     return head.encode() + b"\r\n\r\n" + octets
 
 

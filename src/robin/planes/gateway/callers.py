@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import Final
 
 from robin.identity.trust.key_sources import KeysUnavailable
-from robin.identity.trust.verify import TOKEN_LIMIT_BYTES, NotVerified, TokenVerifier, VerifiedClaims
+from robin.identity.trust.verify import TOKEN_LIMIT_BYTES, NotVerified, TokenVerifier, VerifiedClaims, claimed_issuer
 from robin.model.caller import Caller, Evidence
 from robin.model.faults import Fault
 from robin.model.message import RequestHead
 from robin.model.secret import Secret
 from robin.planes.gateway.settings import IssuerSettings
-from robin.wire.strict_json import parse_json_object
 
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
 _FIELD_LIMIT: Final = 2 * TOKEN_LIMIT_BYTES
@@ -70,17 +69,8 @@ class TokenCallers:
 
     def _candidates(self, token: Secret) -> Sequence[tuple[IssuerSettings, TokenVerifier]]:
         """The issuers that may have signed it: those of its `iss`, and those that have none."""
-        claimed = _claimed_issuer(token)
+        claimed = claimed_issuer(token)
         return [entry for entry in self._issuers if entry[0].trust.issuer in {None, claimed}]
-
-
-def _claimed_issuer(token: Secret) -> object:
-    """The `iss` that the token claims: it chooses the issuer whose keys are tried, and proves nothing."""
-    parts = token.reveal().split(b".")
-    try:
-        return parse_json_object(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4))).get("iss")
-    except (IndexError, ValueError):
-        return None
 
 
 def _token_of(fields: list[bytes]) -> Secret:
