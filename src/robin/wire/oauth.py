@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from robin.model.secret import Secret
@@ -111,6 +110,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return None
     if _DIGITS.fullmatch(value) is not None:
         return float(value)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - the sidecar, which reads challenges only, does not load it
+
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, TypeError, OverflowError):

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from robin.config.profile_schema import PROFILE
-from robin.config.robin_yaml import SECTIONS
+from robin.config.robin_yaml import SECTIONS, section
 from robin.config.schema import document_schema
 
 
@@ -20,6 +20,6 @@ def run(args: argparse.Namespace) -> int:
     if args.plane == "profile":
         schema = document_schema(PROFILE, "a provider profile")
     else:
-        schema = document_schema(SECTIONS[args.plane], f"the section `{args.plane}` of robin.yaml")
+        schema = document_schema(section(args.plane), f"the section `{args.plane}` of robin.yaml")
     print(json.dumps(schema, indent=2))
     return 0
