@@ -165,7 +165,6 @@ class Kube(Plane):
             unsafe_broad_minter=settings.unsafe_broad_minter,
             unsafe_self_minting=settings.unsafe_self_minting,
         )
-        self._danger = ""
         self._minter = minter
         self._recorder = AuditingRecorder(
             parts.metrics,

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 from robin.config.kube import FLAGS, KubeRefused, KubeSettings, load_kube
 from robin.config.load import environment
+from robin.planes.kube.audit import decision_fields
 from robin.planes.kube.faults import KUBE_FAULTS, STATUS_REASONS
 from robin.policy.kube.judge import Decision, HeadFacts, KubePolicySettings, KubeRequest, judge, read_content, read_request
 from robin.policy.kube.rules import PolicyDocument
 from robin.policy.kube.target import Malformed
-from robin.policy.kube.tiers import LABELS, TIERS_VERSION
+from robin.policy.kube.tiers import LABELS
 
 EXIT_ALLOW: Final = 0
 EXIT_DENY: Final = 4
@@ -141,20 +142,7 @@ def _values(
         "method": request.method,
         "path": info.path,
         "resource_request": info.is_resource,
-        "verb": info.verb,
-        "group": info.group,
-        "version": info.version,
-        "resource": info.resource,
-        "subresource": info.subresource,
-        "namespace": info.namespace,
-        "name": info.name,
-        "tier": decision.tier,
-        "base_tier": decision.base_tier,
-        "tier_reason": decision.tier_reason,
-        "tiers_version": TIERS_VERSION,
-        "decision": decision.decision,
-        "code": decision.code or None,
-        "rule": decision.rule or None,
+        **decision_fields(info, decision),
         "rules": dict(decision.why),
         "policy_digest": policy.digest(),
         "account": _account(args, policy, settings),

@@ -33,8 +33,9 @@ async def test_a_certificate_or_a_token_makes_an_agent_and_every_failure_is_one_
     async with bed() as parts:
         token = parts.state.issue_token("a", "A" * 43, 600)
         expired = parts.state.issue_token("a", "B" * 43, -1)
-        await asyncio.sleep(1.1)  # the tokens file is looked at once a second
-        assert (await parts.ask(f"GET {PODS}", f"Authorization: Bearer {token}", agent=None)).status == 200
+        early = 0
+        while (await parts.ask(f"GET {PODS}", f"Authorization: Bearer {token}", agent=None)).status == 401:
+            early += 1  # the tokens file is looked at once a second; the time limit of the test ends this
         assert (await parts.ask(f"GET {PODS}", f"Authorization: Bearer {token}")).status == 200
         assert (await parts.ask(f"GET {PODS}", agent="stranger")).code == "kube.unknown_agent"
         count = len(parts.api.events)
@@ -49,8 +50,8 @@ async def test_a_certificate_or_a_token_makes_an_agent_and_every_failure_is_one_
         assert len({answer.body for answer in failures}) == 1
         assert failures[0].fields["www-authenticate"] == "Bearer"
         assert len(parts.api.events) == count
-        causes = [record["cause"] for record in await parts.wait_records("auth.failed", 5)]
-        assert causes == ["no_credential", "bearer_unknown", "bearer_form", "bearer_expired", "identity_conflict"]
+        causes = [record["cause"] for record in await parts.wait_records("auth.failed", early + 5)]
+        assert causes[early:] == ["no_credential", "bearer_unknown", "bearer_form", "bearer_expired", "identity_conflict"]
 
 
 async def test_only_the_fields_of_the_list_go_on_and_robins_own_cannot_be_taken_off(bed):

@@ -131,7 +131,7 @@ def _chain_of(args: argparse.Namespace) -> "list[x509.Certificate]":
     host, port = _target(args.place)
     with contextlib.closing(_connect(args.via, host, port)) as sock:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # the fingerprint is what is wanted, whoever shows it
+        context.check_hostname = False  # only the fingerprint is read, and any server may be asked for it
         context.verify_mode = ssl.CERT_NONE
         context.set_alpn_protocols(["http/1.1"])
         with context.wrap_socket(sock, server_hostname=host) as tls:

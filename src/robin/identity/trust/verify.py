@@ -208,6 +208,6 @@ def claimed_issuer(token: Secret) -> object:
     """The `iss` that a token claims, or None: it chooses the issuer whose keys are tried, and proves nothing."""
     parts = token.reveal().split(b".")
     try:
-        return parse_json_object(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4))).get("iss")
-    except (IndexError, ValueError):
+        return parse_json_object(_decode(parts[1])).get("iss")
+    except (IndexError, ValueError, NotVerified):
         return None

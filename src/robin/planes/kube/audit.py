@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 from robin.model.faults import Fault
 from robin.planes.kube.exchange import KubeExchange
+from robin.policy.kube.judge import Decision
+from robin.policy.kube.request_info import RequestInfo
 from robin.policy.kube.tiers import TIERS_VERSION
 from robin.telemetry.audit import AuditLog, AuditRecord
 from robin.telemetry.audit_file import AuditUnavailable
@@ -81,22 +83,9 @@ class KubeAudit:
             raise Fault("kube.audit_unavailable", "audit: the record could not be written, so nothing was sent") from None
 
 
-def _decided(exchange: KubeExchange) -> dict[str, object]:
-    """The fields of `request.decided`; `robin explain kube --json` uses the same names."""
-    request, decision = exchange.request, exchange.decision
-    assert request is not None
-    assert decision is not None
-    info = request.info
-    query = "&".join(f"{key}={value}" for key, value in request.target.query if key != "command")
-    command = request.target.values("command")
+def decision_fields(info: RequestInfo, decision: Decision) -> dict[str, object]:
+    """What was asked and how it was judged, as a record and `robin explain kube --json` name it."""
     return {
-        "agent": exchange.agent,
-        "identity": exchange.identity,
-        "authn": exchange.authn,
-        "peer": exchange.peer,
-        "method": request.method,
-        "path": info.path,
-        "query": query[:_QUERY_MAX],
         "verb": info.verb,
         "group": info.group,
         "version": info.version,
@@ -111,6 +100,26 @@ def _decided(exchange: KubeExchange) -> dict[str, object]:
         "decision": decision.decision,
         "code": decision.code or None,
         "rule": decision.rule or None,
+    }
+
+
+def _decided(exchange: KubeExchange) -> dict[str, object]:
+    """The fields of `request.decided`."""
+    request, decision = exchange.request, exchange.decision
+    assert request is not None
+    assert decision is not None
+    info = request.info
+    query = "&".join(f"{key}={value}" for key, value in request.target.query if key != "command")
+    command = request.target.values("command")
+    return {
+        "agent": exchange.agent,
+        "identity": exchange.identity,
+        "authn": exchange.authn,
+        "peer": exchange.peer,
+        "method": request.method,
+        "path": info.path,
+        "query": query[:_QUERY_MAX],
+        **decision_fields(info, decision),
         "policy_digest": exchange.policy_digest,
         "approval_id": None,
         "body_bytes": exchange.body_bytes,

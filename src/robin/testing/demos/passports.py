@@ -61,7 +61,7 @@ async def run(demo: Demo) -> None:
 
 
 async def _serve(connection: ScriptedConnection, seen: list[str]) -> None:
-    """The service: it believes what the verifier tells it, and holds no key."""
+    """The service: it accepts what the verifier forwards, and holds no key."""
     request = await read_request(connection)
     subject = b"".join(request.values(b"robin-passport-subject")).decode("latin-1")
     seen.append(subject)
