@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up test setup style types layers bench check real soak fuzz clean
+.PHONY: up test setup style types layers bench check real image cluster cluster-test soak fuzz clean
 
 up: .venv/.run  ## set up and run the main job: authority, demonstration broker and sidecar; DEMO=NAME runs a demonstration
 	@$(BIN)/robin up $(if $(DEMO),--demo $(DEMO)) $(ARGS)
@@ -28,6 +28,15 @@ bench: .venv/.run  ## compare speed and memory with other proxies, side by side
 
 real: .venv/.dev  ## prove Robin against servers and clients we did not write
 	@$(BIN)/python tests/real/run $(ARGS)
+
+image: .venv/.run  ## Robin as an OCI image, with its bill of materials, in build/image; no daemon, no root
+	@$(BIN)/python deploy/image/build $(ARGS)
+
+cluster: .venv/.dev  ## a real one-node Kubernetes cluster in namespaces of its own; ARGS=--keep leaves it up and prints a KUBECONFIG
+	@$(BIN)/python tests/cluster/run $(ARGS)
+
+cluster-test: .venv/.dev  ## prove Robin in pods of that cluster
+	@$(BIN)/python tests/cluster/run test $(ARGS)
 
 soak: .venv/.dev  ## bounded soak: MINUTES=20 by default
 	@$(BIN)/python tests/soak/run $(ARGS)

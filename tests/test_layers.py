@@ -81,8 +81,8 @@ def users_of(name: str, kind: type[ast.expr]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("name", "kind", "allowed"),
-    [("reveal", ast.Attribute, OPENS_SECRETS), ("Permit", ast.Call, BUILDS_PERMITS)],
-    ids=["secrets are opened where bytes are built", "permits are constructed by policy"],
+    [("reveal", ast.Attribute, OPENS_SECRETS), ("Permit", ast.Call, BUILDS_PERMITS), ("ConnectPermit", ast.Call, ("policy/gateway.py",))],
+    ids=["secrets are opened where bytes are built", "permits are constructed by policy", "permits of CONNECT too"],
 )
 def test_a_dangerous_call_stands_only_where_it_may(name: str, kind: type[ast.expr], allowed: tuple[str, ...]):
     users = users_of(name, kind)

@@ -29,6 +29,12 @@ type order struct {
 	Sleeps  bool    `json:"sleeps"`  // closed: let the core go idle while there is nothing to do
 	Varied  bool    `json:"varied"`  // closed: no head is the same twice
 	Bytes   int64   `json:"bytes"`   // download, upload: body size
+	// Behind a forward proxy:
+	Via    string   `json:"via"`    // absolute, connect, bridge; "": the target is a sidecar
+	Origin string   `json:"origin"` // host:port that is asked for
+	More   []string `json:"more"`   // bridge: further ones, in turn
+	Fresh  bool     `json:"fresh"`  // bridge: a new connection for each request
+	CA     string   `json:"ca"`     // bridge: the file with the proxy's CA
 }
 
 func main() {
@@ -107,6 +113,18 @@ func (r *rig) carryOut(o order) (map[string]any, error) {
 		if _, err := net.ResolveTCPAddr("tcp4", o.Target); err != nil {
 			return nil, err
 		}
+	}
+	switch {
+	case o.Via == viaConnect && o.Op == "closed":
+		return r.tunnels(o)
+	case o.Via == viaConnect && o.Op == "download":
+		return r.throughTunnel(o)
+	case o.Via == viaConnect && o.Op == "hold":
+		return r.holdTunnels(o)
+	case o.Via == viaBridge && o.Op == "closed":
+		return r.bridges(o)
+	case o.Via == viaBridge && o.Op == "download":
+		return r.throughBridge(o)
 	}
 	switch o.Op {
 	case "closed":

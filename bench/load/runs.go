@@ -23,7 +23,8 @@ func (r *rig) authorization(o order) string {
 }
 
 func (r *rig) callers(o order, done func(*caller) error) ([]*caller, error) {
-	get := request("GET", "/v1/models/bench-small", o.Target, r.authorization(o), "")
+	target, host := place(o, "/v1/models/bench-small")
+	get := request("GET", target, host, r.authorization(o), "")
 	all := make([]*caller, 0, o.Conns)
 	for number := range o.Conns {
 		c, err := newCaller(r.loop, o.Target, get, done)

@@ -7,7 +7,7 @@ from sidebyside.contenders import ROBIN_JWTSVID, Contender, Running
 from sidebyside.ledger import DIRECT
 from sidebyside.load import Refused
 from sidebyside.machine import cpu_seconds, forget_peak, peak_bytes, resident_bytes
-from sidebyside.stage import CONNECTIONS, RATE, STREAM_BYTES, Stage
+from sidebyside.stage import CONNECTIONS, RATE, Stage
 
 MB, MIB = 1e6, 1 << 20
 
@@ -46,8 +46,8 @@ def streams(stage: Stage) -> None:
         stage.say(f"{row}: 1 GiB")
 
         def measure(running: Running, turn: int, row: str = row) -> str:
-            answer, spent = _timed(stage, running, row, bytes=STREAM_BYTES)
-            speed = STREAM_BYTES / answer["seconds"] / MB
+            answer, spent = _timed(stage, running, row, bytes=stage.stream_bytes)
+            speed = stage.stream_bytes / answer["seconds"] / MB
             stage.ledger.add(row, running.name, turn, speed)
             if running.process:
                 stage.ledger.add(f"{row}_cpu", running.name, turn, spent * 1e3)
@@ -173,7 +173,7 @@ def _growth(stage: Stage, contender: Contender) -> str:
             pids = running.pids()
             before = resident_bytes(pids)
             forget_peak(pids)
-            stage.load.order(row, running.address, bytes=STREAM_BYTES)
+            stage.load.order(row, running.address, bytes=stage.stream_bytes)
             grown = max(0, peak_bytes(pids) - before)
         stage.ledger.add(f"growth_{row}", contender.name, 0, grown / MIB)
         said.append(f"{row} +{grown / MIB:.1f} MiB at most")

@@ -10,9 +10,11 @@ from pathlib import Path
 from sidebyside import page, tools
 from sidebyside.cases import CASES
 from sidebyside.contenders import CONTENDERS, Contender, robin_before
+from sidebyside.gateway_cases import GATEWAY_CASES
+from sidebyside.gateway_contenders import GATEWAY_CONTENDERS
 from sidebyside.ledger import Ledger
 from sidebyside.machine import busy_shares, choose_cores, describe, shut_others_out
-from sidebyside.stage import FULL, QUICK, raised
+from sidebyside.stage import FULL, QUICK, STREAM_BYTES, TINY, raised
 
 LOOK_S, QUIET_PERCENT = 1.0, 20
 
@@ -33,23 +35,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "before the run": _quiet(asked),
     }
     ledger = Ledger()
-    with raised(program, present, ledger, QUICK if asked.quick else FULL) as stage:
-        for name in asked.only or CASES:
-            CASES[name](stage)
-    text = page.whole(ledger, [contender.name for contender in present], versions, facts)
+    lengths, stream_bytes = (TINY, 1 << 24) if asked.tiny else (QUICK if asked.quick else FULL, STREAM_BYTES)
+    cases = GATEWAY_CASES if asked.plane == "gateway" else CASES
+    with raised(program, present, ledger, lengths, stream_bytes) as stage:
+        for name in asked.only or cases:
+            cases[name](stage)
+    text = page.whole(ledger, [contender.name for contender in present], versions, facts, asked.plane)
     if asked.json:
         found = {"versions": versions, "missing": missing_names, "failures": ledger.failures, "results": ledger.as_json()}
         print(json.dumps({**facts, **found}))
     else:
         print(text)
     if asked.write:
-        page.write(text)
+        page.write(text, asked.plane)
     return 1 if missing_names or ledger.failures else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    cases, names = [*CASES], [contender.name for contender in CONTENDERS]
+    cases = [*CASES, *GATEWAY_CASES]
+    names = [*dict.fromkeys(contender.name for contender in (*CONTENDERS, *GATEWAY_CONTENDERS))]
     parser = argparse.ArgumentParser(prog="bench/run", description="Compare Robin with other proxies: one core each, taking turns.")
+    parser.add_argument("--plane", choices=("sidecar", "gateway"), default="sidecar", help="whose cases and contenders [sidecar]")
+    parser.add_argument("--tiny", action="store_true", help="one short turn and small streams: that everything runs, no result at all")
     parser.add_argument("--quick", action="store_true", help="short turns and few rounds: a hint, not a result")
     parser.add_argument("--only", action="append", choices=cases, metavar="CASE", help=f"this case, repeatable: {', '.join(cases)}")
     parser.add_argument("--contender", action="append", choices=names, metavar="NAME", help=f"this one, repeatable: {', '.join(names)}")
@@ -62,8 +69,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
     if asked.undisturbed:
         shut_others_out()
-    if asked.write and (asked.quick or asked.only or asked.contender):
-        parser.error("--write publishes a whole run: leave out --quick, --only and --contender")
+    if wrong := [name for name in asked.only or () if name not in (GATEWAY_CASES if asked.plane == "gateway" else CASES)]:
+        parser.error(f"{wrong[0]} is no case of --plane {asked.plane}")
+    if asked.write and (asked.quick or asked.tiny or asked.only or asked.contender):
+        parser.error("--write publishes a whole run: leave out --quick, --tiny, --only and --contender")
     return asked
 
 
@@ -82,9 +91,10 @@ def _quiet(asked: argparse.Namespace) -> str:
 def _muster(asked: argparse.Namespace) -> tuple[list[Contender], dict[str, str], list[str]]:
     """Who is here, in which version; who is not, and how to change that."""
     present, versions, missing = [], {}, []
-    contenders = [contender for contender in CONTENDERS if not asked.contender or contender.name in asked.contender]
+    everyone = GATEWAY_CONTENDERS if asked.plane == "gateway" else CONTENDERS
+    contenders = [contender for contender in everyone if not asked.contender or contender.name in asked.contender]
     if asked.before:
-        contenders.insert(1, robin_before(asked.before))  # its turns next to those of Robin
+        contenders.insert(1, robin_before(asked.before, everyone[0]))  # its turns next to those of Robin
     for contender in contenders:
         try:
             versions[contender.name] = contender.version(contender.find())
@@ -97,8 +107,8 @@ def _muster(asked: argparse.Namespace) -> tuple[list[Contender], dict[str, str],
 
 
 def _command(asked: argparse.Namespace) -> str:
-    words = ["bench/run"]
-    words += [f"--{flag}" for flag in ("quick", "undisturbed", "write") if getattr(asked, flag)]
+    words = ["bench/run", *(["--plane gateway"] if asked.plane == "gateway" else [])]
+    words += [f"--{flag}" for flag in ("tiny", "quick", "undisturbed", "write") if getattr(asked, flag)]
     words += ["--before PROGRAM"] if asked.before else []
     words += [f"--only {name}" for name in asked.only or ()] + [f"--contender {name}" for name in asked.contender or ()]
     return " ".join(words)

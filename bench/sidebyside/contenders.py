@@ -12,6 +12,9 @@ from pathlib import Path
 from sidebyside import tools
 from sidebyside.machine import family, pinned
 
+Details = Mapping[str, object]
+"""Of an order to the load."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
@@ -24,6 +27,9 @@ class Post:
     pki: Path
     workload_api: str
     work: Path
+    plain: str = ""  # of a forward proxy: both upstreams, and whether it opens the TLS of its clients
+    secure: str = ""
+    bridge: bool = False
 
     @property
     def token(self) -> str:
@@ -61,6 +67,8 @@ class Contender:
     find: Callable[[], Path]
     version: Callable[[Path], str]
     launch: Callable[[Path, Post], Launch]
+    first: Callable[[Post], Details] = lambda _: {}  # how the request is sent that shows that it serves
+    ended: Callable[[Post], None] = lambda _: None  # what it leaves behind goes
 
 
 def _robin(program: Path, post: Post) -> Launch:
@@ -123,7 +131,7 @@ CONTENDERS = (
 )
 
 
-def robin_before(program: Path) -> Contender:
+def robin_before(program: Path, now: Contender = CONTENDERS[0]) -> Contender:
     """The Robin of another checkout, to compare with this one. `program` is its `.venv/bin/robin`."""
 
     def find() -> Path:
@@ -131,7 +139,7 @@ def robin_before(program: Path) -> Contender:
             raise tools.Missing("Robin before: there is no program at the path given with --before")
         return program.absolute()
 
-    return replace(CONTENDERS[0], name="Robin before", find=find)
+    return replace(now, name="Robin before", find=find)
 
 
 ROBIN_JWTSVID = Contender(name="Robin (jwtsvid)", find=tools.robin, version=tools.robin_version, launch=_robin_jwtsvid)
@@ -181,6 +189,7 @@ def started(contender: Contender, core: int, post: Post) -> Iterator[Running]:
             print(f"bench: {contender.name} did not end within 15 s of SIGTERM; killed", file=sys.stderr)
             process.kill()
             process.wait()
+        contender.ended(post)
 
 
 def free_port() -> int:

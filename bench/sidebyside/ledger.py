@@ -23,6 +23,46 @@ class Row:
     ratio: bool = True  # a quotient of two contenders means something
 
 
+def _capacity(key: str, title: str, each: str) -> tuple[Row, ...]:
+    return (
+        Row(key=key, title=title, unit=f"{each}/s", more_is_better=True),
+        Row(key=f"{key}_cpu", title=f"- processor time per {each}", unit="µs", more_is_better=False, digits=1),
+        Row(key=f"{key}_busy", title="- proxy core in use by the proxy", unit="%", more_is_better=True, ratio=False),
+        Row(key=f"{key}_p99", title="- p99 at that load", unit="µs", more_is_better=False, ratio=False),
+    )
+
+
+GATEWAY_ROWS = (
+    *_capacity("absolute", "absolute-form GET, small, kept alive", "request"),
+    *_capacity("tunnels", "new CONNECT tunnels, one request in each", "tunnel"),
+    Row(key="tunnel_stream", title="1 GiB through one tunnel", unit="MB/s", more_is_better=True),
+    Row(key="tunnel_stream_cpu", title="- processor time per GiB", unit="ms", more_is_better=False),
+    Row(key="tunnel_stream_busy", title="- proxy core in use by the proxy", unit="%", more_is_better=True, ratio=False),
+    *_capacity("bridge", "TLS bridge, small, kept alive, credential injected", "request"),
+    *_capacity("bridge_new", "TLS bridge, a new connection for each request, leaf cached", "request"),
+    *_capacity("bridge_minted", "TLS bridge, a new connection for each request, leaf minted", "request"),
+    *(
+        row
+        for count in ("10", "1,000", "10,000")
+        for row in _capacity(f"rules_{count.replace(',', '')}", f"absolute-form GET, {count} hosts in rules", "request")
+    ),
+    Row(
+        key="rules_ratio",
+        title="processor time with 10,000 hosts in rules over that with 10",
+        unit="x",
+        more_is_better=False,
+        digits=2,
+        ratio=False,
+    ),
+    *_capacity("grant_forward", "absolute-form GET, credential by forward", "request"),
+    *_capacity("grant_issued", "absolute-form GET, credential of an issuer, warm", "request"),
+    Row(key="grant_extra", title="processor time that the warm grant costs more", unit="µs", more_is_better=False, digits=1, ratio=False),
+    Row(key="gateway_idle", title="memory, idle", unit="MB", more_is_better=False, digits=1),
+    Row(key="gateway_tunnels", title="memory with 1,000 idle tunnels", unit="MB", more_is_better=False, digits=1),
+    Row(key="gateway_growth", title="memory growth over 1 GiB through a bridge", unit="MiB", more_is_better=False, digits=1, ratio=False),
+)
+"""Of `bench/run --plane gateway`."""
+
 ROWS = (
     Row(key="small", title="small keep-alive requests, 32 connections", unit="req/s", more_is_better=True),
     Row(key="small_cpu", title="- processor time per request", unit="µs", more_is_better=False, digits=1),
@@ -52,6 +92,7 @@ ROWS = (
     Row(key="growth_download", title="memory growth over a 1 GiB download", unit="MiB", more_is_better=False, digits=1, ratio=False),
     Row(key="growth_upload", title="memory growth over a 1 GiB upload", unit="MiB", more_is_better=False, digits=1, ratio=False),
     Row(key="first_answer", title="exec to first answered request", unit="s", more_is_better=False, digits=3),
+    *GATEWAY_ROWS,
 )
 
 

@@ -29,7 +29,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def order(self, op: str, target: str, **details: float) -> dict[str, float]:
+    def order(self, op: str, target: str, **details: object) -> dict[str, float]:
         """Have one order carried out; raises Refused with the generator's reason."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"op": op, "target": target, "direct": target == self.upstream, **details}) + "\n")

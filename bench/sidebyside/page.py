@@ -8,8 +8,11 @@ from sidebyside.tools import BENCH
 
 PAGE = BENCH.parent / "docs" / "reference" / "benchmarks.md"
 FULL_PERCENT = 90
-FILLING = ("small", "varied", "tls")  # cases in which a proxy has nothing to wait for
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+FILLING = ("small", "varied", "tls", "absolute", "tunnels", "bridge", "bridge_new")  # cases in which a proxy has nothing to wait for
+MARKERS = {
+    "sidecar": ("<!-- measured: begin -->", "<!-- measured: end -->"),
+    "gateway": ("<!-- measured gateway: begin -->", "<!-- measured gateway: end -->"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,21 @@ class Target:
     at_least: bool
     aim: float | None = None
 
+
+GATEWAY_TARGETS = (
+    Target(row="absolute", over="Envoy", bound=1.0, at_least=True),
+    Target(row="absolute", over="mitmproxy", bound=20, at_least=True),
+    Target(row="tunnels", over="smokescreen", bound=0.8, at_least=True),
+    Target(row="tunnel_stream", over="smokescreen", bound=0.9, at_least=True),
+    Target(row="bridge", over="mitmproxy", bound=20, at_least=True),
+    Target(row="bridge", over="Squid", bound=0.5, at_least=True),
+    Target(row="bridge_new", over="mitmproxy", bound=5, at_least=True),
+    Target(row="grant_extra", over=None, bound=2, at_least=False),
+    Target(row="rules_ratio", over=None, bound=1.5, at_least=False),
+    Target(row="gateway_idle", over=None, bound=60, at_least=False),
+    Target(row="gateway_tunnels", over=None, bound=110, at_least=False),
+    Target(row="gateway_growth", over=None, bound=16, at_least=False),
+)
 
 TARGETS = (
     Target(row="small", over="Go", bound=1.5, at_least=True, aim=2.5),
@@ -67,10 +85,10 @@ def ratios(ledger: Ledger, names: Sequence[str]) -> str:
     return _grid(lines)
 
 
-def verdicts(ledger: Ledger) -> str:
+def verdicts(ledger: Ledger, plane: str = "sidecar") -> str:
     """Each target with what was measured; what was not measured says so, and a disturbed turn is judged by processor time."""
     lines = [["target", "wanted", "measured", "by processor time", "verdict"]]
-    for target in TARGETS:
+    for target in GATEWAY_TARGETS if plane == "gateway" else TARGETS:
         row = TITLES[target.row]
         what, unit = row.title, f" {row.unit}"
         measured, by_time = ledger.median(target.row, "Robin"), None
@@ -105,11 +123,11 @@ def disturbances(ledger: Ledger, names: Sequence[str]) -> str:
     )
 
 
-def whole(ledger: Ledger, names: Sequence[str], versions: Mapping[str, str], facts: Mapping[str, str]) -> str:
+def whole(ledger: Ledger, names: Sequence[str], versions: Mapping[str, str], facts: Mapping[str, str], plane: str = "sidecar") -> str:
     """The page's measured part."""
     parts = ["\n".join(f"- {name}: {fact}" for name, fact in facts.items())]
     parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
-    parts += [table(ledger, names), disturbances(ledger, names), ratios(ledger, names), verdicts(ledger)]
+    parts += [table(ledger, names), disturbances(ledger, names), ratios(ledger, names), verdicts(ledger, plane)]
     if ledger.failures:
         parts.append("Failed:\n\n" + "\n".join(f"- {failure.splitlines()[0]}" for failure in ledger.failures))
     return "\n\n".join(parts) + "\n"
@@ -134,11 +152,11 @@ def _grid(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([render(lines[0]), rule, *(render(line) for line in lines[1:])])
 
 
-def write(text: str) -> None:
+def write(text: str, plane: str = "sidecar") -> None:
     """Replace the measured part of the page, between its two markers; the rest is written by hand."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, found, after = rest.partition(END)
+    page, (begin, end) = PAGE.read_text(), MARKERS[plane]
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"bench: {PAGE.name} has lost its markers {BEGIN} and {END}")
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+        raise SystemExit(f"bench: {PAGE.name} has lost its markers {begin} and {end}")
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")

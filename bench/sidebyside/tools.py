@@ -54,15 +54,69 @@ def envoy() -> Path:
     return found[0]
 
 
-def debian_program(name: str) -> Path:
-    """A program of Debian's package of the same name; installed when we may."""
+SMOKESCREEN = "v0.1.0"
+MITMPROXY = "12.3.1"
+
+
+def smokescreen() -> Path:
+    """Built from its Go module, which the checksum database vouches for."""
+    place = CACHE / "smokescreen"
+    if not place.exists():
+        if shutil.which("go") is None:
+            raise Missing("smokescreen: the Go toolchain is not installed; put `go` on PATH")
+        print("bench: building smokescreen into bench/.cache (once)", file=sys.stderr, flush=True)
+        CACHE.mkdir(exist_ok=True)
+        _call(["env", f"GOBIN={CACHE}", "go", "install", f"github.com/stripe/smokescreen@{SMOKESCREEN}"])
+    return place
+
+
+def mitmproxy() -> Path:
+    """mitmdump, in a virtual environment of the bench's own with Python 3.12 or newer."""
+    home = CACHE / "mitmproxy"
+    program = home / "bin" / "mitmdump"
+    if not program.exists():
+        python = _newer_python()
+        CACHE.mkdir(exist_ok=True)
+        print("bench: installing mitmproxy into bench/.cache/mitmproxy (once)", file=sys.stderr, flush=True)
+        try:
+            _call([str(python), "-m", "venv", "--clear", str(home)])
+            _call([str(home / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", f"mitmproxy=={MITMPROXY}"])
+        except Missing as failure:
+            shutil.rmtree(home, ignore_errors=True)
+            raise Missing(f"mitmproxy: `pip install mitmproxy=={MITMPROXY}` failed: {failure}") from failure
+    return program
+
+
+def _newer_python() -> Path:
+    """A Python that mitmproxy runs on: this one, one on PATH, or one of pyenv."""
+    if sys.version_info >= (3, 12):
+        return Path(sys.executable)
+    found = [path for name in ("python3.13", "python3.12") if (path := shutil.which(name))]
+    found += sorted(str(path) for path in (Path.home() / ".pyenv" / "versions").glob("3.1[2-4].*/bin/python3"))
+    for path in found:
+        if says([path, "-c", "import sys, venv; print(sys.version_info >= (3, 12))"]) == "True":
+            return Path(path)
+    raise Missing("mitmproxy: it needs Python 3.12 or newer; run `pyenv install 3.12`, or put python3.12 on PATH")
+
+
+def squid() -> Path:
+    """Debian's Squid with OpenSSL: the package `squid` cannot open TLS."""
+    program = debian_program("squid", package="squid-openssl")
+    if not Path("/usr/lib/squid/security_file_certgen").exists():
+        raise Missing("squid: this one cannot open TLS; run `sudo apt-get install squid-openssl`")
+    return program
+
+
+def debian_program(name: str, package: str = "") -> Path:
+    """A program of Debian's package of the same name, or of another; installed when we may."""
+    package = package or name
     place = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if place is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        print(f"bench: apt-get install {name}", file=sys.stderr, flush=True)
-        _call(["apt-get", "install", "-y", "-q", "--no-install-recommends", name])
+        print(f"bench: apt-get install {package}", file=sys.stderr, flush=True)
+        _call(["env", "RUNLEVEL=1", "apt-get", "install", "-y", "-q", "--no-install-recommends", package])  # its service is not started
         place = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if place is None:
-        raise Missing(f"{name}: not installed; run `sudo apt-get install {name}`")
+        raise Missing(f"{name}: not installed; run `sudo apt-get install {package}`")
     return Path(place)
 
 

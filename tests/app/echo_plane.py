@@ -7,8 +7,7 @@ import sys
 from robin.app.plane import Listener, Parts, Plane, RuntimeSettings
 from robin.app.runtime import run
 from robin.model.address import TcpAddress, UnixAddress
-from robin.model.caller import Caller
-from robin.proxy.admission import ListenerRule
+from robin.model.caller import Caller, ListenerRule
 from robin.proxy.drain import CLOSING
 from robin.transport.stream import Stream, StreamClosed
 
@@ -29,7 +28,7 @@ class EchoPlane(Plane):
 
     async def serve(self, sock: socket.socket, caller: Caller) -> None:
         parts, stream = self.parts, EchoConnection(self.parts.loop, self.parts.sweeper)
-        parts.drain.connections.add(stream)
+        parts.drain.connected(stream)
         parts.metrics.in_flight += 1
         try:
             await parts.loop.connect_accepted_socket(lambda: stream, sock)

@@ -12,7 +12,9 @@ from robin.app import shutdown
 from robin.app.shutdown import Shutdown
 from robin.proxy.drain import LINGERING, Drain
 from robin.telemetry.logs import EventLog
+from robin.telemetry.metrics import Metrics
 from robin.telemetry.writer import LineWriter
+from robin.transport.tasks import TaskOwner
 
 
 class Rig:
@@ -23,7 +25,9 @@ class Rig:
         self._file = path.open("wb")
         self._writer = LineWriter(self._file.fileno())
         self.drain = Drain()
-        self.shutdown = Shutdown(self.drain, EventLog(self._writer, level="info", style="json", wall=lambda: 0.0, monotonic=lambda: 0.0))
+        events = EventLog(self._writer, level="info", style="json", wall=lambda: 0.0, monotonic=lambda: 0.0)
+        self.metrics = Metrics(version="0", unsafe={})
+        self.shutdown = Shutdown(self.drain, TaskOwner(lambda name, error: None), events, self.metrics)
 
     def close(self) -> None:
         self._writer.close()
@@ -33,6 +37,28 @@ class Rig:
         """The events so far; nothing is written afterwards."""
         self.close()
         return [(line["event"], line["signal"]) for line in map(json.loads, self._path.read_text().splitlines())]
+
+
+class Connection:
+    """A connection with one request in flight, which leaves when it is asked to end, or does not."""
+
+    def __init__(self, rig: Rig, *, leaves: bool) -> None:
+        self._rig = rig
+        self._leaves = leaves
+        self.asked_to_end = False
+
+    async def begin(self) -> None:
+        self._rig.metrics.in_flight += 1
+        self._rig.drain.connected(self)
+
+    def begin_closing(self) -> None:
+        self.asked_to_end = True
+        if self._leaves:
+            self._rig.metrics.in_flight -= 1
+            asyncio.get_running_loop().call_soon(self._rig.drain.disconnected, self)
+
+    def detect_disconnect(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -65,11 +91,27 @@ async def test_of_two_exit_codes_the_first_stands(rig: Rig):
     assert rig.shutdown.code == shutdown.EXIT_FAILED
 
 
-async def test_a_wait_for_the_drain_ends_with_it_or_at_its_deadline(rig: Rig):
-    now = asyncio.get_running_loop().time()
-    assert await rig.shutdown.wait_until_drained(now) is False
-    waiting = asyncio.ensure_future(rig.shutdown.wait_until_drained(now + 60))
+@pytest.mark.parametrize(("leaves", "code"), [(True, shutdown.EXIT_DRAINED), (False, shutdown.EXIT_CUT)])
+async def test_a_connection_that_is_accepted_in_the_last_moment_is_waited_for_until_the_deadline(rig: Rig, leaves: bool, code: int):
+    """Its task is made, and has not run yet, when the sockets are closed."""
+    connection = Connection(rig, leaves=leaves)
+    rig.shutdown.begin_drain()
+    begun: list[asyncio.Task[None]] = []
+    drained = await rig.shutdown.drain(
+        min_s=0,
+        max_s=60 if leaves else 0,
+        stop_accepting=lambda: begun.append(asyncio.ensure_future(connection.begin())),
+        flush=lambda: None,
+    )
+    assert drained == code
+    assert connection.asked_to_end
+    await begun[0]
+
+
+async def test_a_drain_ends_at_once_when_the_process_is_to_end(rig: Rig):
+    rig.shutdown.begin_drain()
+    draining = asyncio.ensure_future(rig.shutdown.drain(min_s=60, max_s=60, stop_accepting=lambda: None, flush=lambda: None))
     await asyncio.sleep(0)
-    assert not waiting.done()
+    assert not draining.done()
     rig.shutdown.end(shutdown.EXIT_FAILED)
-    assert await waiting is True
+    assert await draining == shutdown.EXIT_FAILED

@@ -17,7 +17,10 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 ANSWER_START = re.compile(rb"(?=HTTP/1\.1 \d)")
 REQUEST_START = re.compile(rb"(?=(?:GET|POST) /v1/threads/)")
 
-pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="NOT TESTED: the load generator needs the Go toolchain")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("go") is None, reason="NOT TESTED: the load generator needs the Go toolchain"),
+    pytest.mark.timeout(900),  # the first build on a machine compiles Go's own library as well
+]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def test_help_has_what_it_is_the_quick_start_the_commands_and_where_to_read_on(t
     assert text.startswith("robin - workload identity")
     assert "robin --upstream-url https://broker.example:8443 --token-file" in text
     for command in COMMANDS.values():
-        assert f"  {command.name:<10}{command.summary}\n" in text
+        assert f"  {command.name:<12}{command.summary}\n" in text
     assert "Exit codes: 0 drained" in text
     assert "docs/reference/settings.md" in text
     assert "An unknown ROBIN_ name is an error, except those that Kubernetes makes for a Service named robin" in text

@@ -1,6 +1,8 @@
 """The way in: which command runs, what usage errors say, and that nothing is imported before it is asked for."""
 
 import importlib
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -74,14 +76,26 @@ def test_plain_robin_is_the_sidecar(capsys: pytest.CaptureFixture[str], monkeypa
         )
 
 
-def test_a_reader_that_leaves_early_is_no_traceback() -> None:
-    code = "import sys; from robin.cli.main import main; sys.exit(main())"
-    with subprocess.Popen([sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        said = process.stderr.read().decode()
-    assert "Traceback" not in said
+def test_output_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
+    """A reader that has seen enough ends a command without a word, a full disk with one line; what is printed is more than the buffers."""
+    record = {"ts": "", "plane": "p", "event": "e", "id": "", "seq": 1, "prev": "", "hash": "", "x": "y" * 1000}
+    (tmp_path / "log").write_text((json.dumps(record) + "\n") * 200)
+    (tmp_path / "bundle").write_text(json.dumps({"version": "robin-bundle-v1", "x": ["y" * 1000] * 200}))
+    show = ["passport", "bundle", "show", "--bundle", str(tmp_path / "bundle")]
+    words = (["--help"], ["schema", "gateway"], ["audit", "tail", "-n", "200", str(tmp_path / "log")], show)
+    commands = [[sys.executable, "-m", "robin.cli.main", *one] for one in words]
+    for command in commands:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert (process.stderr.read(), process.wait(30)) == (b"", 1), command
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            for command in commands:
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+                said = "robin: the output cannot be written: No space left on device; write it elsewhere, or make space\n"
+                assert (done.stderr, done.returncode) == (said, 1), command
 
 
 def test_check_and_help_load_neither_engine_nor_event_loop_nor_crypto() -> None:

@@ -177,10 +177,11 @@ def test_a_value_with_a_comment_behind_it_is_told_that_there_are_none(tmp_path: 
     ]
 
 
-def test_a_file_that_cannot_be_used_is_one_error_beside_the_others(tmp_path: Path) -> None:
-    said = errors({}, {"ROBIN_CONFIG": str(tmp_path)})
-    assert said[0] == "robin: ROBIN_CONFIG (from env): the file is not a regular file; name a regular file"
-    assert said[1].startswith("robin: ROBIN_UPSTREAM_URL is required: ")
+def test_a_file_that_cannot_be_used_is_one_error_and_what_it_may_have_set_is_none(tmp_path: Path) -> None:
+    assert errors({}, {"ROBIN_CONFIG": str(tmp_path), "ROBIN_LOG_LEVEL": "loud"}) == [
+        f"robin: ROBIN_CONFIG (from env): {tmp_path}: the file is not a regular file; name a regular file",
+        'robin: ROBIN_LOG_LEVEL (from env): "loud" is not one of its values; use debug, info, warning or error',
+    ]
 
 
 def test_the_workload_api_may_come_from_the_spiffe_variable() -> None:

@@ -8,12 +8,12 @@ import pytest
 from robin.config.diagnostic import Diagnostic, Position
 from robin.config.profile import read_profile
 from robin.config.provider_schema import FIELDS
-from robin.config.providers import ProviderPlan, load_providers, pin_of
+from robin.config.providers import load_providers, pin_of
 from robin.config.schema import Mapping
 from robin.config.yaml_reader import read_yaml
-from robin.testing.provider_proxy import read_providers
+from robin.planes.gateway.settings import ProviderSettings
 
-VECTORS = Path(os.environ.get("ROBIN_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")) / "openshell-profiles"
+VECTORS = Path(os.environ.get("INTEROP_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")) / "openshell-profiles"
 
 GRANT = "{token_endpoint: 'https://issuer.example/token', issuer: 'https://issuer.example'}"
 
@@ -25,7 +25,7 @@ def profile(
     return f"{head}credentials:\n  - {{name: token, {credential}token_grant: {grant}}}\nendpoints: {endpoints}\n"
 
 
-def load(folder: Path, *profiles: str, providers: str = "") -> tuple[ProviderPlan, list[Diagnostic]]:
+def load(folder: Path, *profiles: str, providers: str = "") -> tuple[ProviderSettings, list[Diagnostic]]:
     """What the providers come to: by default one for each profile, for every caller."""
     names = []
     for at, text in enumerate(profiles):
@@ -36,8 +36,10 @@ def load(folder: Path, *profiles: str, providers: str = "") -> tuple[ProviderPla
     root, found = read_yaml(text.encode(), "robin.yaml", Mapping(fields=FIELDS))
     assert root is not None
     assert found == ()
-    plan, _, found = load_providers(root.value, folder, Position(file="robin.yaml", line=1, col=1), ("default",))
-    return plan, list(found)
+    at = Position(file="robin.yaml", line=1, col=1)
+    identities, callers = {"default": None, "file": "https://file.example"}, {"app": ("k8s:demo/app",), "team": ("k8s:demo/*",)}
+    plan, _, found = load_providers(root.value, folder, at, identities, callers)
+    return plan.settings, list(found)
 
 
 def codes(found: list[Diagnostic], severity: str = "error") -> list[str]:
@@ -59,8 +61,14 @@ def codes(found: list[Diagnostic], severity: str = "error") -> list[str]:
         ({"credential": "header_name: 'X Y', "}, "grant_header_invalid", 4),
         ({"credential": "auth_style: header, "}, "grant_header_invalid", 4),
         ({"credential": "auth_style: query, "}, "grant_auth_style_invalid", 4),
-        ({"grant": GRANT.replace("{", "{grant_type: token_exchange, ")}, "not_supported", 4),
-        ({"grant": GRANT.replace("{", "{preset: okta, ")}, "not_supported", 4),
+        ({"credential": "auth_style: basic, username: 'a:b', "}, "value_invalid", 4),
+        ({"credential": "auth_style: basic, header_name: X-Key, "}, "grant_header_invalid", 4),
+        ({"credential": "username: a, "}, "value_invalid", 4),
+        ({"credential": "placeholder: too-short, "}, "value_invalid", 4),
+        ({"credential": "placeholder: 'robin placeholder', "}, "value_invalid", 4),
+        ({"grant": GRANT.replace("{", "{grant_type: token_exchang, ")}, "value_invalid", 4),
+        ({"grant": GRANT.replace("{", "{preset: okto, ")}, "value_invalid", 4),
+        ({"grant": GRANT.replace("{", "{client_auth: x509_svid, ")}, "value_invalid", 4),
         ({"grant": GRANT.replace("{", "{extra_params: {scope: x}, ")}, "extra_param_reserved", 4),
         ({"grant": GRANT.replace("{", "{cache_ttl: 0s, cache_ttl_seconds: 5, ")}, "value_invalid", 4),
         ({"endpoints": "[{host: a.example.com, tls: skip}]"}, "endpoint_uninspected", 5),
@@ -103,6 +111,9 @@ def test_g13_spellings_of_one_host_are_one(tmp_path: Path) -> None:
         ("a.b.svc", "token_endpoint_insecure"),
         ("a.b.svc.cluster.local", "token_endpoint_insecure"),
         ("10.0.0.1", "token_endpoint_insecure"),
+        ("169.254.169.254", "token_endpoint_invalid"),
+        ("[64:ff9b::a9fe:a9fe]", "token_endpoint_invalid"),
+        ("0.0.0.0", "token_endpoint_invalid"),
         ("u:p@localhost", "token_endpoint_invalid"),
         ("localhost/t?x=1", "token_endpoint_invalid"),
     ],
@@ -207,7 +218,7 @@ def test_what_cannot_be_enforced_never_widens(tmp_path: Path) -> None:
     assert codes(found, "warning") == ["rule_dropped", "endpoint_closed", "endpoint_closed"]
 
 
-@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (ROBIN_VECTORS names their folder)")
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (INTEROP_VECTORS names their folder)")
 @pytest.mark.parametrize("plaintext", [True, False])
 def test_g1_the_published_demo_profile_loads_unchanged(tmp_path: Path, plaintext: bool) -> None:
     text = (VECTORS / "provider-profile.yaml").read_text()
@@ -218,7 +229,7 @@ def test_g1_the_published_demo_profile_loads_unchanged(tmp_path: Path, plaintext
     assert "binaries_not_enforced" in codes(found, "warning")
 
 
-@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (ROBIN_VECTORS names their folder)")
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (INTEROP_VECTORS names their folder)")
 def test_every_published_profile_reads_without_an_unknown_key() -> None:
     for path in VECTORS.glob("*.yaml"):
         _, found = read_profile(path.read_bytes(), path.name)
@@ -226,8 +237,55 @@ def test_every_published_profile_reads_without_an_unknown_key() -> None:
         assert {one.code for one in found if one.severity == "error"} == expected, path.name
 
 
-def test_read_providers_is_what_the_proxy_reads(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(profile())
-    plan, grants = read_providers("profiles: [p.yaml]\nproviders: [{profile: demo, callers: [app]}]\n", tmp_path, ("default",))
-    assert [one.label for one in plan.bindings] == ["demo/token#0"]
-    assert grants.refresh_on_401 == "any"
+def test_callers_of_providers_are_ids_patterns_and_names_of_the_gateway(tmp_path: Path) -> None:
+    plan, found = load(tmp_path, profile(), providers="  - {profile: demo, callers: [app, 'k8s:other/*', unknown]}\n")
+    assert [one.callers for one in plan.bindings] == [{"k8s:demo/app", "k8s:other/*", "unknown"}]
+    assert codes(found, "warning") == ["caller_unknown"]
+    _, found = load(tmp_path, profile(), providers="  - {profile: demo, callers: ['spiffe://*/app']}\n")
+    assert codes(found) == ["value_invalid"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ambiguous"), [("app", "team", True), ("team", "'k8s:demo/other'", True), ("app", "'k8s:x/y'", False)]
+)
+def test_callers_overlap_also_where_one_is_a_pattern(tmp_path: Path, first: str, second: str, ambiguous: bool) -> None:
+    providers = f"  - {{profile: demo, callers: [{first}]}}\n  - {{profile: other, callers: [{second}]}}\n"
+    _, found = load(tmp_path, profile(), profile(name="other", grant=GRANT.replace("{", "{audience: o, ")), providers=providers)
+    assert codes(found) == (["binding_ambiguous"] if ambiguous else [])
+
+
+def test_a_file_serves_one_audience(tmp_path: Path) -> None:
+    _, found = load(tmp_path, profile(), providers="  - {profile: demo, callers: [app], identity: file}\n")
+    assert codes(found) == ["identity_audience_mismatch"]
+    text = profile(grant=GRANT.replace("{", "{jwt_svid_audience: 'https://file.example', "))
+    _, found = load(tmp_path, text, providers="  - {profile: demo, callers: [app], identity: file}\n")
+    assert codes(found) == []
+
+
+def test_what_is_no_file_is_unreadable_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.yaml")
+    _, found = load(tmp_path, providers="  - {profile: demo, callers: [app]}\n")
+    assert codes(found) == ["profile_unreadable"]
+
+
+BARE = "id: a\ndisplay_name: A\ncredentials: [{name: key%s}]\nendpoints: [{host: a.example.com}]\n"
+OVERRIDES = """{audience_overrides: [{host: api.example.com, path: /v1/*/**, audience: a},
+    {host: api.example.com, path: /v1/*, audience: b}], """
+OTHER = profile(name="two", grant=GRANT.replace("{", "{audience: o, "), endpoints="[{host: '*.example.com', path: /v1/**}]")
+TOGETHER = [
+    ("profile_duplicate_id", "error", (profile(), profile())),
+    ("credential_required", "error", (BARE % ", required: true",)),
+    ("credential_inactive", "warning", (BARE % "",)),
+    ("refresh_not_supported", "warning", (profile(credential="refresh: {strategy: oauth2_refresh_token}, "),)),
+    ("enforcement_treated_as_enforce", "warning", (profile(endpoints="[{host: api.example.com, enforcement: audit}]"),)),
+    ("partial_overlap", "warning", (profile(endpoints="[{host: api.example.com, methods: [GET]}]"), OTHER)),
+    ("override_unused", "warning", (profile(grant=GRANT.replace("{", OVERRIDES)),)),
+]
+
+
+@pytest.mark.parametrize(("code", "severity", "profiles"), TOGETHER, ids=[code for code, _, _ in TOGETHER])
+def test_what_a_profile_comes_to_has_a_code(tmp_path: Path, code: str, severity: str, profiles: tuple[str, ...]) -> None:
+    _, found = load(tmp_path, *profiles)
+    assert code in codes(found, severity), [str(one) for one in found]
+    assert (code in codes(found, "error")) == (severity == "error")
+    assert severity == "error" or codes(found, "error") == []

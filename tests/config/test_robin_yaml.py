@@ -170,6 +170,11 @@ def test_a_part_of_it_is_read_alone_too(tmp_path: Path) -> None:
             "robin.yaml:1:1: error: key_missing: version is required. Fix: add `version:` (the format of this file: 1).",
         ),
         ("version: 1\n", "robin.yaml:1:1: error: key_missing: there is no section `sidecar`. Fix: add `sidecar:` with its settings."),
+        (
+            "version: 1\ngateway: {}\n",
+            "robin.yaml:1:1: error: key_missing: there is no section `sidecar`: this file is for `robin gateway`. "
+            "Fix: use `robin check`, `robin doctor egress`, or `--grant` of `robin doctor` and `robin token`.",
+        ),
         ("version: 2\nsidecar: {}\n", 'robin.yaml:1:10: error: value_invalid: version: "2" is above 1. Fix: use 1.'),
         (
             "version: 1\nsidecar:\n  identity: {token_fil: /x}\n",
@@ -249,10 +254,10 @@ def _open_to_all(path: Path) -> None:
     [
         (_pipe, "the file is not a regular file; name a regular file"),
         (Path.mkdir, "the file is not a regular file; name a regular file"),
-        (_open_to_all, "the file is world-writable, so anyone could redirect the identity; chmod o-w the file"),
+        (_open_to_all, "the file is world-writable, so anyone could change it; chmod o-w the file"),
         (
             lambda path: path.symlink_to("nothing"),
-            "cannot read the file: No such file or directory; name a readable file, or unset ROBIN_CONFIG",
+            "cannot read the file: No such file or directory; name a readable file with --config",
         ),
     ],
     ids=["a FIFO", "a folder", "a world-writable file", "a dangling symlink"],
@@ -261,7 +266,7 @@ def test_a_file_that_should_not_be_read_is_refused_at_once(tmp_path: Path, make:
     make(tmp_path / "robin.yaml")
     found = load({"ROBIN_CONFIG": str(tmp_path / "robin.yaml")}, {"ROBIN_UPSTREAM_URL": "https://broker.example"})
     assert isinstance(found, tuple)
-    assert [str(error) for error in found] == [f"robin: ROBIN_CONFIG (from flag): {what}"]
+    assert [str(error) for error in found] == [f"robin: ROBIN_CONFIG (from flag): {tmp_path / 'robin.yaml'}: {what}"]
 
 
 @given(st.text(max_size=200))

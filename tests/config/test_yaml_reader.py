@@ -158,6 +158,8 @@ REFUSED = [
     ("a negative integer", "count: -1\n", 'f:1:8: error: value_invalid: count: "-1" is not a whole number. Fix: write decimal digits only.'),
     ("an octal mode", "mode: 0660\n", 'f:1:7: error: value_invalid: mode: YAML reads "0660" as an integer. Fix: put it in quotes.'),
     ("a bare duration", "on_time: 60\n", 'f:1:10: error: value_invalid: on_time: "60" has no unit. Fix: write 60s or 60ms.'),
+    ("a bare zero", "on_time: 0\n", 'f:1:10: error: value_invalid: on_time: YAML reads "0" as an integer. Fix: write 0s.'),
+    ("a zero in quotes", "on_time: '0'\n", "f:1:10: error: value_invalid: on_time cannot be written this way in YAML. Fix: write 0s."),
     ("a sum of durations", "on_time: 1h30m\n", "f:1:10: error: value_invalid: on_time cannot be written this way in YAML. Fix: write one whole number with ms, s, m or h, such as 90m."),
     ("a large size", "size: 2MiB\n", 'f:1:7: error: value_invalid: size: "2MiB" is above 1MiB. Fix: use 1KiB to 1MiB.'),
     ("a text in a list of integers", "uids: [0, 'a']\n", 'f:1:11: error: value_invalid: uids[1]: "a" is not a user id. Fix: write decimal UIDs from 0 to 4294967294, such as 1000,65532.'),

@@ -130,7 +130,7 @@ async def test_b8_a_million_one_byte_chunks_cost_in_proportion(rig: Rig) -> None
     finally:
         rig.upstream.script = script
     assert few > 0
-    assert many <= 12 * few, f"{many:.2f} s of processor time against {few:.2f} s"
+    assert many <= 30 * few, f"{many:.2f} s of processor time against {few:.2f} s"  # ten times as much is due; a square law gives a hundred
 
 
 async def test_b5_a_large_body_arrives_byte_for_byte_in_either_framing(rig: Rig) -> None:

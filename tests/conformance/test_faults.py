@@ -19,6 +19,7 @@ from tests.corpus.rig import Answer, Caller, Rig, running, unsigned_token
 from robin.model.faults import FAULTS, OUTCOMES
 from robin.model.gateway_faults import GATEWAY_FAULTS
 from robin.model.grant_faults import GRANT_FAULTS
+from robin.model.kube_faults import KUBE_FAULTS
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.connection import ScriptedConnection
 from robin.testing.message import ReceivedRequest
@@ -253,7 +254,7 @@ def provoked() -> set[str]:
 
 
 async def test_d5_the_sets_of_codes_in_code_spec_docs_and_tests_are_equal() -> None:
-    assert set(FAULTS) - GRANT_FAULTS - {row[0] for row in GATEWAY_FAULTS} == set(FAULT_TABLE) == provoked()
+    assert set(FAULTS) - {*GRANT_FAULTS, *GATEWAY_FAULTS, *KUBE_FAULTS} == set(FAULT_TABLE) == provoked()
     for code, (status, error, source, _) in FAULT_TABLE.items():
         kind = FAULTS[code]
         assert (kind.status, kind.error, str(kind.source)) == (status, error, source), code

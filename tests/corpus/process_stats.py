@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tests.descriptors import open_descriptors
+
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import GRAIN_S
 from robin.transport.malloc_trim import EVERY_S
@@ -39,10 +41,4 @@ def processor_s(pid: int) -> float:
 
 def open_sockets(pid: int) -> int:
     """How many of its descriptors are sockets."""
-    count = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            count += os.readlink(entry).startswith("socket:")
-        except FileNotFoundError:
-            continue
-    return count
+    return sum(one.startswith("socket:") for one in open_descriptors(pid))

@@ -4,9 +4,6 @@ Not shown: that the base images exist, that the final stage starts in them, and 
 """
 
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from tests.journeys.life import GET, serving
 from robin.testing.process import RobinProcess
 
 ROOT = DOCKERFILE.parents[2]
-UID = 65532
+UID = 10001
 
 
 @pytest.fixture
@@ -83,40 +80,6 @@ def test_the_entry_point_is_robin_and_the_default_command_its_sidecar(final: Sta
 
 def test_no_secret_and_no_setting_is_baked_in(build: Stage, final: Stage):
     assert "ROBIN_" not in "".join(one.rest for stage in (build, final) for one in stage.instructions)
-
-
-def python_3_11() -> str:
-    """An interpreter of the image's version without our packages."""
-    for candidate in (str(Path(sys.base_prefix, "bin", "python3.11")), shutil.which("python3.11"), "/usr/bin/python3"):
-        if candidate and Path(candidate).exists():
-            told = subprocess.run([candidate, "-c", "import sys; print(sys.version_info[:2])"], capture_output=True, text=True, check=False)
-            if told.stdout == "(3, 11)\n":
-                return candidate
-    pytest.skip("NOT TESTED: this needs Python 3.11, as the image has it")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The interpreter, and /robin as the build stage makes it: its COPY and RUN lines, in order, with other places for /src and /robin."""
-    python, root = python_3_11(), tmp_path_factory.mktemp("image")
-    source, target = root / "src", root / "robin"
-    (stage, _) = stages(DOCKERFILE.read_text())
-    assert stage.one("WORKDIR").rest == "/src"
-    for one in stage.instructions:
-        if one.word == "COPY":
-            *sources, into = one.words
-            for name in sources:
-                place = source / into if len(sources) == 1 and not into.endswith("/") and into != "." else source / into / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if (ROOT / name).is_dir():
-                    shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    shutil.copy(ROOT / name, place)
-        elif one.word == "RUN":
-            command = one.rest.replace("/robin", str(target)).replace("python3 ", f"{python} ")
-            ran = subprocess.run(["/bin/sh", "-ec", command], cwd=source, capture_output=True, text=True, check=False, timeout=300)
-            assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
-    return python, target
 
 
 def program(built: tuple[str, Path]) -> tuple[str, ...]:

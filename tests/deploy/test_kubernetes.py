@@ -25,6 +25,7 @@ FILES = sorted(MANIFESTS.glob("*.yaml"))
 TOKENS = "/var/run/secrets/tokens"
 
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+WITH_A_TOKEN_FILE = [path for path in FILES if path.name != "sidecar-spiffe.yaml"]
 
 
 def objects(path: Path) -> list[dict[str, Any]]:
@@ -61,19 +62,24 @@ def settings(path: Path) -> SidecarSettings:
 
 
 def test_these_manifests_are_shipped():
-    assert [path.name for path in FILES] == ["daemonset.yaml", "job-classic.yaml", "job.yaml", "sidecar.yaml"]
+    assert [path.name for path in FILES] == ["daemonset.yaml", "job-classic.yaml", "job.yaml", "sidecar-spiffe.yaml", "sidecar.yaml"]
 
 
 @by_file
 def test_robin_takes_the_settings(path: Path):
     assert set(environment(robin_of(path))) <= SETTINGS.keys()
     chosen = settings(path)
-    assert chosen.identity.token_file == f"{TOKENS}/token"
+    if path in WITH_A_TOKEN_FILE:
+        assert chosen.identity.token_file == f"{TOKENS}/token"
+    else:
+        mounts = {one["mountPath"] for one in robin_of(path)["volumeMounts"]}
+        assert environment(robin_of(path))["ROBIN_SPIFFE_SOCKET"] == "unix:///run/spire/sockets/agent.sock"
+        assert mounts == {"/run/spire/sockets"}, "the folder, so that a new socket of a restarted agent is seen"
     assert chosen.identity.audience is not None
     assert all(isinstance(value, str) for value in environment(robin_of(path)).values()), "Kubernetes takes only strings here"
 
 
-@by_file
+@pytest.mark.parametrize("path", WITH_A_TOKEN_FILE, ids=lambda path: path.name)
 def test_the_token_is_for_the_audience_rotates_and_is_robins_alone(path: Path):
     spec = pod(path)
     (volume,) = [one for one in spec["volumes"] if one["name"] == "tokens"]
@@ -86,7 +92,7 @@ def test_the_token_is_for_the_audience_rotates_and_is_robins_alone(path: Path):
     assert set(mounts) == {"robin"}, "the application must not see the token"
     assert mounts["robin"] == {"name": "tokens", "mountPath": TOKENS, "readOnly": True}, "and no subPath, which would never rotate"
     assert spec["automountServiceAccountToken"] is False
-    assert spec["securityContext"]["fsGroup"] == 65532, "else a user that is not root cannot read it"
+    assert spec["securityContext"]["fsGroup"] == 10001, "else a user that is not root cannot read it"
 
 
 @by_file
@@ -134,7 +140,7 @@ def _get(path: str) -> RequestHead:
     return parse_request(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), target_bytes=1000, fields_max=10)
 
 
-@pytest.mark.parametrize("name", ["sidecar.yaml", "job.yaml"])
+@pytest.mark.parametrize("name", ["sidecar.yaml", "sidecar-spiffe.yaml", "job.yaml"])
 def test_a_native_sidecar_is_an_init_container_that_stays(name: str):
     (robin,) = pod(MANIFESTS / name)["initContainers"]
     assert (robin["name"], robin["restartPolicy"]) == ("robin", "Always")
@@ -153,7 +159,7 @@ def test_the_daemonset_listens_where_its_folder_is_and_for_listed_users_only():
     (address,) = chosen.listeners.proxy
     (volume,) = [one for one in spec["volumes"] if one["name"] == "run"]
     assert str(address) == f"unix:{volume['hostPath']['path']}/robin.sock"
-    assert chosen.listeners.allow_uids == (10001, 10002)
+    assert chosen.listeners.allow_uids == (20001, 20002)
     (owner,) = spec["initContainers"]
     assert owner["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "FOWNER"]}
     assert owner["command"][0] == stages(DOCKERFILE.read_text())[1].one("ENTRYPOINT").exec_form[0], "there is no shell in the image"

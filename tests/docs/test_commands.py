@@ -19,6 +19,7 @@ ELSEWHERE = {
     "docs/tutorials/first-five-minutes.md": "tests/journeys/test_tutorial.py",
     "docs/tutorials/passports.md": "tests/planes/broker/test_demo.py",
     "docs/tutorials/gateway.md": "tests/journeys/test_gateway_tutorial.py",
+    "docs/how-to/give-an-agent-the-internet.md": "tests/real/clients/test_agent_page.py",
     "docs/reference/benchmarks.md": "ten minutes of both cores",
 }
 """Pages whose commands run in another test, or cannot run in one, and why."""

@@ -18,6 +18,7 @@ from robin.config.table import SETTINGS
 from robin.model.faults import FAULTS, OUTCOMES
 from robin.model.gateway_faults import GATEWAY_FAULTS
 from robin.model.grant_faults import GRANT_FAULTS
+from robin.model.kube_faults import KUBE_FAULTS
 from robin.telemetry.names import METRICS
 
 REQUIRED = {"ROBIN_UPSTREAM_URL": "https://broker.example:8443", "ROBIN_AUDIENCE": "broker.example"}
@@ -98,7 +99,7 @@ def test_each_code_that_a_page_names_exists():
 
 def test_the_how_to_about_503_has_each_code_that_is_503():
     page = (DOCS / "how-to" / "debug-a-503.md").read_text()
-    of_planes = {row[0] for row in GATEWAY_FAULTS} | GRANT_FAULTS
+    of_planes = {*GATEWAY_FAULTS, *GRANT_FAULTS, *KUBE_FAULTS}
     assert set(re.findall(r"^### `(\w+)`$", page, re.MULTILINE)) == {
         code for code, kind in FAULTS.items() if kind.status == 503 and code not in of_planes
     }

@@ -11,12 +11,14 @@ from robin.model.faults import FAULTS as ALL
 from robin.model.faults import OUTCOMES
 from robin.model.gateway_faults import GATEWAY_FAULTS
 from robin.model.grant_faults import GRANT_FAULTS
+from robin.model.kube_faults import KUBE_FAULTS
 
-FAULTS = {code: kind for code, kind in ALL.items() if code not in GRANT_FAULTS}
+FAULTS = {code: kind for code, kind in ALL.items() if code not in {*GRANT_FAULTS, *KUBE_FAULTS}}
 """The page is the sidecar's."""
 
 FAULTS_PAGE = (DOCS / "reference" / "faults.md").read_text()
 GATEWAY_PAGE = (DOCS / "reference" / "gateway.md").read_text()
+CREDENTIALS_PAGE = (DOCS / "reference" / "credentials.md").read_text()
 OUTCOMES_PAGE = (DOCS / "reference" / "outcomes.md").read_text()
 
 COMPUTED = {
@@ -49,13 +51,25 @@ def section_of(code: str) -> str:
     return re.findall(r"^## .*\(`(\w+)`\)$", before, re.MULTILINE)[-1]
 
 
-OF_THE_GATEWAY = {row[0] for row in GATEWAY_FAULTS}
-GATEWAY_PARTS = {"gateway", "gateway.py", "gateway_file.py", "address_guard.py", "dns.py", "explain.py"}
+OF_THE_GATEWAY = GATEWAY_FAULTS.keys()
+GATEWAY_PARTS = set("gateway gateway.py gateway_file.py reverse.py explain_reverse.py relay.py address_guard.py dns.py explain.py".split())
 
 
 def test_every_row_of_the_gateway_is_the_codes_row() -> None:
     told = {row[0].strip("`"): (int(row[1]), row[2].strip("`"), row[3], row[4]) for row in rows(GATEWAY_PAGE, 7)}
-    assert told == {row[0]: (row[1], row[2], "never" if row[5] is None else "after", "yes" if row[6] else "no") for row in GATEWAY_FAULTS}
+    assert told == {
+        code: (kind.status, kind.error, "never" if kind.retry_after_s is None else "after", "yes" if kind.closes else "no")
+        for code, kind in GATEWAY_FAULTS.items()
+    }
+
+
+def test_every_row_of_grants_is_the_codes_row() -> None:
+    told = {row[0].strip("`"): (int(row[1]), row[2].strip("`"), row[3], row[4]) for row in rows(CREDENTIALS_PAGE, 7)}
+    kinds = {code: ALL[code] for code in GRANT_FAULTS - OF_THE_GATEWAY}
+    assert told == {
+        code: (kind.status, kind.error, "never" if kind.retry_after_s is None else "after", "yes" if kind.closes else "no")
+        for code, kind in kinds.items()
+    }
 
 
 def test_every_row_is_the_codes_row() -> None:

@@ -7,7 +7,8 @@ from tests.fuzz.parts import pieces_of
 from robin.model.secret import Secret
 from robin.wire.grpc import parse_message, render_message
 from robin.wire.grpc_call import GrpcClientConnection
-from robin.wire.workload_api import BadMessage, JwtSvid, JwtSvidRequest, parse_reply, parse_request, render_reply, render_request
+from robin.wire.protobuf import BadMessage
+from robin.wire.workload_api import JwtSvid, JwtSvidRequest, parse_reply, parse_request, render_reply, render_request
 
 _SVID = JwtSvid(spiffe_id="spiffe://a/b", svid=Secret(b"x.y.z"), hint="h")
 _SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"

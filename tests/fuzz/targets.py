@@ -2,7 +2,19 @@
 
 from types import ModuleType
 
-from tests.fuzz import fuzz_chunks, fuzz_frames, fuzz_jwt, fuzz_requests, fuzz_responses, fuzz_settings, fuzz_workload_api
+from tests.fuzz import (
+    fuzz_chunks,
+    fuzz_frames,
+    fuzz_gateway,
+    fuzz_jwt,
+    fuzz_kube,
+    fuzz_passports,
+    fuzz_requests,
+    fuzz_responses,
+    fuzz_settings,
+    fuzz_token_answers,
+    fuzz_workload_api,
+)
 
 TARGETS: dict[str, ModuleType] = {
     "requests": fuzz_requests,
@@ -12,4 +24,8 @@ TARGETS: dict[str, ModuleType] = {
     "jwt": fuzz_jwt,
     "workload_api": fuzz_workload_api,
     "frames": fuzz_frames,
+    "passports": fuzz_passports,
+    "kube": fuzz_kube,
+    "token_answers": fuzz_token_answers,
+    "gateway": fuzz_gateway,
 }

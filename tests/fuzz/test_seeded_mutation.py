@@ -7,7 +7,19 @@ import pytest
 from tests.fuzz.mutate import mutations
 from tests.fuzz.targets import TARGETS
 
-ROUNDS = {"requests": 20_000, "responses": 15_000, "chunks": 8000, "settings": 4000, "jwt": 4000, "workload_api": 4000, "frames": 20_000}
+ROUNDS = {
+    "requests": 20_000,
+    "responses": 15_000,
+    "chunks": 8000,
+    "settings": 4000,
+    "jwt": 4000,
+    "workload_api": 4000,
+    "frames": 20_000,
+    "passports": 4000,
+    "kube": 6000,
+    "token_answers": 600,
+    "gateway": 1500,
+}
 MEMORY_BYTES = 8 << 20  # for inputs of at most 8 KiB: far above any fair need, far below any growth
 
 

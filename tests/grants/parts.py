@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from tests.permits import permit_to, route
 
-from robin.grants.grant import Flow, GrantFailure, GrantFailureClass, IssuedCredential, usable_s
+from robin.grants.grant import Flow, GrantFailure, GrantFailureClass, Inputs, IssuedCredential, usable_s
 from robin.identity.issuer import IssuerRequest, IssuerResponse, IssuerUnreachable
 from robin.model.faults import Fault
 from robin.model.identity import IdentityStatus, IdentityToken
@@ -49,6 +49,9 @@ class FixedIdentity:
 
     async def renew(self, token: IdentityToken) -> IdentityToken:
         self.rejected(token)
+        return await self.obtain()
+
+    async def fresh(self) -> IdentityToken:
         return await self.obtain()
 
     def status(self) -> IdentityStatus:
@@ -129,17 +132,17 @@ class SocketClient:
 
 
 class Exchange:
-    """A second kind of grant: one call to an issuer, its access token in the header X-Access."""
+    """A second kind of grant: one call to an issuer."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def flow(self, identity: IdentityToken, now: float) -> Flow:
-        response = yield IssuerRequest(method="POST", url=self.url, body=Secret(b"assertion=" + identity.value.reveal()))
+    def flow(self, inputs: Inputs, now: float) -> Flow:
+        assert inputs.identity is not None
+        response = yield IssuerRequest(method="POST", url=self.url, body=Secret(b"assertion=" + inputs.identity.value.reveal()))
         if response.status == 401:
             raise GrantFailure(GrantFailureClass.REAUTHORIZE, "subject_refused", "invalid_grant: the issuer refused the assertion")
         if response.status != 200:
             raise GrantFailure(GrantFailureClass.FIX_CONFIGURATION, "grant_refused", f"status_{response.status}: the issuer refused")
         answer = json.loads(response.body.reveal())
-        line = Secret(b"X-Access: " + answer["access_token"].encode() + b"\r\n")
-        return IssuedCredential(fields=(line,), usable_s=usable_s(answer.get("expires_in")))
+        return IssuedCredential(token=Secret(answer["access_token"].encode()), usable_s=usable_s(answer.get("expires_in")))

@@ -25,6 +25,7 @@ class Stage:
 
     def __init__(self, *, seed: int = 1, **options: object) -> None:
         self.parts = Parts(seed=seed)
+        options.setdefault("entropy", self.parts.dependencies.entropy)
         self.clock = self.parts.clock
         self.calls = 0
         self.usable_s = 270.0
@@ -34,7 +35,6 @@ class Stage:
         self.gate.set()
         self.cache = CredentialCache(
             clock=self.clock,
-            entropy=self.parts.dependencies.entropy,
             tasks=self.parts.tasks,
             **options,  # type: ignore[arg-type]
         )
@@ -197,19 +197,65 @@ async def test_a_stale_credential_serves_while_one_fetch_runs_behind_it(seed: in
     assert stage.calls == 2
 
 
-async def test_the_refresh_instants_of_many_keys_are_spread() -> None:
+class Draws:
+    """Chance that always draws the same."""
+
+    def __init__(self, draw: float) -> None:
+        self.draw = draw
+
+    def uniform(self) -> float:
+        return self.draw
+
+
+@pytest.mark.parametrize(("usable_s", "earliest_s", "latest_s"), [(270, 189, 243), (9, 6.3, 8.1), (3570, 2499, 3213), (60, 42, 54)])
+async def test_g37_a_refresh_starts_between_70_and_90_percent_of_the_usable_time(
+    usable_s: float, earliest_s: float, latest_s: float
+) -> None:
+    for draw in (0.0, 0.5, 1.0 - 2**-53):
+        stage = Stage(entropy=Draws(draw))
+        stage.usable_s = usable_s
+        await stage.obtain()
+        stage.clock.advance(earliest_s + (latest_s - earliest_s) * draw - 0.1)
+        stage.cache.ready("a")
+        assert len(stage.parts.tasks) == 0
+        stage.clock.advance(0.2)
+        stage.cache.ready("a")
+        await stage.finish()
+        assert stage.calls == 2
+
+
+async def test_g41_the_refreshes_of_500_keys_are_spread_over_15_percent_of_the_usable_time() -> None:
     stage = Stage()
-    for key in range(200):
+    for key in range(500):
         await stage.obtain(key)
-    started = []
-    for _ in range(60):
-        stage.clock.advance(270 * 0.9 / 60)
-        for key in range(200):
+        stage.clock.advance(1 / 500)
+    began_at: list[int] = []
+    for second in range(0, 249, 3):
+        before = stage.calls
+        for key in range(500):
             stage.cache.ready(key)
         await stage.finish()
-        started.append(stage.calls)
-    assert stage.calls == 400
-    assert max(after - before for before, after in pairwise(started)) < 50
+        began_at += [second] * (stage.calls - before)
+        stage.clock.advance(3)
+    assert len(began_at) == 500
+    assert began_at[475] - began_at[25] >= 0.15 * 270
+    assert max(began_at.count(second) for second in set(began_at)) < 75, "they come at once"
+
+
+@pytest.mark.parametrize("step_s", [-600, 0, 600])
+@pytest.mark.parametrize("suspended_s", [0, 268])
+async def test_g41_neither_a_step_of_the_wall_clock_nor_a_suspend_makes_a_token_outlive_its_time(step_s: int, suspended_s: int) -> None:
+    stage = Stage()
+    first = await stage.obtain()
+    stage.gate.clear()
+    stage.clock.step_wall(step_s)
+    stage.clock.suspend(suspended_s)
+    stage.clock.advance(270 - suspended_s - 1)
+    assert (stage.cache.ready("a") is first) is (step_s <= 0)
+    stage.clock.advance(1)
+    assert stage.cache.ready("a") is None
+    stage.gate.set()
+    assert await stage.obtain() is not first
 
 
 async def test_a_failed_refresh_leaves_the_valid_credential_in_use_and_waits_before_the_next() -> None:
@@ -355,6 +401,18 @@ async def test_a_forced_fetch_that_brings_no_other_credential_leaves_the_one_in_
     assert stage.cache.ready("a") is first
 
 
+async def test_a_forced_fetch_that_hangs_does_not_take_a_valid_credential_from_the_others() -> None:
+    stage = Stage(wait_s=0.01)
+    first = await stage.obtain()
+    stage.gate.clear()
+    stage.cache.rejected("a", first)
+    assert await stage.obtain() is first
+    assert stage.cache.ready("a") is first, "the next one does not wait again"
+    stage.gate.set()
+    await stage.finish()
+    assert stage.cache.ready("a") not in (None, first)
+
+
 async def test_401s_force_at_most_one_fetch_per_interval_and_the_interval_doubles() -> None:
     stage = Stage(forced_every_s=60)
     stage.usable_s = 1e6
@@ -419,7 +477,7 @@ async def test_a_reload_drops_what_it_made_unreachable() -> None:
     stage = Stage()
     for key in "abc":
         await stage.obtain(key)
-    stage.cache.retain(frozenset("b"))
+    stage.cache.retain(lambda key: key == "b")
     assert [stage.cache.ready(key) is not None for key in "abc"] == [False, True, False]
 
 

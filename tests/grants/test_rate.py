@@ -22,7 +22,7 @@ from robin.transport.tasks import TaskOwner
 
 
 class Counting:
-    """An issuer client that takes 10 ms for each call."""
+    """An issuer client whose calls take some turns of the loop, so that several are open at once."""
 
     def __init__(self) -> None:
         self.calls = self.open = self.most = 0
@@ -32,7 +32,8 @@ class Counting:
         self.open += 1
         self.most = max(self.most, self.open)
         try:
-            await asyncio.sleep(0.01)
+            for _ in range(10):
+                await asyncio.sleep(0)
         finally:
             self.open -= 1
         return IssuerResponse(status=200, fields={}, body=Secret(reply(200)))
@@ -63,7 +64,7 @@ async def test_g46_many_keys_at_once_make_few_calls_and_the_rest_are_refused(tmp
     outcomes = await asyncio.gather(*map(one, range(2000)))
     took_s = clock.monotonic() - began
     assert client.calls <= 1 + settings.rate_burst + settings.rate_per_s * took_s
-    assert client.most <= 8
+    assert 1 < client.most <= 8
     refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
     assert set(refused) <= {"issuer_overloaded", "issuer_unavailable"}, "the last that were let go may meet their deadline"
     assert "issuer_overloaded" in refused

@@ -68,6 +68,29 @@ async def test_an_identity_that_is_asked_for_after_the_start_is_started(tmp_path
     await stage.identities.close()
 
 
+async def test_of_later_settings_what_is_unchanged_goes_on_and_the_rest_is_new_or_ends(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    left, right, _ = (stage.identities.get(*pair) for pair in (("left",), ("right",), ("left", "both")))
+    await stage.identities.start()
+    (tmp_path / "other").write_bytes(make_token(expires_at=time.time() + 600, audience=["right", "both"]))
+    later = stage.identities.succeed(
+        {"left": file(str(tmp_path / "left"), audience="left"), "right": file(str(tmp_path / "other"), audience="right")}
+    )
+    assert later.get("left") is left
+    assert later.get("right") is not right
+    assert not later.get("right").status().usable  # it is not started before it is to be used
+    assert len(later) == 2
+    await later.start()
+    assert [(status.source, status.usable) for status in later.statuses()] == [("left", True), ("right", True)]
+    await stage.identities.close(after=later)
+    (tmp_path / "left").unlink()
+    later.wake()
+    await eventually(lambda: left.status().state is IdentityState.STALE, what="that the one which goes on still looks")
+    await later.close()
+    await asyncio.sleep(0)
+    assert len(stage.parts.tasks) == 0
+
+
 async def test_the_number_of_identities_is_bounded(tmp_path: Path) -> None:
     stage = Stage(tmp_path, limit=2)
     first = stage.identities.get("left")

@@ -630,3 +630,17 @@ async def test_nothing_that_is_past_its_use_is_ever_served_whatever_happens() ->
                 assert token.expires_at - stage.clock.wall() > min(5.0, (token.expires_at - token.seen_at) / 10)
             stage.clock.advance(draws.choice([0.01, 0.5, 1, 7]))
         await stage.finish()
+
+
+async def test_a_fresh_token_is_fetched_for_one_call_and_not_kept() -> None:
+    stage = Stage(fetch_timeout_s=0.01)
+    held = await stage.identity.obtain()
+    first, second = await stage.identity.fresh(), await stage.identity.fresh()
+    assert (stage.calls, stage.identity.ready() is held, len({id(one) for one in (held, first, second)})) == (3, True, 3)
+    stage.will(UNAVAILABLE)
+    with pytest.raises(Fault, match="no agent"):
+        await stage.identity.fresh()
+    stage.will(stage.raw(-60))
+    with pytest.raises(TokenRefused):
+        await stage.identity.fresh()
+    assert stage.identity.ready() is held

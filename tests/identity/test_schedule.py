@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robin.identity.schedule import ClockJump, RefreshRateLimit, backoff_s, refresh_at
+from robin.identity.schedule import ClockJump, RefreshRateLimit, backoff_s
+from robin.identity.schedule import refresh_at as refresh_usable_at
 
 RECEIVED_AT = 1_780_000_000.0
+
+
+def refresh_at(*, expires_at: float, refresh_before_s: float, draw: float) -> float:
+    return refresh_usable_at(
+        received_at=RECEIVED_AT, expires_at=expires_at, usable_until=expires_at, refresh_before_s=refresh_before_s, draw=draw
+    )
 
 
 @pytest.mark.parametrize(
@@ -17,10 +24,7 @@ RECEIVED_AT = 1_780_000_000.0
 )
 def test_due_times_lie_in_the_ranges_of_the_spec(lifetime_s: float, least: float, most: float) -> None:
     draws = random.Random(7)
-    dues = [
-        refresh_at(received_at=RECEIVED_AT, expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=60, draw=draws.random()) - RECEIVED_AT
-        for _ in range(1000)
-    ]
+    dues = [refresh_at(expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=60, draw=draws.random()) - RECEIVED_AT for _ in range(1000)]
     assert least <= min(dues) < max(dues) <= most
     spread = most - least
     assert min(dues) < least + 0.05 * spread
@@ -29,12 +33,19 @@ def test_due_times_lie_in_the_ranges_of_the_spec(lifetime_s: float, least: float
 
 @pytest.mark.parametrize("lifetime_s", [-100, 0, 0.5, 1, 1.8])
 def test_a_refresh_is_never_due_within_a_second(lifetime_s: float) -> None:
-    assert refresh_at(received_at=RECEIVED_AT, expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=60, draw=0.99) == RECEIVED_AT + 1
+    assert refresh_at(expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=60, draw=0.99) == RECEIVED_AT + 1
+
+
+@pytest.mark.parametrize("draw", [0, 0.5, 0.999])
+def test_a_refresh_is_due_before_the_token_is_not_usable_any_more(draw: float) -> None:
+    end = RECEIVED_AT + 3600
+    due = refresh_usable_at(received_at=RECEIVED_AT, expires_at=end, usable_until=end - 300, refresh_before_s=60, draw=draw)
+    assert end - 300 / 0.9 <= due <= end - 300
 
 
 @given(st.floats(2.5, 1e7), st.floats(0.001, 1e5), st.floats(0, 1, exclude_max=True))
 def test_a_refresh_is_due_in_the_second_half_of_a_life_and_before_its_end(lifetime_s: float, before_s: float, draw: float) -> None:
-    due = refresh_at(received_at=RECEIVED_AT, expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=before_s, draw=draw) - RECEIVED_AT
+    due = refresh_at(expires_at=RECEIVED_AT + lifetime_s, refresh_before_s=before_s, draw=draw) - RECEIVED_AT
     assert due >= min(1.0, lifetime_s / 2)
     assert lifetime_s / 2 - 1e-3 <= due <= lifetime_s
 

@@ -1,4 +1,4 @@
-"""Robin as an image or a hardened unit runs it: read-only root, UID 65532, no capability, no HOME, an empty environment (K10)."""
+"""Robin as an image or a hardened unit runs it: read-only root, UID 10001, no capability, no HOME, an empty environment (K10)."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ from tests.journeys.life import GET, ask_unix, probe, serving, shell, short_fold
 
 import robin
 
-UID = 65532
+UID = 10001
 
 
 def closed_parents(path: Path) -> list[Path]:
@@ -45,7 +45,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("listener", ["tcp", "unix"])
-async def test_k10_it_runs_with_a_read_only_root_uid_65532_no_capability_and_no_home(own_mounts: tuple[str, ...], listener: str):
+async def test_k10_it_runs_with_a_read_only_root_uid_10001_no_capability_and_no_home(own_mounts: tuple[str, ...], listener: str):
     if shutil.which("setpriv") is None:
         pytest.skip("NOT TESTED: this needs setpriv")
     with short_folder() as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.corpus.judge import check_problem
 from tests.corpus.rig import Rig
+from tests.descriptors import open_descriptors
 from tests.journeys.life import GET, activated, launched, metric, probe, serving, shell
 
 from robin.testing.recording_upstream import RecordingUpstream
@@ -25,7 +26,7 @@ def cpu_s(pid: int) -> float:
 
 
 def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(open_descriptors(pid))
 
 
 @contextlib.asynccontextmanager

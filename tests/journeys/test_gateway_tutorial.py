@@ -24,5 +24,6 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
         assert done.returncode == (4 if "pastebin" in line else 0), done.stderr
         printed.append(done.stdout)
     assert all(line in printed[0] for line in shown[1].splitlines())
+    assert printed[5].endswith("demo grants: PASS 6/6\n")
     assert printed[3].startswith("permit by the rule github-read: https api.github.com:443, tls bridge")
     assert printed[4].startswith("deny rule_default")

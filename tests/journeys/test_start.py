@@ -23,6 +23,8 @@ async def test_k1_without_an_identity_it_lives_unready_and_says_why(tmp_path: Pa
     async with launched(tmp_path, token=b"", settings={"ROBIN_TOKEN_FILE_GRACE": "0"}) as rig:
         began = asyncio.get_running_loop().time()
         await rig.robin.listening()
+        limits = Path(f"/proc/{rig.robin.pid}/limits").read_text()
+        assert limits.partition("Max core file size")[2].split()[:2] == ["0", "0"]  # G56: inspection was refused before anything was read
         assert await probe(rig.robin, "/healthz") == (200, b"ok\n")
         assert await readiness(rig.robin, "/startupz") == (503, ["starting", "identity_unavailable"])
         assert await readiness(rig.robin) == (503, ["starting", "identity_unavailable"])

@@ -6,7 +6,12 @@ from http import HTTPStatus
 import pytest
 
 from robin.model.faults import FAULTS, OUTCOMES, Fault, FaultKind, FaultSource
+from robin.model.gateway_faults import GATEWAY_FAULTS
 from robin.model.grant_faults import GRANT_FAULTS
+from robin.model.kube_faults import KUBE_FAULTS
+
+TABLES = (GATEWAY_FAULTS, GRANT_FAULTS, KUBE_FAULTS)
+OF_PLANES = {code for table in TABLES for code in table}
 
 # RFC 9209 section 2.3, all proxy error types.
 PROXY_ERRORS = set(
@@ -21,7 +26,7 @@ PROXY_ERRORS = set(
 
 @pytest.mark.parametrize("kind", FAULTS.values(), ids=list(FAULTS))
 def test_every_line_of_the_table_is_whole(kind: FaultKind) -> None:
-    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
+    assert re.fullmatch(r"(kube\.)?[a-z]+(_[a-z]+)*", kind.code)
     assert HTTPStatus(kind.status) >= 400
     assert kind.error in PROXY_ERRORS
     assert kind.title[0].isupper()
@@ -33,13 +38,18 @@ def test_only_a_503_or_429_promises_that_a_retry_may_help(kind: FaultKind) -> No
     assert kind.retry_after_s is None or kind.status in {429, 503} or kind.source is FaultSource.ISSUER
 
 
+def test_no_code_is_in_two_tables() -> None:
+    assert len(OF_PLANES) == sum(map(len, TABLES))
+    assert {FAULTS[code] for code in OF_PLANES} == {kind for table in TABLES for kind in table.values()}  # none replaces one of the engine
+
+
 def test_each_source_is_that_of_some_fault() -> None:
     assert {kind.source for kind in FAULTS.values()} == set(FaultSource)
 
 
 @pytest.mark.parametrize(
     "kind",
-    [kind for kind in FAULTS.values() if kind.source is FaultSource.DOWNSTREAM and kind.code not in GRANT_FAULTS],
+    [kind for kind in FAULTS.values() if kind.source is FaultSource.DOWNSTREAM and kind.code not in OF_PLANES],
     ids=lambda kind: kind.code,
 )
 def test_after_a_malformed_request_the_connection_closes(kind: FaultKind) -> None:

@@ -1,11 +1,14 @@
 """The gateway's rules: default deny, deny before allow in any order, which rule says how, and what is bridged."""
 
 import itertools
+import random
+from dataclasses import replace
 
 import pytest
 
 from robin.policy.gateway import Ask, CallerPattern, Decision, Rule, RuleSet
 from robin.policy.patterns import parse_host_pattern, parse_methods, parse_path_pattern
+from robin.policy.rule_ties import find_ties
 
 HTTPS = {"https": frozenset({443})}
 
@@ -75,6 +78,63 @@ def test_report_mode_lets_pass_what_would_be_denied_and_says_so() -> None:
     rules = RuleSet(MIXED, report=True)
     assert rules.decide(ask("evil.test")) == Decision(code="", rule=None, would_deny="rule_default")
     assert rules.decide(ask("api.example.com", "/admin/")).would_deny == "rule_denied"
+    assert rules.decide(ask("evil.test", upgrade="websocket")).would_deny == "rule_default"
+    assert rules.decide(ask("api.example.com", upgrade="websocket")).code == "upgrade_denied"  # what is no denial is not reported
+    assert rules.decide(ask("api.example.com", "/admin/", upgrade="websocket")).code == "upgrade_denied"
+
+
+def test_what_only_passes_in_report_mode_is_treated_as_the_most_specific_allow_of_its_place_says() -> None:
+    wide = rule("wide", "*.test", methods=("GET",), private=("10.0.0.0/8",))
+    narrow = rule("narrow", "a.test", methods=("GET",), private=("10.1.0.0/16",), ca_file="/ca")
+    paths = rule("paths", "a.test", paths=("/v1/**",))
+    other = rule("other", "c.test", methods=("GET",), callers=(CallerPattern(text="k8s:a/b"),), private=("10.0.0.0/8",))
+    deny = rule("deny", "*.test", methods=("DELETE",), allow=False)
+    rules = RuleSet([wide, narrow, other, paths, deny], report=True)
+    for asked, denial, expected in (
+        (ask("a.test", method="POST"), "rule_default", narrow),
+        (ask("a.test", method="DELETE"), "rule_denied", narrow),
+        (ask("b.test", method="POST"), "rule_default", wide),
+        (ask("c.test", method="POST"), "rule_default", wide),  # that of another caller is none of this one
+        (ask("evil.example"), "rule_default", None),
+        (replace(ask("a.test", method="POST"), port=444), "rule_default", None),
+        (replace(ask("a.test", method="POST"), scheme="http"), "rule_default", None),
+    ):
+        found = rules.decide(asked)
+        assert (found.code, found.rule, found.would_deny, found.treated_as) == ("", None, denial, expected), asked
+    assert rules.decide(ask("a.test")).treated_as is narrow
+    assert RuleSet([narrow]).decide(ask("a.test", method="POST")) == Decision(code="rule_default", rule=None)
+
+
+def test_ties_are_found_among_many_rules_as_by_comparing_each_pair() -> None:
+    draw = random.Random(4)
+    hosts = ["a.test", "b.test", "*.test", "a*.test", "*b.test", "**.test", "*.a.test", "**.a.test", "**"]
+    for _ in range(400):
+        rules = [
+            rule(f"r{at}", *draw.sample(hosts, 2), tls=draw.choice(["auto", "bridge"]), paths=draw.choice([(), ("/x",), ("/*",)]))
+            for at in range(4)
+        ]
+        expected = {(one.name, other.name) for one, other in itertools.combinations(rules, 2) if next(iter(find_ties([one, other])), None)}
+        assert {(one.name, other.name) for one, other, _ in find_ties(rules)} == expected
+        for one, other, host in find_ties(rules):
+            assert one.host_rank(host) == other.host_rank(host) or len(one.hosts) > 1
+            assert not one.why_not(ask(host, method=None))
+            assert not other.why_not(ask(host, method=None))
+    many = [rule(f"r{at}", f"h{at}.test", tls="bridge" if at % 2 else "auto") for at in range(20_000)]
+    assert list(find_ties(many)) == []  # compared pair by pair they took an hour
+    assert RuleSet(many).decide(ask("h7.test")).rule is many[7]
+
+
+def test_the_rules_that_are_looked_at_for_a_host_are_those_that_have_it_each_once() -> None:
+    draw = random.Random(5)
+    patterns = (
+        "a.example.com b.example.com *.example.com **.example.com a*.example.com *.a.example.com ** localhost 10.0.0.1 **.com".split()
+    )
+    hosts = "a.example.com b.a.example.com example.com c.b.a.example.com x.com com localhost 10.0.0.1 ab.example.com ::1".split()
+    for _ in range(300):
+        rules = [rule(f"r{at}", *draw.sample(patterns, draw.randint(1, 4)), paths=("/x",)) for at in range(draw.randint(1, 8))]
+        for host in hosts:
+            found = RuleSet(rules).path_readers(host, 443)
+            assert sorted(one.name for one in found) == sorted(one.name for one in rules if one.has_host(host)), host
 
 
 def test_an_upgrade_needs_a_rule_that_lists_it() -> None:
@@ -91,6 +151,7 @@ def test_an_upgrade_needs_a_rule_that_lists_it() -> None:
         ("*", "unix:7", True),
         ("*", "open", False),
         ("open", "open", True),
+        ("**", "open", False),
         ("k8s:demo/*", "k8s:demo/agent", True),
         ("k8s:demo/*", "k8s:demo2/agent", False),
         ("k8s:demo/*", "k8s:demo/a/b", False),

@@ -1,9 +1,13 @@
 """The rules of a policy of `robin kube` (section 7): what an allow covers, what a deny touches, runbooks, what no policy can lift."""
 
+import dataclasses
 import json
+import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 
+from robin.policy.kube.body import Members, changed_paths, read_body
 from robin.policy.kube.judge import HeadFacts, KubePolicySettings, judge, read_content, read_request
 from robin.policy.kube.rules import Agent, Operation, PolicyDocument, Rule, Runbook, matches_glob
 
@@ -86,6 +90,23 @@ def test_a_create_takes_its_name_from_a_body_that_is_readable(name: str | None, 
     assert decide(f"POST {N}/configmaps", *rules, body=body).decision == decision
 
 
+def test_the_name_of_a_yaml_body_with_a_merge_key_is_not_known():
+    body = b"metadata: {name: other, <<: {name: db}}"  # the API server's reader takes `db`
+    assert decide(f"POST {N}/configmaps", allow(2, names=("other",)), body=body, kind="application/yaml").decision == "deny"
+    assert decide(f"POST {N}/configmaps", allow(2), deny(2, names=("db",)), body=body, kind="application/yaml").decision == "deny"
+
+
+def test_a_body_with_long_names_far_down_takes_no_memory_to_match_a_runbook():
+    depth, name = 200, b'{"' + b"k" * 10_000 + b'":'
+    body = read_body(name * depth + b"1" + b"}" * depth, "application/merge-patch+json")
+    tracemalloc.start()
+    try:
+        assert changed_paths(body) is None
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_rule_that_has_expired_says_nothing():
     rule = allow(expires_at=10.0)
     assert (decide(f"GET {N}/pods", rule, now=9.0).decision, decide(f"GET {N}/pods", rule, now=10.0).decision) == ("allow", "deny")
@@ -108,6 +129,33 @@ def test_a_runbook_lowers_exactly_its_operation(patch: object, kind: str, decisi
     line = "PATCH /apis/apps/v1/namespaces/shop/deployments/web"
     found = decide(line, allow(1, runbooks=("restart", "scale")), body=json.dumps(patch).encode(), kind=kind)
     assert (found.decision, found.tier) == (decision, 1 if decision == "allow" else 2)
+
+
+class CountedMembers(Members):
+    """Counts how often it is looked through."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[tuple[str, object]]:
+        CountedMembers.looks += 1
+        return super().__iter__()
+
+
+def test_a_body_is_flattened_once_however_many_rules_have_a_runbook():
+    settings = KubePolicySettings()
+    request = read_request(HeadFacts(method="PATCH", target=b"/apis/apps/v1/namespaces/shop/deployments/web", has_body=True), settings)
+    body = read_body(json.dumps(RESTART).encode(), "application/merge-patch+json")
+    assert isinstance(body.content, Members)
+    body = dataclasses.replace(body, content=CountedMembers(body.content))
+    looks = []
+    for count in (1, 9):
+        rules = tuple(Rule(name=f"r{n}", namespaces=("*",), tiers={0: "allow"}, runbooks=("none", "none")) for n in range(count))
+        none = Runbook(operations=(Operation(only_paths=("/a",)), Operation(only_paths=("/b",))))
+        CountedMembers.looks = 0
+        policy = PolicyDocument(agents={"a": Agent(name="a", rules=rules)}, runbooks={"none": none})
+        assert judge(request, body, "a", policy, settings, now=0.0).code == "kube.denied"
+        looks.append(CountedMembers.looks)
+    assert looks[0] == looks[1]
 
 
 def test_a_runbook_never_gets_past_a_deny_of_the_tier_it_lowered():

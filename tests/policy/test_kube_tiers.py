@@ -134,6 +134,12 @@ GRAVE = [
     container(securityContext={"procMount": "Unmasked"}),
     container(securityContext={"windowsOptions": {"hostProcess": True}}),
     container(ports=[{"hostPort": 80}]),
+    container(livenessProbe={"httpGet": {"host": "169.254.169.254", "port": 80}}),
+    container(lifecycle={"preStop": {"tcpSocket": {"host": "10.0.0.1", "port": 80}}}),
+    container(securityContext={"seccompProfile": {"type": "Unconfined"}}),
+    container(securityContext={"appArmorProfile": {"type": "Unconfined"}}),
+    container(securityContext={"seLinuxOptions": {"type": "spc_t"}}),
+    pod(template={"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/c": "unconfined"}}}),
     b'{"spec":{"containers":[{"securityContext":{"privileged":true,"privileged":false}}]}}',
 ]
 SENSITIVE = [
@@ -144,10 +150,15 @@ SENSITIVE = [
     pod(volumes=[{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]),
     container(env=[{"valueFrom": {"secretKeyRef": {"name": "s"}}}]),
     container(envFrom=[{"secretRef": {"name": "s"}}]),
+    pod(volumes=[{"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}]),
+    pod(volumes=[{"azureFile": {"secretName": "s", "shareName": "x"}}]),
+    pod(volumes=[{"projected": {"sources": [{"podCertificate": {"signerName": "s"}}]}}]),
 ]
 PLAIN = [
     pod(hostNetwork=False, serviceAccountName="default", automountServiceAccountToken=False),
     container(securityContext={"privileged": False, "capabilities": {"add": [], "drop": ["ALL"]}}, ports=[{"containerPort": 80}]),
+    container(livenessProbe={"httpGet": {"path": "/", "port": 80}}, securityContext={"seccompProfile": {"type": "RuntimeDefault"}}),
+    container(securityContext={"seLinuxOptions": {"level": "s0:c1,c2"}}, env=[{"name": "host", "value": "x"}]),
 ]
 UNREADABLE = [
     (b"k8s\x00\x0a", "application/vnd.kubernetes.protobuf"),
@@ -157,12 +168,21 @@ UNREADABLE = [
     (pod(), "text/plain"),
     (b"a: &x 1\nb: *x\n", "application/yaml"),
     (b"a: !!str 1\n", "application/yaml"),
+    (b"? {hostPID: true}\n: [\n", "application/yaml"),
+    (b"a: 1\n---\nhostPID: true\n", "application/yaml"),
+    (b"- a\n" * 20000, "application/yaml"),
+    (b"spec: {containers: [{securityContext: {capabilities: {<<: {add: [SYS_ADMIN]}}}}]}", "application/apply-patch+yaml"),
+    (b'{"spec": {"<<": {"a": 1}}}', "application/yaml"),
+    (b"[" * 5000 + b"]" * 5000, "application/yaml"),
+    (b"[" + b"[]," * 100000 + b"[]]", JSON),  # read as a whole it would hold all other requests for a second
 ]
 
 
-def judged(body: bytes, content_type: str = JSON, *, line: str = "POST /api/v1/namespaces/shop/pods", mode: str = "strict") -> int:
+def judged(
+    body: bytes, content_type: str = JSON, *, line: str = "POST /api/v1/namespaces/shop/pods", mode: str = "strict", classify=()
+) -> int:
     method, _, target = line.partition(" ")
-    settings = KubePolicySettings(inspect_bodies=mode)
+    settings = KubePolicySettings(inspect_bodies=mode, tiers=TierSettings(classify=classify))
     request = read_request(HeadFacts(method=method, target=target.encode(), content_type=content_type, has_body=True), settings)
     return judge(request, read_content(request, body), "a", PolicyDocument(), settings, now=0.0).tier
 
@@ -187,6 +207,44 @@ def test_a_body_that_is_not_certainly_read_is_break_glass(body: bytes, content_t
     assert (judged(body, content_type), judged(body, content_type, mode="off")) == (4, 2)
 
 
+SECRETS = "/api/v1/namespaces/shop/secrets"
+SERVICES = "/api/v1/namespaces/shop/services"
+REVISIONS = "/apis/apps/v1/namespaces/shop/controllerrevisions"
+TOKEN = b'{"metadata":{"annotations":{"kubernetes.io/service-account.name":"admin"}},"type":"kubernetes.io/service-account-token"}'
+OTHERS = [
+    (f"POST {SECRETS}", b'{"type":"Opaque","stringData":{"a":"b"}}', JSON, 3),
+    (f"POST {SECRETS}", TOKEN, JSON, 4),
+    (f"PATCH {SECRETS}/x", TOKEN, "application/apply-patch+yaml", 4),
+    (f"PATCH {SECRETS}/x", b"type: kubernetes.io/service-account-token", "application/apply-patch+yaml", 4),
+    (f"PATCH {SECRETS}/x", TOKEN.partition(b',"type"')[0] + b"}", "application/merge-patch+json", 4),
+    (f"POST {SECRETS}", b'{"type":["kubernetes.io/service-account-token"]}', JSON, 3),
+    (f"POST {SECRETS}", b'{"type":"bootstrap.kubernetes.io/token"}', JSON, 4),
+    (f"POST {SECRETS}", b"k8s\x00", "application/vnd.kubernetes.protobuf", 4),
+    ("POST /apis/x.example/v1/namespaces/shop/secrets", b"k8s\x00", "application/vnd.kubernetes.protobuf", 3),
+    (f"POST {SERVICES}", b'{"spec":{"ports":[{"port":80}],"externalIPs":[]}}', JSON, 2),
+    (f"PATCH {SERVICES}/s", b'{"spec":{"externalIPs":["10.96.0.1"]}}', "application/merge-patch+json", 4),
+    (f"POST {REVISIONS}", b'{"data":{"spec":{"template":{"spec":{"$patch":"replace","hostPID":true}}}}}', JSON, 4),
+    (f"POST {REVISIONS}", b'{"data":{"spec":{"template":{"spec":{"containers":[]}}}}}', JSON, 3),
+]
+
+
+@pytest.mark.parametrize(("line", "body", "content_type", "tier"), OTHERS, ids=lambda value: str(value)[:60])
+def test_other_bodies_that_reach_as_far_have_that_tier_too(line: str, body: bytes, content_type: str, tier: int):
+    """A token Secret is a serviceaccounts/token; a controller makes pods of a revision; an external IP takes the traffic of all."""
+    assert judged(body, content_type, line=line) == tier
+    assert judged(body, content_type, line=line, mode="off") == (2 if SERVICES in line else 3)
+
+
+def test_a_custom_resource_that_classify_lowers_cannot_bring_a_pod_to_the_node():
+    """What an operator makes of a template is a pod, so what reaches the node is sought there too; names of Secrets are not."""
+    entry = Classification(group="argoproj.io", resources=("rollouts",), read=0, write=2, delete=3)
+    line = "POST /apis/argoproj.io/v1alpha1/namespaces/shop/rollouts"
+    grave = b'{"spec":{"template":{"spec":{"volumes":[{"hostPath":{"path":"/"}}]}}}}'
+    for body, tier in ((grave, 4), (b'{"spec":{"secretName":"s"}}', 2), (b"{", 4)):
+        assert judged(body, line=line, classify=(entry,)) == tier
+    assert judged(grave, line=line, classify=(entry,), mode="off") == 2
+
+
 def test_yaml_without_aliases_is_read():
     assert judged(b"spec:\n  containers:\n  - name: c\n", "application/yaml") == 2
     assert judged(b"spec:\n  hostNetwork: yes\n", "application/yaml") == 4
@@ -201,6 +259,9 @@ def test_yaml_without_aliases_is_read():
         ([{"op": "replace", "path": "/spec/template/spec", "value": {"hostPID": True}}], 4),
         ([{"op": "copy", "from": "/metadata/annotations/x", "path": "/spec/template/spec/hostPID"}], 4),
         ([{"op": "remove", "path": "/spec/template/spec/hostPID"}], 2),
+        ([{"op": "add", "path": "/a" * 200, "value": 1}], 4),
+        ([{"op": "add", "path": "/a" + "b" * 5000, "value": 1}], 4),
+        ([{"op": "add", "path": "/a" * 99, "value": 1}] * 300, 4),  # thousands of these would hold all other requests for seconds
     ],
     ids=lambda value: str(value)[:70],
 )

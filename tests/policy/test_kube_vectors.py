@@ -1,5 +1,7 @@
 """The vectors of the specification of `robin kube`, section 5.3 (K1): what a request means, its tier, or the code that refuses it."""
 
+from urllib.parse import quote
+
 import pytest
 
 from robin.policy.kube.judge import HeadFacts, KubePolicySettings, judge, read_content, read_request
@@ -25,6 +27,8 @@ VECTORS = [
     (4, f"GET {N}/pods?watch=TRUE", "watch", "pods", "", "shop", "", 0),
     (4, f"GET {N}/pods?watch=False", "list", "pods", "", "shop", "", 0),
     (4, f"GET {N}/pods?watch=0", "list", "pods", "", "shop", "", 0),
+    (4, f"GET {N}/pods?watch=fal%C5%BFe", "list", "pods", "", "shop", "", 0),  # Go folds the long s to an s
+    (4, f"GET {N}/pods?watch=fal%C5%BFe&limit=x", "watch", "pods", "", "shop", "", 0),  # unless the options do not decode
     (5, f"GET {N}/pods?limit=abc&watch=1&fieldSelector=metadata.name%3Dx", "watch", "pods", "", "shop", "", 0),
     (6, f"GET {N}/secrets?watch", "watch", "secrets", "", "shop", "", 3),
     (6, f"GET {N}/secrets?fieldSelector=metadata.name%3Ddb", "list", "secrets", "", "shop", "db", 3),
@@ -172,6 +176,9 @@ def test_the_outbound_target_is_made_anew_and_means_the_same(target: str, outbou
         ("metadata.name==x", "x"),
         ("metadata.name!=x", ""),
         ("spec.nodeName=n,metadata.name=x", "x"),
+        ("metadata.name=b,metadata.name=a", "a"),
+        ("metadata.name==b,metadata.name=a", "b"),
+        ("metadata.name=,metadata.name=x", ""),
         (r"metadata.name=a\,b", "a,b"),
         ("metadata.name", ""),
         ("metadata.name=a=b", ""),
@@ -185,16 +192,61 @@ def test_a_field_selector_gives_a_name_only_as_the_api_server_reads_it(selector:
     assert request.info.name == name
 
 
-@pytest.mark.parametrize("selector", ["a=b", "a in (b,c)", "!a", "a notin (x)", "x.example/a!=b", "a"])
+LABELS = [
+    "a=b",
+    "a in (b,c)",
+    "!a",
+    "a notin (x)",
+    "x.example/a!=b",
+    "a",
+    "a in ()",
+    "a in (,b,,)",
+    "in",
+    "notin in (in)",
+    "a>1",
+    "a=,b",
+    "a = b",
+    "",
+]
+NO_LABELS = [
+    "a=b=c",
+    "a in b",
+    "a in (",
+    "-a=b",
+    "a=-b",
+    "a>",
+    "a>x",
+    "a,",
+    "a,,b",
+    "!",
+    "!!a",
+    "a in (b c)",
+    "a(b)",
+    "a/b/c",
+    "A..b/c",
+    "=b",
+    "a b",
+    "a=b\u00f6",
+]
+
+
+@pytest.mark.parametrize("selector", LABELS)
 def test_a_label_selector_that_parses_keeps_the_name(selector: str):
-    request, _ = settled(f"GET {N}/pods?fieldSelector=metadata.name%3Dx&labelSelector={selector.replace(' ', '%20')}")
+    request, _ = settled(f"GET {N}/pods?fieldSelector=metadata.name%3Dx&labelSelector={quote(selector)}")
     assert request.info.name == "x"
 
 
-@pytest.mark.parametrize("selector", ["a=b=c", "a in b", "a in (", "-a=b", "a=-b"])
+@pytest.mark.parametrize("selector", NO_LABELS)
 def test_a_label_selector_that_does_not_parse_drops_the_name(selector: str):
-    request, _ = settled(f"GET {N}/pods?fieldSelector=metadata.name%3Dx&labelSelector={selector.replace(' ', '%20')}")
+    request, _ = settled(f"GET {N}/pods?fieldSelector=metadata.name%3Dx&labelSelector={quote(selector)}")
     assert request.info.name == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [("5", "x"), ("%2B5", "x"), ("0" * 50 + "5", "x"), ("", ""), ("9" * 19, ""), ("1_0", ""), ("9" * 5000, "")]
+)
+def test_a_limit_that_is_no_number_of_64_bits_drops_the_name(number: str, name: str):
+    assert settled(f"GET {N}/pods?fieldSelector=metadata.name%3Dx&limit={number}")[0].info.name == name
 
 
 UPGRADES = [

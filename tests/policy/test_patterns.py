@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robin.config.public_suffixes import is_shared
 from robin.policy.patterns import (
     ANY_METHOD,
     NotCanonical,
@@ -65,11 +66,15 @@ def test_a_rule_may_be_broad_but_one_label_and_an_address_are_matched_exactly_on
 
 
 @pytest.mark.parametrize(
-    "pattern", ["**", "*.com", "**.com", "*.co.uk", "**.github.io", "*.amazonaws.com", "a*.svc.cluster.local", "*.run.app"]
+    "pattern",
+    [
+        *"** *.com **.com *.co.uk **.github.io *.amazonaws.com a*.svc.cluster.local *.run.app *.s3.eu-west-1.amazonaws.com".split(),
+        *"*.foo.ck *.公司.cn *.herokuapp.com *.azurewebsites.net *.workers.dev *.storage.googleapis.com *.blob.core.windows.net".split(),
+    ],
 )
 def test_a_profile_may_not_name_a_shared_suffix_and_a_rule_may(pattern: str) -> None:
     with pytest.raises(PatternError) as refused:
-        parse_host_pattern(pattern)
+        parse_host_pattern(pattern, is_shared=is_shared)
     assert refused.value.code == "host_pattern_too_broad"
     parse_host_pattern(pattern, rule=True)
 

@@ -1,11 +1,13 @@
 """Selection of bindings: G10, G12, G15, G16 of grants.md, and the witness of two that are ambiguous."""
 
 import random
+import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
+from robin.policy.callers import CallerPattern, callers_meet
 from robin.policy.overlap import covers_path, find_overlaps, is_ambiguous, witness_host, witness_path
 from robin.policy.patterns import parse_host_pattern, parse_methods, parse_path_pattern
 from robin.policy.select import Binding, BoundRequest, DenyRule, EndpointRules, Selector
@@ -136,3 +138,36 @@ def test_a_witness_host_and_an_inner_path_are_found_for_every_pair_that_has_one(
             assert all(first.matches(path) for path in requests if second.matches(path)), (one, other)
     assert witness_host(parse_host_pattern("*.a.co"), parse_host_pattern("p*q.a.co")) == "pq.a.co"
     assert witness_host(parse_host_pattern("*.a.co"), parse_host_pattern("**.b.a.co")) == ""
+
+
+def test_overlaps_are_found_among_thousands_of_bindings() -> None:
+    many = [binding(f"p{at}", f"h{at}.example.com", f"/a{at}/**") for at in range(4000)]
+    found = [(one.first.provider, one.second.provider) for one in find_overlaps([*many, binding("again", "h7.example.com")])]
+    assert found == [("p7", "again")]  # compared pair by pair they took minutes
+    found = [(one.first.provider, one.second.provider) for one in find_overlaps([binding("wide", "*.example.com"), *many[:3]])]
+    assert found == [("p0", "wide"), ("p1", "wide"), ("p2", "wide")]
+
+
+def test_a_deny_path_matches_as_its_stars_say_and_a_long_path_does_not_make_it_try_every_place() -> None:
+    draw = random.Random(5)
+    anything = parse_methods(())
+    for _ in range(3000):
+        pattern = "/" + "".join(draw.choice("ab/**") for _ in range(draw.randint(0, 6)))
+        path = "/" + "".join(draw.choice("ab/") for _ in range(draw.randint(0, 7)))
+        expected = re.fullmatch(".*".join(map(re.escape, re.split(r"\*+", pattern))), path) is not None
+        assert DenyRule(methods=anything, path=pattern).matches("GET", path) is expected, (pattern, path)
+    assert not DenyRule(methods=anything, path="/*/a/*/a/*/a/*/b").matches("GET", "/a" * 16_000)  # it never ended when it went back
+
+
+def test_two_patterns_of_callers_meet_if_one_caller_matches_both() -> None:
+    texts = ["*", "open", "local", "unix:1000"]
+    tails = ("", "/b", "/*", "/b/c", "/*/c", "/**", "/b/**", "/*/**", "/b/c/**")
+    texts += [first + tail for first in ("k8s:a", "spiffe://d") for tail in tails]
+    ids = ["open", "local", "unix:1000", *(f"k8s:a{tail}" for tail in ("", "/b", "/c", "/b/c", "/x/c", "/b/c/d")), "spiffe://d/b/c"]
+    for one, other in product(texts, texts):
+        both = [caller for caller in ids if CallerPattern(text=one).matches(caller) and CallerPattern(text=other).matches(caller)]
+        assert not both or callers_meet(one, other), (one, other, both)
+    assert not callers_meet("open", "*")
+    assert not callers_meet("k8s:a/**", "k8s:a")
+    assert not callers_meet("k8s:a/b", "k8s:a/b/c")
+    assert not callers_meet("k8s:a/*", "spiffe://d/b")

@@ -60,7 +60,7 @@ class Tokens:
         )
         return Credential(fields=(Secret(b"Authorization: Bearer " + self.token + b"\r\n"),), note=permit.route.grant, identity=identity)
 
-    async def obtain(self, permit: Permit) -> Credential:
+    async def obtain(self, permit: Permit, notes: dict[str, object]) -> Credential:
         self.waiting += 1
         try:
             async with self._changed:

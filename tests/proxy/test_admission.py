@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from robin.model.caller import Evidence
-from robin.proxy.admission import ListenerRule, judge
+from robin.model.caller import Evidence, ListenerRule
+from robin.proxy.admission import judge_peer
 from robin.transport.listen import BoundSocket
 
 
@@ -16,7 +16,7 @@ from robin.transport.listen import BoundSocket
 def test_the_user_of_a_unix_peer_is_judged_and_its_credentials_are_noted(allow_uids: frozenset[int] | None, denied: str | None):
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
-        caller, reason = judge(ListenerRule(unix=True, allow_uids=allow_uids), ours, BoundSocket(ours, "unix:/s"))
+        caller, reason = judge_peer(ListenerRule(unix=True, allow_uids=allow_uids), ours, BoundSocket(ours, "unix:/s"))
     assert reason == denied
     assert (caller.evidence, caller.listener) == (Evidence.UNIX_PEER, "unix:/s")
     assert (caller.uid, caller.gid, caller.pid) == (os.getuid(), os.getgid(), os.getpid())

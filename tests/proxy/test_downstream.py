@@ -9,7 +9,6 @@ from tests.proxy.rig import CALLER, Room
 from robin.model.faults import Fault
 from robin.model.secret import Secret
 from robin.proxy.downstream import Downstream
-from robin.proxy.drain import CLOSING
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.waiting import eventually
 from robin.transport.stream import Stream, StreamClosed
@@ -109,7 +108,7 @@ async def test_waiting_for_a_request_ends_quietly_when_the_caller_leaves_is_too_
     old.expire()
     assert await waiting is False
     assert old.idle is False
-    room.engine.drain.state = CLOSING
+    old.begin_closing()
     assert await old.await_request() is False
     feed(old, HEAD)
     assert await old.await_request() is True  # it is answered: with `draining`

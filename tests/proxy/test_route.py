@@ -64,6 +64,28 @@ async def test_the_caller_of_a_held_body_gets_its_100_from_the_proxy(upstream: R
         await caller.hang_up()
 
 
+async def test_bodies_that_are_held_share_one_bound_and_give_it_back(upstream: RecordingUpstream, tmp_path: Path) -> None:
+    async with opened(upstream, tmp_path, body=Held(limit_bytes=6)) as room:
+        engine = room.engine
+        engine.limits = dataclasses.replace(engine.limits, held_bytes=8)
+        first, second, third = room.call(), room.call(), room.call()
+        await first.send(POST.replace(b"3", b"6", 1))
+        await second.send(CHUNKED + b"2\r\nab\r\n")
+        await eventually(lambda: engine.held_bytes == 8, what="both bodies", every_s=0)
+        assert status(await third.ask(POST)) == 503
+        await second.send(b"1\r\nc\r\n")
+        assert status(await second.receive(until=b"\r\n\r\n")) == 503
+        await first.hang_up()
+        await eventually(lambda: engine.held_bytes == 0, what="the memory", every_s=0)
+        fourth = room.call()
+        assert status(await fourth.ask(POST)) == 200
+        assert [request.body for request in upstream.requests] == [b"abc"]
+        assert engine.held_bytes == 0
+        for caller in (second, third, fourth):
+            await caller.hang_up()
+        await room.settled()
+
+
 @pytest.mark.parametrize(
     ("octets", "code"),
     [
@@ -112,8 +134,8 @@ class Renewing:
         self._room.tokens.token = b"fresh" if self.rejected_count else b"stale"
         return self._room.tokens.ready(permit)
 
-    async def obtain(self, permit: Permit) -> Credential:
-        return await self._room.tokens.obtain(permit)
+    async def obtain(self, permit: Permit, notes: dict[str, object]) -> Credential:
+        return await self._room.tokens.obtain(permit, notes)
 
     def rejected(self, permit: Permit, credential: Credential) -> None:
         self.rejected_count += 1
@@ -168,7 +190,7 @@ async def test_a_second_401_is_relayed(upstream: RecordingUpstream, tmp_path: Pa
 async def test_a_signer_sees_the_final_head_and_the_body_and_adds_its_field_last(upstream: RecordingUpstream, tmp_path: Path) -> None:
     seen: list[tuple[str, bytes, bytes, bytes]] = []
 
-    def sign(outbound: OutboundRequest, held: HeldBody | None) -> OutboundRequest:
+    def sign(outbound: OutboundRequest, held: HeldBody | None, credential: Credential, now: float) -> OutboundRequest:
         assert held is not None
         seen.append((outbound.method, outbound.target, outbound.authority, held.sha256))
         return outbound.with_fields(Secret(b"Signature: s1\r\n"))

@@ -114,6 +114,7 @@ async def test_the_end_of_the_origin_ends_the_caller(room: Room, upstream: Recor
 async def test_a_drain_says_1001_to_both_sides_masked_only_upwards(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream)
     room.engine.drain.begin_closing()
+    room.engine.drain.close_tunnels()
     assert await caller.receive(octets=4) == close_frame(None)
     up = await origin.read_exactly(8)
     assert up == close_frame(up[2:6])
@@ -131,6 +132,7 @@ async def test_in_the_middle_of_a_frame_the_farewell_waits_for_its_end_and_nothi
     assert await origin.read_exactly(9) == up[:9]
     assert await caller.receive(octets=3) == down[:3]
     room.engine.drain.begin_closing()
+    room.engine.drain.close_tunnels()
     await caller.send(up[9:] + up)
     await origin.send(down[3:] + down)
     assert await caller.receive(octets=len(down) - 3 + 4) == down[3:] + close_frame(None)
@@ -146,6 +148,7 @@ async def test_no_farewell_follows_a_close_of_theirs(room: Room, upstream: Recor
     await origin.send(b"\x88\x00")
     assert await caller.receive(octets=2) == b"\x88\x00"
     room.engine.drain.begin_closing()
+    room.engine.drain.close_tunnels()
     await origin.read_exactly(8)
     await origin.close()
     assert await caller.receive() == b""
@@ -155,6 +158,7 @@ async def test_no_farewell_follows_a_close_of_theirs(room: Room, upstream: Recor
 async def test_another_protocol_is_told_nothing_and_goes_on(room: Room, upstream: RecordingUpstream) -> None:
     caller, origin = await opened(room, upstream, b"irc")
     room.engine.drain.begin_closing()
+    room.engine.drain.close_tunnels()
     await caller.send(b"still here")
     assert await origin.read_exactly(10) == b"still here"
     await origin.send(b"so am I")

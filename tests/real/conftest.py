@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pluggy
 import pytest
+from tests.real.parts.keycloak import Keycloak, keycloak_server
 from tests.real.parts.kube import Cluster, kube_cluster
 from tests.real.parts.missing import MissingPart
 from tests.real.parts.platform import PLATFORMS, on_platform, spiffe_domain
@@ -77,3 +78,10 @@ def kube() -> Iterator[Cluster]:
     """One control plane for the whole run: make your own namespace in it."""
     with kube_cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def keycloak() -> Iterator[Keycloak]:
+    """One authorization server for the whole run: make a realm of your own in it."""
+    with keycloak_server() as server:
+        yield server

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,11 @@ import pytest
 from tests.telemetry.audit_rig import Folder, decision, values_of
 from tests.telemetry.test_audit_verify import judge
 
+from robin.telemetry.audit import AuditLog
 from robin.telemetry.audit_chain import LINE_BYTES, ZEROS, RecordError
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
+from robin.telemetry.audit_stream import AuditStream
+from robin.telemetry.writer import LineWriter
 from robin.testing.waiting import eventually
 
 
@@ -56,6 +60,17 @@ async def test_a_record_is_one_line_of_the_chain_before_append_returns(folder: F
         assert values_of(record, "event", "id", "n", "path", "refused") == ("request.decided", "id-1", 1, "/caf\u00e9\n", ["a", None, True])
     assert is_good(folder)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder.log, folder.log.with_name("audit.jsonl.lock"))] == [0o600, 0o600]
+
+
+async def test_a_stream_without_a_record_has_no_line():
+    reader, fd = os.pipe()
+    writer = LineWriter(fd)
+    log = AuditLog(AuditStream(writer, plane="test", wall=lambda: 0.0), monotonic=time.monotonic)
+    assert await log.close()
+    writer.close()
+    os.close(fd)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
 async def test_a_log_opens_with_the_last_hash_and_closes_with_a_checkpoint(folder: Folder):

@@ -81,13 +81,23 @@ async def test_what_it_started_is_closed_however_it_ends(failure, monkeypatch):
 
 @pytest.mark.parametrize(("keep", "code"), [(True, 0), (False, 130)])
 async def test_a_signal_ends_it(keep, code):
+    closed = asyncio.Event()
+
+    async def close() -> None:
+        closed.set()
+        for _ in range(5):  # other tasks run meanwhile
+            await asyncio.sleep(0)
+
     async def run(demo: Demo) -> None:
+        demo.stack.push_async_callback(close)
         demo.to_try.append("curl http://127.0.0.1:1/")
         await good(demo)
         asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
         if not keep:
-            await asyncio.Event().wait()
+            await closed.wait()
+            demo.check("its parts still run", ok=False)
 
     out = io.StringIO()
     assert await run_demo("sample", run, out=out, keep=keep) == code
+    assert "FAILED" not in out.getvalue()
     assert ("curl http://127.0.0.1:1/" in out.getvalue()) == keep

@@ -54,7 +54,7 @@ async def test_the_rules_of_the_endpoint_are_kept(tmp_path: Path) -> None:
     assert await code_of(target, metadata=()) == "INVALID_ARGUMENT"
     assert await code_of(target, metadata=(("workload.spiffe.io", "True"),)) == "INVALID_ARGUMENT"
     assert await code_of(target, audiences=()) == "INVALID_ARGUMENT"
-    assert await code_of(target, method="/SpiffeWorkloadAPI/FetchX509SVID") == "UNIMPLEMENTED"
+    assert await code_of(target, method="/SpiffeWorkloadAPI/FetchX509Bundles") == "UNIMPLEMENTED"
     assert await code_of(target) == "PERMISSION_DENIED"
     assert len(api.requests) == 1
     await api.close()

@@ -44,11 +44,19 @@ class Calls:
         self.client = HttpClient(self.pool)
 
     async def __call__(
-        self, method: str = "GET", target: str = "/", *, limit_bytes: int = 1000, within_s: float = 5.0, body: bytes | Secret = b""
+        self,
+        method: str = "GET",
+        target: str = "/",
+        *,
+        limit_bytes: int = 1000,
+        within_s: float = 5.0,
+        body: bytes | Secret = b"",
+        repeatable: bool = False,
     ) -> HttpResponse:
         deadline_at = asyncio.get_running_loop().time() + within_s
+        fields = [("X-Call", "1")]
         return await self.client.request(
-            self.permit, method, target, [("X-Call", "1")], body, limit_bytes=limit_bytes, deadline_at=deadline_at
+            self.permit, method, target, fields, body, limit_bytes=limit_bytes, deadline_at=deadline_at, repeatable=repeatable
         )
 
     @property
@@ -201,8 +209,13 @@ async def test_a_response_that_drips_ends_at_the_deadline_whatever_arrived_last(
         assert calls.kept == 0
 
 
-@pytest.mark.parametrize(("method", "attempts"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1), ("PATCH", 1)])
-async def test_only_an_idempotent_request_is_sent_again_when_a_reused_connection_was_closed(method: str, attempts: int):
+AGAIN = [("GET", False, 2), ("PUT", False, 2), ("DELETE", False, 2), ("POST", False, 1), ("PATCH", False, 1), ("POST", True, 2)]
+
+
+@pytest.mark.parametrize(("method", "repeatable", "attempts"), AGAIN)
+async def test_only_a_request_that_may_be_repeated_is_sent_again_when_a_reused_connection_was_closed(
+    method: str, repeatable: bool, attempts: int
+):
     async def script(connection: ScriptedConnection) -> None:
         await connection.read_request()
         await connection.send(response(200, b"ok"))
@@ -211,7 +224,7 @@ async def test_only_an_idempotent_request_is_sent_again_when_a_reused_connection
     async with calling(script) as (calls, upstream):
         assert (await calls()).status == 200
         if attempts == 2:
-            assert (await calls(method)).status == 200
+            assert (await calls(method, repeatable=repeatable)).status == 200
         else:
             with pytest.raises(Fault, match="upstream_closed"):
                 await calls(method)

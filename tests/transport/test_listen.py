@@ -15,8 +15,9 @@ from tests.descriptors import no_descriptor_left
 from tests.journeys.life import short_folder
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress
+from robin.proxy.admission import peer_credentials
 from robin.testing.waiting import eventually
-from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind, peer_credentials
+from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind
 
 Binder = Callable[..., list[BoundSocket]]
 

@@ -121,6 +121,13 @@ def _received(sock: socket.socket) -> bytes:
         return b""
 
 
+async def test_a_connection_that_is_closing_cannot_be_half_closed(connect: Connect):
+    stream, _ = await connect()
+    stream.abort()  # uvloop raises RuntimeError from then on, before the stream has learnt of the end
+    with pytest.raises(OSError):
+        stream.finish()
+
+
 async def test_the_end_wakes_a_waiting_reader(connect: Connect):
     stream, theirs = await connect()
     waiting = asyncio.ensure_future(stream.fill())

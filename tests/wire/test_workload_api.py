@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from robin.model.secret import Secret
 from robin.wire.jwt_inspection import fingerprint
-from robin.wire.workload_api import BadMessage, JwtSvid, JwtSvidRequest, parse_reply, parse_request, render_reply, render_request
+from robin.wire.protobuf import BadMessage
+from robin.wire.workload_api import JwtSvid, JwtSvidRequest, parse_reply, parse_request, render_reply, render_request
 
 
 def seen(svids: tuple[JwtSvid, ...]) -> list[tuple[str, bytes, str]]:

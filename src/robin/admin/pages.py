@@ -1,7 +1,8 @@
 """The admin listener's responses: a table of pages, rendered from state in memory. Nothing here waits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from robin.admin.readiness import Readiness
@@ -23,6 +24,9 @@ class Response:
     body: bytes
     allow: str | None = None
 
+
+Page = Callable[[RequestHead], Response]
+"""A page of the admin listener: waits for nothing."""
 
 _OK: Final = Response(status=200, body=b"ok\n")
 _UNKNOWN: Final = Response(status=404, body=b"not found; there are /livez /readyz /startupz /metrics\n")
@@ -49,11 +53,14 @@ class Pages:
         status: Callable[[], Readiness],
         scrape: Callable[[str], tuple[str, bytes]],
         begin_drain: Callable[[], None] | None,
+        more: Mapping[bytes, Page] = MappingProxyType({}),
     ) -> None:
+        """`more`: pages of the plane, by path."""
         self._status = status
         self._scrape = scrape
         self._begin_drain = begin_drain
-        self._pages: dict[bytes, Callable[[RequestHead], Response]] = {
+        self._pages: dict[bytes, Page] = {
+            **more,
             b"/healthz": _healthz,
             b"/livez": _healthz,
             b"/startupz": self._startupz,

@@ -11,13 +11,14 @@ from robin.model.identity import IdentityStatus
 class Readiness:
     """`started`: the listeners are bound and the plane was usable once. `draining`: a drain began.
 
-    `reasons`: what else keeps the plane from serving, beside its identities; empty: nothing.
+    `reasons`: what else keeps the plane from serving, beside its identities; empty: nothing. `degraded`: what is wrong although it serves.
     """
 
     started: bool
     draining: bool
     identities: tuple[IdentityStatus, ...] = ()
     reasons: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -51,6 +52,8 @@ class Readiness:
         """
         reasons = ["draining"] * self.draining + ["starting"] * (not self.started) + list(self.failures)
         body: dict[str, object] = {"status": self.status, "reasons": reasons}
+        if self.degraded:
+            body["degraded"] = list(self.degraded)
         if self.identities:
             body["identity"] = _describe(next((one for one in self.identities if not one.usable), self.identities[0]))
         if len(self.identities) > 1:

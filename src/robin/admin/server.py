@@ -8,11 +8,12 @@ no byte of a request gets into a log.
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final
 
-from robin.admin.pages import BROKEN, OVERSIZED, Pages, Response, refuse
+from robin.admin.pages import BROKEN, OVERSIZED, Page, Pages, Response, refuse
 from robin.admin.readiness import Readiness
 from robin.admin.shared_scrape import SharedScrape
 from robin.model.address import is_loopback
@@ -46,11 +47,15 @@ class AdminServer:
         wall: Callable[[], float],
         events: EventLog,
         fatal: Callable[[str, OSError], None],
+        pages: Mapping[bytes, Page] = MappingProxyType({}),
         wait_s: float = WAIT_S,
     ) -> None:
-        """`begin_drain` may be called again and again; None: no /quitquitquit. `fatal(label, error)`: a listener died."""
+        """`begin_drain` may be called again and again; None: no /quitquitquit. `fatal(label, error)`: a listener died.
+
+        `pages` are more, by path.
+        """
         self._bounds = tuple(bounds)
-        self._pages = Pages(status=status, scrape=SharedScrape(scrape), begin_drain=begin_drain)
+        self._pages = Pages(status=status, scrape=SharedScrape(scrape), begin_drain=begin_drain, more=pages)
         self._wall = wall
         self._events = events
         self._fatal = fatal

@@ -1,44 +1,49 @@
 """The broker as a plane of the runtime: its keys, its audit log, its socket; and the verifier with its listeners, where configured."""
 
+import asyncio
 import fcntl
 import os
-import resource
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from robin.admin.readiness import Readiness
 from robin.app.plane import Listener, Parts, Plane, RuntimeSettings
 from robin.app.runtime import run
 from robin.app.shutdown import EXIT_BIND, EXIT_FAILED, EXIT_SETTINGS, StartFailure
+from robin.config.broker import parse_svid_endpoint
 from robin.config.broker_load import BrokerSettings, IssueSettings, VerifySettings
 from robin.config.load import environment
+from robin.config.parse import InvalidValue
 from robin.model.address import TcpAddress, UnixAddress
-from robin.model.caller import Caller
+from robin.model.caller import Caller, ListenerRule
 from robin.model.faults import Fault
 from robin.model.limits import Deadlines, Limits
+from robin.planes.broker.attest import Attestor, AttestSettings
 from robin.planes.broker.bundle_file import BundleFile
 from robin.planes.broker.columns import BROKER_COLUMNS
 from robin.planes.broker.forward_auth import ForwardAuth, ForwardAuthConnection
 from robin.planes.broker.inbound import InboundSteps
 from robin.planes.broker.ipc import CONNECTIONS, BrokerPolicy, IpcConnection, IpcServer
 from robin.planes.broker.issuer import Issuer, IssuerSettings
-from robin.planes.broker.keys import KeyFileRefused, load_keys, load_public_keys
+from robin.planes.broker.keys import KeyFileRefused, check_folders, load_keys, load_public_keys
 from robin.planes.broker.metrics import PassportMetrics
 from robin.planes.broker.records import PassportAudit
 from robin.planes.broker.replay import MemoryReplayStore
 from robin.planes.broker.responses import PassportRefusals
+from robin.planes.broker.svid_source import SvidSource
 from robin.planes.broker.verifier import Verifier
 from robin.policy.addresses import refuse_own_listeners
 from robin.policy.passport_inbound import InboundPolicy
 from robin.policy.passport_proof import ProofRules
 from robin.policy.passport_verify import VerifyRules
-from robin.proxy.admission import ListenerRule
 from robin.proxy.connection import serve_connection
 from robin.proxy.engine import Engine
 from robin.proxy.refusal import refuse_connection
-from robin.telemetry.audit import AuditLog
-from robin.telemetry.audit_file import AuditFile, AuditUnavailable
+from robin.telemetry.audit import AuditLog, reopen_audit
+from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.telemetry.recorder import Recorder
 from robin.transport.dial import Dialer
 from robin.transport.pool import Pool
@@ -53,8 +58,22 @@ def run_broker(settings: BrokerSettings) -> int:
     runtime = RuntimeSettings(
         plane="broker", admin=(settings.admin,), admin_setting="broker.admin.listen", drain_max_s=settings.drain_max_s
     )
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the keys
-    return run(runtime, partial(BrokerPlane, settings), environment())
+    return run(runtime, partial(BrokerPlane, with_environment(settings, environment())), environment())
+
+
+def with_environment(settings: BrokerSettings, environ: Mapping[str, str]) -> BrokerSettings:
+    """Settings with what the platform gives by the environment: POD_UID, and SPIFFE_ENDPOINT_SOCKET where no endpoint is set."""
+    issue = settings.issue
+    if issue is None or issue.identity is None:
+        return settings
+    identity = replace(issue.identity, pod_uid=environ.get("POD_UID", ""))
+    if identity.endpoint is None:
+        try:
+            identity = replace(identity, endpoint=parse_svid_endpoint(environ.get("SPIFFE_ENDPOINT_SOCKET", "")))
+        except InvalidValue as error:
+            where = "broker.issue.identity.endpoint is not set, and SPIFFE_ENDPOINT_SOCKET"
+            raise StartFailure(EXIT_SETTINGS, f"{where}: {error}; {error.fix}") from None
+    return replace(settings, issue=replace(issue, identity=identity))
 
 
 class BrokerPlane(Plane):
@@ -66,62 +85,130 @@ class BrokerPlane(Plane):
         self.readables = (self._metrics,)
         self.started_fields = {"issuer": settings.issuer}
         self._bundle: BundleFile | None = None
+        self._recorder: Recorder | None = None
+        self._svids: SvidSource | None = None
+        self._watching: asyncio.Task[Any] | None = None
         self._watermark = 0.0
+        self._used_at = 0.0
         self._polled_at = 0.0
         try:
             settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            issuer = None if settings.issue is None else _build_issuer(settings, settings.issue, parts)
+            check_folders(settings.state_dir, None if settings.issue is None else Path(settings.issue.socket))
+            self._lock = _lock(settings.state_dir / "replay.lock")  # before the keys: of two processes at once one may make one
+            self._keys = settings.state_dir / "keys"
+            issuer = self._issuer = None if settings.issue is None else _build_issuer(settings, settings.issue, parts)
             signers = {} if settings.verify is None else load_public_keys(settings.verify.bundle_keys)
-            self._lock = _lock(settings.state_dir / "replay.lock") if settings.verify is not None else None
-            file = AuditFile(settings.audit_file, plane="broker", wall=parts.clock.wall)
+            key = None if settings.checkpoint_key_file is None else load_checkpoint_key(settings.checkpoint_key_file)
+            every = settings.checkpoint_every
+            self._used_at = _last_record_at(settings.audit_file)  # before a record of this start
+            file = AuditFile(settings.audit_file, plane="broker", wall=parts.clock.wall, key=key, checkpoint_every=every)
         except KeyFileRefused as refused:
             raise StartFailure(EXIT_SETTINGS, str(refused)) from None
         except AuditUnavailable as error:
-            raise StartFailure(EXIT_BIND if error.reason == "locked" else EXIT_FAILED, f"broker.audit: {error}") from None
+            raise _audit_failure(error) from None
+        except ValueError as error:
+            raise StartFailure(EXIT_SETTINGS, f"broker.audit.checkpoint_key_file: {error}") from None
         except OSError as error:
-            raise StartFailure(EXIT_SETTINGS, f"broker.state_dir: {error.filename}: {error.strerror}") from None
-        self._audit = PassportAudit(AuditLog(file, monotonic=parts.clock.monotonic), parts.clock.wall)
+            raise StartFailure(EXIT_SETTINGS, f"broker: {error.filename}: {error.strerror}") from None
+        self._audit_log = AuditLog(file, monotonic=parts.clock.monotonic)
+        self._audit = PassportAudit(self._audit_log, parts.clock.wall)
         listeners: list[Listener] = []
         if settings.issue is not None and issuer is not None:
-            listeners.append(self._build_ipc(settings.issue, settings.issuer, issuer))
+            listeners.append(self._build_ipc(settings, settings.issue, issuer))
         if settings.verify is not None:
             listeners += self._build_verifier(settings, settings.verify, signers)
         self.listeners = tuple(listeners)
         self.chores = (self._poll,)
 
     def readiness(self, *, started: bool, draining: bool) -> Readiness:
-        """Not ready while no bundle is in force, while earlier proofs may be replayed, or while the audit file cannot be written."""
-        reasons = []
-        if self._bundle is not None and self._bundle.bundle is None:
-            reasons.append(self._bundle.reason)
-        if int(self._parts.clock.wall()) <= self._watermark:  # proofs are dated in whole seconds
+        """Not ready while no valid bundle is in force, earlier proofs may be replayed, or the audit file cannot be written."""
+        reasons, wall = [], self._parts.clock.wall()
+        if self._bundle is not None:
+            if self._bundle.bundle is None:
+                reasons.append(self._bundle.reason)
+            elif wall > self._bundle.bundle.not_after:
+                reasons.append("stale_bundle_fail_closed")
+        if int(wall) <= self._watermark:  # proofs are dated in whole seconds
             reasons.append("replay_watermark")
         if self._audit.failure:
             reasons.append("audit_unavailable")
+        if self._svids is not None and (problem := self._svids.problem):
+            reasons.append(problem)
         return Readiness(started=started, draining=draining, reasons=tuple(reasons))
 
-    def reload(self) -> None:
-        """Read the bundle again."""
-        if self._bundle is not None:
-            self._bundle.poll()
+    async def start(self) -> None:
+        """Follow the Workload API."""
+        if self._svids is not None:
+            self._watching = self._parts.tasks.start(self._svids.watch(), "workload api")
 
     async def close(self) -> None:
-        """Seal the audit log."""
+        """Stop following it."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def reload(self) -> None:
+        """Read bundle and keys again, and go on in a new audit file if the old one was renamed."""
+        self._poll_bundle()
+        if self._issuer is not None:
+            try:
+                self._issuer.use_keys(load_keys(self._keys, now=0, auto_create=False))
+            except (KeyFileRefused, OSError) as error:
+                self._parts.events.error("keys_refused", detail=str(error))
+        self._parts.tasks.start(reopen_audit(self._audit_log, self._parts.events), "audit reopen")
+
+    def flush(self) -> None:
+        """Write the lines of the exchanges that ended."""
+        if self._recorder is not None:
+            self._recorder.flush()
+
+    async def seal(self) -> None:
+        """Write what waits, and close the audit log."""
         await self._audit.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        os.close(self._lock)
 
     def _poll(self, now: float) -> None:
         if now - self._polled_at >= _POLL_S:
             self._polled_at = now
-            self.reload()
+            self._poll_bundle()
             self._parts.on_ready_change()
 
-    def _build_ipc(self, issue: IssueSettings, issuer_name: str, issuer: Issuer) -> Listener:
-        parts = self._parts
+    def _poll_bundle(self) -> None:
+        if self._bundle is not None:
+            self._bundle.poll()
+
+    def _build_attestor(self, trust_domain: str, issue: IssueSettings, identity: AttestSettings) -> Attestor:
+        clock = self._parts.clock
+        assert identity.endpoint is not None
+        self._svids = SvidSource(identity.endpoint, trust_domain=trust_domain, hint=identity.hint, wall=clock.wall, on_change=self._on_svid)
+        self._metrics.svid_expiry_s = self._svid_expiry_s
+        return Attestor(
+            identity,
+            self._svids,
+            trust_domain=trust_domain,
+            socket=issue.socket,
+            octets=self._octets,
+            wall=clock.wall,
+            monotonic=clock.monotonic,
+        )
+
+    def _octets(self, size: int) -> bytes:
+        return bytes.fromhex(self._parts.entropy.token_hex(size))
+
+    def _svid_expiry_s(self) -> float | None:
+        ends_at = None if self._svids is None else self._svids.expires_at
+        return None if ends_at is None else ends_at - self._parts.clock.wall()
+
+    def _on_svid(self, code: str, detail: str) -> None:
+        if code:
+            self._parts.events.warning("svid_unavailable", code=code, detail=detail)
+        else:
+            self._parts.events.info("svid_loaded", detail=detail)
+        self._parts.on_ready_change()
+
+    def _build_ipc(self, settings: BrokerSettings, issue: IssueSettings, issuer: Issuer) -> Listener:
+        parts, identity = self._parts, issue.identity
         server = IpcServer(
-            BrokerPolicy(issuer=issuer_name, peers=issue.peers, routes=issue.routes),
+            BrokerPolicy(issuer=settings.issuer, peers=issue.peers, routes=issue.routes),
             issuer,
             self._audit,
             self._metrics,
@@ -130,18 +217,20 @@ class BrokerPlane(Plane):
             new_stream=lambda: IpcConnection(parts.loop, parts.sweeper),
             wall=parts.clock.wall,
             monotonic=parts.clock.monotonic,
+            attestor=None if identity is None else self._build_attestor(settings.trust_domain, issue, identity),
         )
         admission = parts.build_admission(connections=CONNECTIONS, serve=server.serve, refuse=_close_at_once)
         return Listener(
             setting="broker.issue.socket",
-            addresses=(UnixAddress(path=issue.socket, mode=issue.socket_mode),),
+            addresses=(UnixAddress(path=issue.socket, mode=issue.socket_mode, group=issue.socket_group),),
             rule=ListenerRule(unix=True),
             take=admission.take,
         )
 
     def _build_verifier(self, settings: BrokerSettings, verify: VerifySettings, signers: dict[str, PublicKey]) -> list[Listener]:
         parts = self._parts
-        self._watermark = parts.clock.wall() + verify.clock_skew_s
+        # A clock that was set back since the last use would make proofs of before the start look new.
+        self._watermark = max(parts.clock.wall(), self._used_at) + verify.clock_skew_s
         proof = ProofRules(scheme=verify.scheme, max_age_s=verify.max_age_s, skew_s=verify.clock_skew_s, not_before_at=self._watermark)
         rules = VerifyRules(authorities=verify.authorities, proof=proof, max_header_bytes=verify.max_header_bytes)
         self._bundle = BundleFile(verify.bundle, signers, serial_path=settings.state_dir / "bundle.serial", on_load=self._on_bundle)
@@ -176,7 +265,13 @@ class BrokerPlane(Plane):
         parts = self._parts
         limits, deadlines = Limits(), Deadlines()
         steps = InboundSteps(verifier, max_body_bytes=verify.max_body_bytes, entropy=parts.entropy)
-        policy = InboundPolicy(verify.authorities, host=upstream.host, port=upstream.port, limit_bytes=verify.max_body_bytes + 1)
+        policy = InboundPolicy(
+            verify.authorities,
+            host=upstream.host,
+            port=upstream.port,
+            limit_bytes=verify.max_body_bytes + 1,
+            within_s=verify.max_age_s + verify.clock_skew_s,
+        )
         resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
         dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
         engine = Engine(
@@ -197,6 +292,8 @@ class BrokerPlane(Plane):
             refusals=PassportRefusals(),
             authenticate=steps.authenticate,
             judge=steps.judge,
+            audit=steps.note,
+            translate=steps.translate,
         )
         admission = parts.build_admission(
             connections=limits.connections, serve=partial(serve_connection, engine=engine), refuse=partial(refuse_connection, engine)
@@ -205,18 +302,7 @@ class BrokerPlane(Plane):
         return Listener(setting=setting, addresses=(address,), rule=ListenerRule(beyond_loopback=True), take=admission.take)
 
     def _build_recorder(self) -> Recorder:
-        parts = self._parts
-        recorder = Recorder(
-            parts.metrics,
-            parts.writer,
-            columns=BROKER_COLUMNS,
-            mode="all",
-            style="json",
-            wall=parts.clock.wall,
-            prefix=parts.entropy.token_hex(8),
-            identity_source="passport",
-            later=lambda flush: parts.loop.call_later(0.02, flush),
-        )
+        recorder = self._parts.build_recorder(Recorder, columns=BROKER_COLUMNS, mode="all", style="json", identity_source="passport")
         self._recorder = recorder
         self.readables = (recorder, self._metrics)
         return recorder
@@ -247,15 +333,28 @@ def _build_issuer(settings: BrokerSettings, issue: IssueSettings, parts: Parts) 
     return Issuer(issuer, keys, lambda size: bytes.fromhex(parts.entropy.token_hex(size)))
 
 
+def _audit_failure(error: AuditUnavailable) -> StartFailure:
+    fix = "; let the broker's user write it, or name another broker.audit.file" if error.reason == "write_failed" else ""
+    return StartFailure(EXIT_BIND if error.reason == "locked" else EXIT_FAILED, f"broker.audit: {error}{fix}")
+
+
 def _lock(path: Path) -> int:
-    """Hold the replay store's lock, so that two processes never count uses apart."""
+    """Hold the lock of the state, so that two processes never count uses of a nonce apart."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise StartFailure(EXIT_BIND, f"{path}: another process uses this replay store") from None
+        raise StartFailure(EXIT_BIND, f"{path}: another process uses this state_dir") from None
     return fd
+
+
+def _last_record_at(path: Path) -> float:
+    """When the last record was written, by the clock of then; each use has its record. 0 where there is no file."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _close_at_once(_caller: Caller, _fault: Fault) -> bytes:

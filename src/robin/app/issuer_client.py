@@ -23,14 +23,16 @@ _REASONS: Final = {
 class PooledIssuerClient:
     """The issuer client of a running plane."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_client", "_tls")
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, client: HttpClient, *, tls: TlsProfile | None = None) -> None:
+        """`tls` is for calls that name no roots of their own; None: the system's roots."""
         self._client = client
+        self._tls = tls or TlsProfile()
 
     async def send(self, request: IssuerRequest, deadline_at: float) -> IssuerResponse:
         """Return the response by `deadline_at` (the loop's time). Raises IssuerUnreachable; ValueError for a URL that cannot be called."""
-        permit, target = _parse(request)
+        permit, target = _parse(request, self._tls)
         try:
             response = await self._client.request(
                 permit,
@@ -49,12 +51,13 @@ class PooledIssuerClient:
         return IssuerResponse(status=response.status, fields=fields, body=Secret(response.body))
 
 
-def _parse(request: IssuerRequest) -> tuple[Permit, str]:
+def _parse(request: IssuerRequest, tls: TlsProfile) -> tuple[Permit, str]:
     """The Permit and the target of a call."""
     url = urlsplit(request.url)
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
         raise ValueError("the URL of a call must be http or https, with a host and without user information")
-    permit = permit_control(scheme=url.scheme, host=url.hostname, port=url.port, tls=TlsProfile(ca_file=request.ca_file))
+    profile = tls if request.ca_file is None else TlsProfile(ca_file=request.ca_file)
+    permit = permit_control(scheme=url.scheme, host=url.hostname, port=url.port, tls=profile)
     return permit, (url.path or "/") + (f"?{url.query}" if url.query else "")
 
 

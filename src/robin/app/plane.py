@@ -4,21 +4,28 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
+from robin.admin.pages import Page
 from robin.admin.readiness import Readiness
 from robin.model.address import Address
-from robin.proxy.admission import REFUSALS, Admission, ListenerRule, Refuse, Serve
+from robin.model.caller import ListenerRule
+from robin.proxy.admission import REFUSALS, Admission, Refuse, Serve
 from robin.proxy.drain import Drain
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.names import Readable
+from robin.telemetry.recorder import Recorder
 from robin.telemetry.writer import LineWriter
 from robin.transport.clock import Clock
 from robin.transport.deadlines import Sweeper
 from robin.transport.entropy import Entropy
 from robin.transport.listen import BoundSocket, OwnAddresses
 from robin.transport.tasks import TaskOwner
+
+_FLUSH_S: Final = 0.02  # how long an exchange that ended may wait to be counted and written, with others
+
+R = TypeVar("R", bound=Recorder)
 
 _FIXES: Final = {
     "wrong_kind": "pass a socket of the other kind",
@@ -31,17 +38,21 @@ _FIXES: Final = {
 class RuntimeSettings:
     """The settings of one process life, whatever plane runs in it.
 
-    `plane` is the label of its metrics. `admin_setting` names the setting of `admin` in messages. `unsafe`: the switches of the metric
-    `robin_unsafe`. `warnings`: events written once at the start, with their fields. `setting_names`: what
-    `model.faults.name_settings` puts into details. Durations are in seconds.
+    `plane` is the label of its metrics. `admin_setting` names the setting of `admin` in messages. `probes`: a listener for probes, metrics
+    and the plane's pages alone, which others than this machine may reach. `unsafe`: the switches of the metric `robin_unsafe`. `warnings`:
+    events written once at the start, with their fields. `setting_names`: what `model.faults.name_settings` puts into details. Durations
+    are in seconds. `drain_tunnels_s`: how long before the end of the drain WebSockets are closed; infinity: as soon as nothing is accepted.
     """
 
     plane: str
     admin: tuple[Address, ...] = ()
     admin_setting: str = "admin"
     admin_quit: bool = False
+    probes: tuple[Address, ...] = ()
+    probes_setting: str = "probes"
     drain_min_s: float = 0.0
     drain_max_s: float
+    drain_tunnels_s: float = float("inf")
     startup_timeout_s: float = 0.0  # 0: none
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -54,7 +65,7 @@ class RuntimeSettings:
 class Parts:
     """What the runtime shares with its plane. `own` are the addresses that this process listens on: nothing of it may dial them.
 
-    A plane calls `on_ready_change` when its readiness may have changed, once it is built.
+    A plane calls `on_ready_change` when its readiness may have changed, once it is built; `end`, with an exit code, ends the process.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -68,9 +79,10 @@ class Parts:
     drain: Drain
     own: OwnAddresses
     on_ready_change: Callable[[], None]
+    end: Callable[[int], None]
 
-    def build_admission(self, *, connections: int, serve: Serve, refuse: Refuse, details: Mapping[str, str] = REFUSALS) -> Admission:
-        """Build what judges the accepted sockets of all listeners of the plane."""
+    def build_admission(self, *, connections: int, serve: Serve, refuse: Refuse, details: Mapping[str, str] | None = None) -> Admission:
+        """Build what judges the accepted sockets of all listeners of the plane. `details`: texts of refusals that name a setting."""
         return Admission(
             loop=self.loop,
             tasks=self.tasks,
@@ -78,7 +90,18 @@ class Parts:
             connections=connections,
             serve=serve,
             refuse=refuse,
-            details=details,
+            details={**REFUSALS, **(details or {})},
+        )
+
+    def build_recorder(self, make: Callable[..., R], **given: Any) -> R:
+        """Build what counts and writes the exchanges of the plane. `given` is what `make` needs beside the clock, entropy and the loop."""
+        return make(
+            self.metrics,
+            self.writer,
+            wall=self.clock.wall,
+            prefix=self.entropy.token_hex(8),
+            later=lambda flush: self.loop.call_later(_FLUSH_S, flush),
+            **given,
         )
 
 
@@ -107,6 +130,9 @@ class Plane:
     listeners: Sequence[Listener]
     readables: Sequence[Readable] = ()  # metrics beside those of the runtime
     chores: Sequence[Callable[[float], None]] = ()  # called at each sweep with the loop's time; must not block or raise
+    pages: Mapping[bytes, Page] = {}  # of the listener for probes, by path
+    admin_pages: Mapping[bytes, Page] = {}  # of the admin listener
+    drain_s: tuple[float, float] | None = None  # the least and most of the drain, where a reload has changed them
     started_fields: Mapping[str, str] = {}  # of the event `started`
 
     def readiness(self, *, started: bool, draining: bool) -> Readiness:
@@ -116,8 +142,8 @@ class Plane:
     async def start(self) -> None:
         """Start background work. The listeners are bound, and nothing is accepted yet."""
 
-    def reload(self) -> None:
-        """SIGHUP: read again what can change while the process runs."""
+    def reload(self) -> "asyncio.Task[None] | None":
+        """SIGHUP: read again what can change while the process runs. Returns what goes on behind it, to be awaited; None: it is done."""
 
     def flush(self) -> None:
         """Write the records that are held back."""

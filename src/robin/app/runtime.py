@@ -22,14 +22,14 @@ from robin.admin.readiness import Readiness
 from robin.admin.server import AdminServer
 from robin.app.activation import check_activation
 from robin.app.plane import Build, Parts, RuntimeSettings
-from robin.app.shutdown import EXIT_BIND, EXIT_CUT, EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Shutdown, StartFailure
+from robin.app.shutdown import EXIT_BIND, EXIT_FAILED, EXIT_SETTINGS, EXIT_STARTUP, Shutdown, StartFailure
 from robin.model.address import Address
 from robin.proxy.drain import Drain
 from robin.telemetry.exposition import Exposition
 from robin.telemetry.logs import EventLog, stack_of
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.writer import LineWriter
-from robin.transport.clock import SystemClock
+from robin.transport.clock import Clock, SystemClock
 from robin.transport.deadlines import Sweeper
 from robin.transport.entropy import SystemEntropy
 from robin.transport.listen import Acceptor, BindError, BoundSocket, OwnAddresses, bind
@@ -72,9 +72,19 @@ async def live(settings: RuntimeSettings, build: Build, environ: Mapping[str, st
 class Runtime:
     """One process life. `parts` are shared with the `plane`; `started`: the plane was ready once."""
 
-    def __init__(self, settings: RuntimeSettings, build: Build, environ: Mapping[str, str], *, log_fd: int = 1) -> None:
-        """Build every part; nothing is bound and nothing is contacted. Raises StartFailure."""
-        loop, clock = asyncio.get_running_loop(), SystemClock()
+    def __init__(
+        self,
+        settings: RuntimeSettings,
+        build: Build,
+        environ: Mapping[str, str],
+        *,
+        log_fd: int = 1,
+        clock: Clock | None = None,
+        signals: bool = True,
+    ) -> None:
+        """Build every part; nothing is bound and nothing is contacted. `signals`: they are this process life's. Raises StartFailure."""
+        loop, clock = asyncio.get_running_loop(), clock or SystemClock()
+        self._signals = signals
         writer = LineWriter(log_fd)
         events = EventLog(
             writer,
@@ -96,17 +106,19 @@ class Runtime:
             drain=Drain(),
             own=OwnAddresses(),
             on_ready_change=self._on_ready_change,
+            end=self._end,
         )
         self.started = False
         self._settings = settings
         self._environ = environ
         self._events = events
-        self._shutdown = Shutdown(self.parts.drain, events)
+        self._shutdown = Shutdown(self.parts.drain, self.parts.tasks, events, self.parts.metrics)
         self._ready_once = asyncio.Event()
         self._listening: list[BoundSocket] = []
         self._admin_listening: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
-        self._admin: AdminServer | None = None
+        self._probes_listening: list[BoundSocket] = []
+        self._admins: list[AdminServer] = []
         try:
             self.plane = build(self.parts)
             self._notifier = Notifier(environ, os.getpid())
@@ -128,14 +140,24 @@ class Runtime:
         self.parts.tasks.start(self._await_ready(), "startup")
         self._on_ready_change()
         await self._shutdown.wait()
-        return await self._drain()
+        self._notifier.notify("STOPPING=1", "STATUS=draining")
+        min_s, max_s = self.plane.drain_s or (self._settings.drain_min_s, self._settings.drain_max_s)
+        return await self._shutdown.drain(
+            min_s=min_s,
+            max_s=max_s,
+            tunnels_s=self._settings.drain_tunnels_s,
+            stop_accepting=self._stop_accepting,
+            flush=self.plane.flush,
+        )
 
     # start
 
     def _handle_signals(self) -> None:
+        if not self._signals:
+            return
         for number in (signal.SIGTERM, signal.SIGINT):
             self.parts.loop.add_signal_handler(number, self._shutdown.on_signal, number)
-        self.parts.loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self.parts.loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     def _claim_activated(self) -> dict[str, list[socket.socket]]:
         try:
@@ -149,6 +171,7 @@ class Runtime:
         """Bind the admin listener and answer probes, then bind the listeners of the plane."""
         settings = self._settings
         self._admin_listening = self._bind(settings.admin_setting, settings.admin, activated)
+        self._probes_listening = self._bind(settings.probes_setting, settings.probes, activated)
         self._start_admin()
         for listener in self.plane.listeners:
             bounds = self._bind(listener.setting, listener.addresses, activated)
@@ -157,8 +180,8 @@ class Runtime:
                 self.parts.metrics.downstream_connections.setdefault(bound.label, 0)
             take = partial(listener.take, listener.rule)
             self._acceptors += [Acceptor(self.parts.loop, bound, take, self._report_accept, self._on_dead_listener) for bound in bounds]
-        self.parts.own.learn([*self._listening, *self._admin_listening])
-        self._events.info("listening", listen=self.listening, admin=_labels(self._admin_listening))
+        self.parts.own.learn([*self._listening, *self._admin_listening, *self._probes_listening])
+        self._events.info("listening", listen=self.listening, admin=_labels([*self._admin_listening, *self._probes_listening]))
 
     def _bind(self, setting: str, addresses: tuple[Address, ...], activated: dict[str, list[socket.socket]]) -> list[BoundSocket]:
         bounds: list[BoundSocket] = []
@@ -172,19 +195,24 @@ class Runtime:
         return bounds
 
     def _start_admin(self) -> None:
-        if self._admin_listening:
-            parts = self.parts
-            readables = (*self.plane.readables, parts.metrics, parts.writer)
-            self._admin = AdminServer(
-                self._admin_listening,
-                status=self._readiness,
-                scrape=Exposition(readables, plane=self._settings.plane).scrape,
-                begin_drain=self._shutdown.begin_drain if self._settings.admin_quit else None,
-                wall=parts.clock.wall,
-                events=parts.events,
-                fatal=self._on_dead_listener,
-            )
-            self._admin.start()
+        quit_drains = self._shutdown.begin_drain if self._settings.admin_quit else None
+        parts = self.parts
+        scrape = Exposition((*self.plane.readables, parts.metrics, parts.writer), plane=self._settings.plane).scrape
+        admin = (self._admin_listening, quit_drains, self.plane.admin_pages)
+        for bounds, begin_drain, pages in (admin, (self._probes_listening, None, self.plane.pages)):
+            if bounds:
+                server = AdminServer(
+                    bounds,
+                    status=self._readiness,
+                    scrape=scrape,
+                    begin_drain=begin_drain,
+                    wall=parts.clock.wall,
+                    events=parts.events,
+                    fatal=self._on_dead_listener,
+                    pages=pages,
+                )
+                server.start()
+                self._admins.append(server)
 
     def _write_warnings(self) -> None:
         for event, fields in self._settings.warnings:
@@ -225,24 +253,38 @@ class Runtime:
         """The bound addresses of the plane."""
         return _labels(self._listening)
 
+    @property
+    def admin_listening(self) -> list[str]:
+        """The bound addresses of the admin listener."""
+        return _labels(self._admin_listening)
+
     # while serving
 
     def _readiness(self) -> Readiness:
         return self.plane.readiness(started=self.started, draining=self._shutdown.asked)
 
+    def _end(self, code: int) -> None:
+        self._shutdown.end(code)
+
     def _on_ready_change(self) -> None:
         if self._readiness().usable:
             self._ready_once.set()
 
-    def _reload(self) -> None:
-        """SIGHUP."""
+    def reload(self) -> None:
+        """Read again what can change while the process runs (SIGHUP)."""
         if self._shutdown.asked:
             return
         if self.started:  # loop time may be one turn old, and systemd ignores a reload that is older than its signal
             self._notifier.notify("RELOADING=1", f"MONOTONIC_USEC={int(self.parts.clock.monotonic() * 1e6)}")
         self._events.info("reload")
-        self.plane.reload()
-        if self.started:  # before that, READY would be untrue
+        behind = self.plane.reload()
+        if behind is None:
+            self._on_reloaded()
+        else:
+            behind.add_done_callback(self._on_reloaded)
+
+    def _on_reloaded(self, _: object = None) -> None:
+        if self.started and not self._shutdown.asked:  # before that, READY would be untrue; after it, STOPPING stands
             self._notifier.notify("READY=1")
 
     def _notify_watchdog(self) -> None:
@@ -273,27 +315,6 @@ class Runtime:
         """Begin to drain; repeatable."""
         self._shutdown.begin_drain()
 
-    async def _drain(self) -> int:
-        """Serve on for the minimum, finish until the maximum, cut the rest. Returns the exit code."""
-        if self._shutdown.code is not None:
-            return self._shutdown.code
-        began_at = self.parts.loop.time()
-        drain, metrics = self.parts.drain, self.parts.metrics
-        metrics.drain_state = drain.state
-        self._notifier.notify("STOPPING=1", "STATUS=draining")
-        self._events.info("draining", in_flight=metrics.in_flight)
-        await self._shutdown.wait_until_drained(began_at + self._settings.drain_min_s)  # LINGERING: only an end cuts this short
-        self._stop_accepting()
-        drain.begin_closing()
-        metrics.drain_state = drain.state
-        drained = await self._shutdown.wait_until_drained(began_at + self._settings.drain_max_s)
-        if self._shutdown.code is not None:
-            return self._shutdown.code
-        in_flight = metrics.in_flight
-        self.plane.flush()  # so that `drained` comes after the lines of what was served
-        self._events.info("drained", cut=0 if drained else in_flight)
-        return EXIT_DRAINED if drained or not in_flight else EXIT_CUT
-
     def _stop_accepting(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
@@ -307,13 +328,13 @@ class Runtime:
         self.parts.sweeper.close()
         for acceptor in self._acceptors:
             acceptor.stop()
+        await self.parts.tasks.close()  # before the plane, so that what a cut exchange records still finds its log
         await self.plane.close()
-        await self.parts.tasks.close()
         for bound in self._listening:
             bound.close()
-        if self._admin is not None:
-            await self._admin.close()
-        for bound in self._admin_listening:
+        for server in self._admins:
+            await server.close()
+        for bound in (*self._admin_listening, *self._probes_listening):
             bound.close()
         self._notifier.close()
         self.plane.flush()

@@ -1,11 +1,15 @@
-"""How a process ends: a drain that may be asked for again, an end that does not wait, and the exit code, of which the first stands."""
+"""How a process ends: when the drain starts, the order of its steps, when it is over, and the exit code, of which the first stands."""
 
 import asyncio
+import math
 import signal
+from collections.abc import Callable
 from typing import Final
 
 from robin.proxy.drain import SERVING, Drain
 from robin.telemetry.logs import EventLog
+from robin.telemetry.metrics import Metrics
+from robin.transport.tasks import TaskOwner
 
 EXIT_DRAINED: Final = 0
 EXIT_FAILED: Final = 1
@@ -24,13 +28,16 @@ class StartFailure(Exception):
 
 
 class Shutdown:
-    """Moves `drain` from SERVING to LINGERING. `code` is the exit code of an end that does not wait for the drain, else None."""
+    """Moves `drain` through its states. `code` is the exit code of an end that does not wait for the drain, else None."""
 
-    __slots__ = ("_asked", "_drain", "_events", "_signals", "code")
+    __slots__ = ("_asked", "_drain", "_events", "_metrics", "_signals", "_tasks", "code")
 
-    def __init__(self, drain: Drain, events: EventLog) -> None:
+    def __init__(self, drain: Drain, tasks: TaskOwner, events: EventLog, metrics: Metrics) -> None:
+        """`tasks` owns the connections, and all else that runs in the background."""
         self._drain = drain
+        self._tasks = tasks
         self._events = events
+        self._metrics = metrics
         self._asked = asyncio.Event()
         self._signals = 0
         self.code: int | None = None
@@ -65,8 +72,45 @@ class Shutdown:
             self._events.info("signal", signal=signal.Signals(number).name)
             self.begin_drain()
 
-    async def wait_until_drained(self, deadline_at: float) -> bool:
-        """Wait until nothing is in flight, at most until `deadline_at` (loop time). Returns False at the deadline, True also for an end."""
+    async def drain(
+        self,
+        *,
+        min_s: float,
+        max_s: float,
+        tunnels_s: float = math.inf,
+        stop_accepting: Callable[[], None],
+        flush: Callable[[], None],
+    ) -> int:
+        """Serve on for `min_s`, finish until `max_s`; WebSockets are asked to end `tunnels_s` before that. Returns the exit code.
+
+        What is left then is cut: the tasks of its connections are cancelled, and each of them is reset, so that no part of a response looks
+        like the whole. `stop_accepting` closes the listeners; `flush` writes the records of what was served.
+        """
+        drain, metrics = self._drain, self._metrics
+        if self.code is not None:
+            return self.code
+        began_at = asyncio.get_running_loop().time()
+        metrics.drain_state = drain.state
+        self._events.info("draining", in_flight=metrics.in_flight)
+        await self._wait_until_drained(began_at + min_s)  # LINGERING: only an end cuts this short
+        stop_accepting()
+        await asyncio.sleep(0)  # a connection that was accepted a moment ago takes its place among those that are waited for
+        drain.begin_closing()
+        metrics.drain_state = drain.state
+        drained = tunnels_s < max_s and await self._wait_until_drained(began_at + max_s - tunnels_s)
+        if not drained:
+            drain.close_tunnels()
+            drained = await self._wait_until_drained(began_at + max_s)
+        if self.code is not None:
+            return self.code
+        in_flight = metrics.in_flight
+        flush()  # so that `drained` comes after the lines of what was served
+        self._events.info("drained", cut=0 if drained else in_flight)
+        await self._tasks.close()
+        return EXIT_DRAINED if drained or not in_flight else EXIT_CUT
+
+    async def _wait_until_drained(self, deadline_at: float) -> bool:
+        """Wait until no connection is left, at most until `deadline_at` (loop time). Returns False at it, True also for an end."""
         try:
             async with asyncio.timeout_at(deadline_at):
                 await self._drain.drained.wait()

@@ -13,8 +13,7 @@ from robin.config.check import warnings
 from robin.config.load import environment
 from robin.config.settings import SidecarSettings
 from robin.config.table import SETTING_NAMES
-from robin.grants.catalog import build_grant
-from robin.grants.credentials import GrantedCredentials
+from robin.grants.forwarded import ForwardedCredentials
 from robin.identity.catalog import source_name
 from robin.identity.identities import Identities
 from robin.identity.identity import Dependencies, Identity
@@ -34,7 +33,6 @@ from robin.transport.tls import TlsFileError, UpstreamTls
 from robin.wire.proxy_status import ProblemRefusals
 
 _CA_POLL_S: Final = 1.0
-_FLUSH_S: Final = 0.02  # how long an exchange that ended may wait to be counted and written, with others
 _UNSAFE: Final = ("listen", "upstream_http", "any_host")
 
 
@@ -145,16 +143,12 @@ def _build_identities(settings: SidecarSettings, parts: Parts) -> Identities:
 
 
 def _build_recorder(settings: SidecarSettings, parts: Parts) -> Recorder:
-    return Recorder(
-        parts.metrics,
-        parts.writer,
+    return parts.build_recorder(
+        Recorder,
         columns=SIDECAR_COLUMNS,
         mode=settings.telemetry.access_log,
         style=settings.telemetry.log_format,
-        wall=parts.clock.wall,
-        prefix=parts.entropy.token_hex(8),
         identity_source=source_name(settings.identity),
-        later=lambda flush: parts.loop.call_later(_FLUSH_S, flush),
     )
 
 
@@ -179,14 +173,13 @@ def _build_engine(settings: SidecarSettings, parts: Parts, *, tls: UpstreamTls |
         pseudonym=pseudonym,
         any_host=settings.unsafe.any_host,
     )
-    grant = build_grant("forward", identity)
     resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
     dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=deadlines.connect_s)
     pool = Pool(parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=limits, deadlines=deadlines, metrics=parts.metrics)
     return Engine(
         loop=parts.loop,
         policy=policy,
-        credentials=GrantedCredentials({route.grant: grant}, wall=parts.clock.wall),
+        credentials=ForwardedCredentials({route.grant: identity}, wall=parts.clock.wall),
         pool=pool,
         limits=limits,
         deadlines=deadlines,
@@ -203,7 +196,7 @@ def _build_engine(settings: SidecarSettings, parts: Parts, *, tls: UpstreamTls |
 
 
 def _build_listener(settings: SidecarSettings, parts: Parts, engine: Engine) -> Listener:
-    unix = settings.listeners.peer_credentials
+    unix = settings.listeners.on_unix_socket
     admission = parts.build_admission(
         connections=settings.limits.connections,
         serve=partial(serve_connection, engine=engine),

@@ -1,6 +1,7 @@
 """`robin check broker`."""
 
 import json
+import sys
 
 from robin.cli.broker_config import read_broker
 from robin.cli.flags import refuse
@@ -14,6 +15,8 @@ def check(path: str | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"ok": settings is not None, "diagnostics": [one.json() for one in diagnostics]}, indent=2))
     elif settings is not None:
+        for one in diagnostics:
+            print(one, file=sys.stderr)
         print(f"{path}: broker: ok")
     if settings is None:
         refuse(diagnostics)

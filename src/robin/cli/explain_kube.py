@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from robin.config.kube import FLAGS, KubeRefused, KubeSettings, load_kube
+from robin.config.kube import FLAGS, KubeSettings, load_kube
+from robin.config.kube_policy import KubeRefused
 from robin.config.load import environment
+from robin.model.kube_faults import KUBE_FAULTS, STATUS_REASONS
 from robin.planes.kube.audit import decision_fields
-from robin.planes.kube.faults import KUBE_FAULTS, STATUS_REASONS
-from robin.policy.kube.judge import Decision, HeadFacts, KubePolicySettings, KubeRequest, judge, read_content, read_request
+from robin.planes.kube.minting import account_of
+from robin.policy.kube.judge import Decision, HeadFacts, KubePolicySettings, KubeRequest, explain, judge, read_content, read_request
 from robin.policy.kube.rules import PolicyDocument
 from robin.policy.kube.target import Malformed
 from robin.policy.kube.tiers import LABELS
@@ -47,15 +49,22 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"robin explain kube: {error}", file=sys.stderr)
         return 2
-    judging = _judging(settings)
+    judging = KubePolicySettings(protected="robin-system") if settings is None else settings.judging
     try:
         request = read_request(head, judging)
     except Malformed as refusal:
         _print_refusal(refusal, as_json=args.json)
         return EXIT_MALFORMED
     policy = PolicyDocument() if settings is None else settings.policy
-    decision = judge(request, read_content(request, octets), args.agent, policy, judging, now=_now())
-    print(json.dumps(_values(args, request, decision, policy, settings), indent=2) if args.json else _text(args, request, decision))
+    body, now = read_content(request, octets), _now()
+    decision = judge(request, body, args.agent, policy, judging, now=now)
+    why = explain(request, body, args.agent, policy, judging, decision, now=now)
+    account = _account(args, policy, settings)
+    print(
+        json.dumps(_values(args, request, decision, why, policy, account), indent=2)
+        if args.json
+        else _text(request, decision, why, account)
+    )
     return EXIT_DENY if decision.code else EXIT_ALLOW
 
 
@@ -70,18 +79,6 @@ def _load(args: argparse.Namespace) -> KubeSettings | None:
         return None
     flags = {name: getattr(args, name) for name in FLAGS if getattr(args, name, None) is not None}
     return load_kube(args.config, flags, environment())
-
-
-def _judging(settings: KubeSettings | None) -> KubePolicySettings:
-    if settings is None:
-        return KubePolicySettings(protected="robin-system")
-    return KubePolicySettings(
-        tiers=settings.tiers,
-        inspect_bodies=settings.inspect_bodies,
-        lower_dry_run=settings.lower_dry_run,
-        protected=settings.protected,
-        max_target=settings.max_target,
-    )
 
 
 def _head(args: argparse.Namespace, octets: bytes | None) -> HeadFacts:
@@ -134,7 +131,7 @@ def _print_refusal(refusal: Malformed, *, as_json: bool) -> None:
 
 
 def _values(
-    args: argparse.Namespace, request: KubeRequest, decision: Decision, policy: PolicyDocument, settings: KubeSettings | None
+    args: argparse.Namespace, request: KubeRequest, decision: Decision, why: dict[str, str], policy: PolicyDocument, account: str | None
 ) -> dict[str, Any]:
     info = request.info
     return {
@@ -143,9 +140,9 @@ def _values(
         "path": info.path,
         "resource_request": info.is_resource,
         **decision_fields(info, decision),
-        "rules": dict(decision.why),
+        "rules": why,
         "policy_digest": policy.digest(),
-        "account": _account(args, policy, settings),
+        "account": account,
         "max_session_s": decision.max_session_s,
     }
 
@@ -154,18 +151,22 @@ def _account(args: argparse.Namespace, policy: PolicyDocument, settings: KubeSet
     if settings is None:
         return None
     agent = policy.agents.get(args.agent)
-    override = agent.service_account if agent else ""
-    return override or settings.jit.service_account.replace("{agent}", args.agent)
+    return account_of(args.agent, (agent.service_account if agent else "") or settings.jit.service_account)
 
 
-def _text(args: argparse.Namespace, request: KubeRequest, decision: Decision) -> str:
+def _text(request: KubeRequest, decision: Decision, why: dict[str, str], account: str | None) -> str:
     info = request.info
     what = f"{info.verb} {info.full_resource}{f'.{info.group}' if info.group else ''}" if info.is_resource else f"{info.verb} {info.path}"
     place = f" in namespace {info.namespace}" if info.namespace else ""
     lines = [
         f"request   {what}{f' {info.name!a}' if info.name else ''}{place}",
         f"tier      {decision.tier} {LABELS[decision.tier]}: {decision.tier_reason}",
-        *(f"rule      {name}: {why}" for name, why in decision.why.items()),
+        *(f"rule      {name}: {one}" for name, one in why.items()),
         " ".join(["decision ", decision.decision, *filter(None, (decision.code, decision.rule and f"by rule {decision.rule}"))]),
     ]
+    if account is not None and not decision.code:
+        lines.append(f"account   {account}")
+        if info.long_running:
+            limit_s = decision.max_session_s
+            lines.append("session   ends with its token" + ("" if limit_s is None else f", and after {limit_s:g} s"))
     return "\n".join(lines)

@@ -30,6 +30,13 @@ def _add(group: argparse._ArgumentGroup, setting: Setting, text: str) -> None:
         group.add_argument(setting.flag, dest=setting.key, metavar=metavar, default=None, help=text)
 
 
+def add_grant(parser: argparse.ArgumentParser) -> None:
+    """The flags with which a command is about one grant of the gateway."""
+    group = parser.add_argument_group("a grant of the gateway, in place of the identity of the sidecar")
+    group.add_argument("--grant", metavar="PROVIDER/CREDENTIAL", help="obtain this credential of the robin.yaml of --config once")
+    group.add_argument("--grant-audience", metavar="AUDIENCE", help="with --grant: for this audience, where requests get tokens of several")
+
+
 def given(args: argparse.Namespace) -> dict[str, str]:
     """The settings that were given as flags, as text by key."""
     chosen = {key: getattr(args, key) for key in SETTINGS if getattr(args, key, None) is not None}

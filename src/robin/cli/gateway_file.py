@@ -2,12 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from robin.config.diagnostic import Diagnostic
+from robin.config.gateway_load import LoadedGateway, parse_gateway, read_gateway
 from robin.planes.gateway.settings import GatewaySettings
-
-_LIMIT_BYTES = (1 << 20) + 1
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -15,30 +12,38 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="robin.yaml", metavar="FILE", help="the settings [robin.yaml]")
 
 
-def load_gateway(path: str) -> tuple[GatewaySettings | None, tuple[Diagnostic, ...]]:
-    """The settings, None where an error is among the diagnostics. Raises OSError for a file that cannot be read."""
-    from robin.config.gateway import build_gateway  # noqa: PLC0415 - PyYAML is loaded only where there is a YAML file
-    from robin.config.robin_yaml import document  # noqa: PLC0415
-    from robin.config.yaml_reader import read_yaml  # noqa: PLC0415
-
-    with Path(path).open("rb") as opened:
-        content = opened.read(_LIMIT_BYTES)
-    root, diagnostics = read_yaml(content, path, document())
-    if root is None or any(one.severity == "error" for one in diagnostics):
-        return None, diagnostics
-    settings, more = build_gateway(root.value["gateway"], path)
-    return settings, (*diagnostics, *more)
-
-
 def gateway_or_exit(path: str) -> GatewaySettings:
     """The settings; warnings and errors go to standard error, a line each."""
+    settings = loaded_or_exit(path).settings
+    assert settings is not None
+    return settings
+
+
+def loaded_or_exit(path: str) -> LoadedGateway:
+    """The settings, which are there, with the files that they are of; warnings and errors go to standard error, a line each."""
     try:
-        settings, diagnostics = load_gateway(path)
+        loaded = reload_gateway(path)
     except OSError as error:
         print(f"robin: {path}: {error.strerror}; name the file with --config", file=sys.stderr)
         raise SystemExit(2) from None
-    for one in diagnostics:
-        print(one, file=sys.stderr)
-    if settings is None:
+    if loaded.settings is None:
         raise SystemExit(2)
-    return settings
+    return loaded
+
+
+def text_or_exit(text: str) -> LoadedGateway:
+    """The settings of a document that flags were made into."""
+    loaded = parse_gateway(text.encode(), "command line")
+    for one in loaded.diagnostics:
+        print(one, file=sys.stderr)
+    if loaded.settings is None:
+        raise SystemExit(2)
+    return loaded
+
+
+def reload_gateway(path: str) -> LoadedGateway:
+    """What the file comes to now; warnings and errors go to standard error, a line each. Raises OSError."""
+    loaded = read_gateway(path)
+    for one in loaded.diagnostics:
+        print(one, file=sys.stderr)
+    return loaded

@@ -35,7 +35,7 @@ force here, `robin doctor` when something does not work."""
 
 def overview(commands: Iterable[tuple[str, str]]) -> str:
     """The whole text; `commands` are names and what they do."""
-    lines = [_WHAT, *(f"  {name:<10}{summary}" for name, summary in commands), _SETTINGS]
+    lines = [_WHAT, *(f"  {name:<12}{summary}" for name, summary in commands), _SETTINGS]
     for title, settings in SECTIONS:
         lines += ["", f"{title}:"]
         for setting in settings:

@@ -7,11 +7,15 @@ signal; other commands 0 yes, 1 no, 2 usage.
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NoReturn
+from typing import Final, NoReturn
+
+from robin.cli.output import is_of_output
+from robin.transport.inspection import refuse_inspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,21 @@ COMMANDS: dict[str, Command] = {
         Command("passport", "ask the broker for a passport, verify one, make a bundle"),
         Command("check", "show every setting, its value and origin; no network"),
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
-        Command("ca", "make a CA for the TLS bridge, or show the fingerprint of one"),
+        Command("ca", "make a CA for the TLS bridge, publish what agents must trust, show a fingerprint"),
         Command("doctor", "look for what would go wrong, and show the fix"),
-        Command("wait", "wait until the sidecar has started"),
+        Command("wait", "wait until the sidecar has started, or until this pod's egress is closed"),
+        Command("lockdown", "close this pod's own egress with nft, all but the gateway; for an init container"),
+        Command("canary", "run the canary of an egress gateway: it accepts and closes"),
         Command("shutdown", "end the sidecar, for Jobs"),
         Command("token", "show the claims of the identity, never the token"),
         Command("audit", "verify an audit log, or show its last records; the sidecar writes none"),
     )
 }
+
+
+_CHOICE: Final = re.compile(r"argument (.+?): invalid choice: (.+) \(choose from (.+)\)", re.DOTALL)  # as argparse has it
+_CHOICES: Final = re.compile(r"[^', ]+")
+_FEW_CHOICES: Final = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,12 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a value must not break the message about it
     try:
-        return _run(words)
-    except BrokenPipeError:  # `robin check | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        try:
+            return _run(words)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        if not isinstance(error, BrokenPipeError):  # of `robin check | head`: the reader has seen enough
+            print(f"robin: the output cannot be written: {error.strerror}; write it elsewhere, or make space", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered would fail again
+        return 1
 
 
 def _run(words: list[str]) -> int:
@@ -92,6 +111,8 @@ class _Parser(argparse.ArgumentParser):
         fix = f"a command comes first: robin {last} ..." if last in COMMANDS else f"{self.prog} --help lists what there is"
         if message.startswith("argument ") and ": expected " not in message:
             fix = ""  # the message about a value has its own
+        if found := _CHOICE.fullmatch(message):
+            message, fix = _explain_choice(found[1].replace(" | ", " or "), found[2].strip("'\""), _CHOICES.findall(found[3])), ""
         if message.startswith("unrecognized arguments: --"):
             from robin.config.parse import nearest  # noqa: PLC0415 - only a mistake pays for it
 
@@ -102,6 +123,16 @@ class _Parser(argparse.ArgumentParser):
         plain = ascii(message.replace("'", ""))[1:-1][:300]  # of what argparse quotes, some is the user's text
         print(f"robin: {plain}; {fix}" if fix else f"robin: {plain}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _explain_choice(name: str, given: str, known: list[str]) -> str:
+    """The message about a word that is none of those that there are: all of a few, the nearest of many."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake pays for it
+
+    near = get_close_matches(given[:80], known, n=3)
+    if near or len(known) <= _FEW_CHOICES:
+        return f"{given[:80]} is no {name}; " + (f"the nearest: {', '.join(near)}" if near else f"use {', '.join(known)}")
+    return f"{given[:80]} is no {name}; the reference pages list what there is"
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
@@ -115,8 +146,8 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
 
 def _run_command(command: Command, words: list[str]) -> int:
     args = parser_of(command).parse_args(words)
+    refuse_inspection()  # before anything is read that may be secret
     code: int = import_module(command.module).run(args)
-    sys.stdout.flush()
     return code
 
 

@@ -18,6 +18,7 @@ _ENDPOINT_FORM = "unix:///absolute/path or tcp://IP:port"
 _SYSTEMD_NAME = re.compile(r"[A-Za-z0-9._@-]{1,255}")
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[^\]/?#]*\]|[^:/?#\[\]]*)(?::([^/?#]*))?(/[^?#]*)?")
+_HOST_PORT = re.compile(r"(\[[^\]/?#]*\]|[^:/?#\[\]]+):([^/?#:]*)")
 _BASE_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -176,6 +177,14 @@ def parse_upstream(text: str) -> UpstreamUrl:
     return UpstreamUrl(origin=origin, base_path=_parse_base_path(match[4] or ""))
 
 
+def parse_host_port(text: str) -> tuple[str, int]:
+    """Canonical host, without brackets, and port of `host:port`."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None:
+        raise InvalidValue(f"{shown(text)} is not host:port", "write a name or an IP address with a port, IPv6 in brackets")
+    return parse_host(match[1]).strip("[]"), _parse_port(match[2], lowest=1)
+
+
 def _parse_base_path(text: str) -> bytes:
     path = text.removesuffix("/")
     if _BASE_PATH.fullmatch(path) is None:
@@ -221,6 +230,7 @@ def reaches(origin: Origin, address: Address) -> bool:
 
 
 UPSTREAM = Kind(name="URL", parse=parse_upstream, bounds="https://host[:port][/base]")
+HOST_PORT = Kind(name="place", parse=parse_host_port, bounds="host:port")
 LISTEN = Kind(name="list of addresses", parse=parse_listen, bounds="host:port, [v6]:port, localhost:port, systemd:NAME", form=LIST)
 LISTEN_UDS = Kind(name="path", parse=parse_listen_uds, bounds=f"at most {UNIX_PATH_BYTES} bytes, or systemd:NAME")
 ADMIN = Kind(name="list of addresses", parse=parse_admin, bounds="host:port, :port, unix:/path, systemd:NAME, off", form=LIST)

@@ -3,9 +3,10 @@
 import ipaddress
 from typing import Any, Final
 
+from robin.config.addresses import parse_endpoint, parse_unix_path
 from robin.config.parse import ABSOLUTE_PATH, BOOLEAN, Form, InvalidValue, Kind, choice, duration, integer, shown
 from robin.config.schema import Field, Mapping, Scalar, Sequence
-from robin.model.address import TcpAddress
+from robin.model.address import TcpAddress, UnixAddress
 from robin.model.passport import IDENTITY, KEY_PROTECTION, PROFILES, SIGNER_CLASSES
 
 _UID = integer("0", "4294967294")
@@ -41,9 +42,19 @@ def _parse_name(text: str) -> str:
     return text
 
 
+def parse_svid_endpoint(text: str) -> UnixAddress:
+    """The Unix socket of a Workload API; it hands out keys, so never TCP. Raises InvalidValue."""
+    address = parse_endpoint(text)
+    if not isinstance(address, UnixAddress):
+        raise InvalidValue("the Workload API hands out keys here, so it has to be a Unix socket", "write unix:///path")
+    return address
+
+
+SVID_ENDPOINT = Kind(name="endpoint", parse=parse_svid_endpoint, bounds="unix:///abs")
 NAME = Kind(name="name", parse=_parse_name, form=Form(pattern="^[\\u0021-\\u007e]+$", hint="write printable ASCII"))
 LISTEN = Kind(name="address", parse=_parse_listen)
 NETWORK = Kind(name="network", parse=_parse_network)
+SOCKET = Kind(name="path", parse=parse_unix_path, form=ABSOLUTE_PATH.form)
 MODE = Kind(name="mode", parse=_parse_mode, form=Form(choices=("0600", "0660")))
 
 
@@ -109,13 +120,23 @@ _PEER = Mapping(
 )
 _ISSUE = _map(
     "issue",
-    _one("socket", ABSOLUTE_PATH, "/run/robin/broker.sock", "the broker's Unix socket"),
+    _one("socket", SOCKET, "/run/robin/broker.sock", "the broker's Unix socket"),
     _one("socket_mode", MODE, "0600"),
-    _one("socket_group", NAME, nullable=True, text="not built yet"),
+    _one("socket_group", NAME, nullable=True, text="name or number of the group that may connect, with mode 0660"),
     _one("passport_ttl", duration("1s", "600s"), "300s"),
     _one("proof_ttl", duration("1s", "300s"), "60s"),
     _one("compat_claims", choice("extended", "exact"), "extended"),
-    _map("identity", _one("profile", choice("local/software", "trustplane-spiffe-spire-k8s-v1"), "local/software")),
+    _map(
+        "identity",
+        _one("profile", choice("local/software", "trustplane-spiffe-spire-k8s-v1"), "local/software"),
+        _one("source", choice("workload-api"), "workload-api"),
+        _one("endpoint", SVID_ENDPOINT, nullable=True, text="of the Workload API, unix:///path; default: SPIFFE_ENDPOINT_SOCKET"),
+        _one("hint", NAME, nullable=True, text="which of several SVIDs; default: the first"),
+        _one("mode", choice("pod-binding", "caller-presented"), nullable=True, text="required with SVIDs"),
+        _list("allowed_ids", NAME, "SPIFFE IDs that may have passports"),
+        _list("allowed_prefixes", NAME, "the same, with all below them"),
+        _list("pod_evidence", choice("cgroup", "volume"), "both where left out"),
+    ),
     Field(name="peers", schema=Sequence(item=_PEER), help="who may have passports; empty: no peer"),
     Field(name="routes", schema=Sequence(item=_ROUTE)),
     text="issue passports to local peers",
@@ -163,7 +184,12 @@ SCHEMA: Final = Mapping(
             _one("jose_alg_name", choice("Ed25519", "EdDSA"), "Ed25519"),
         ),
         _map("admin", _one("listen", LISTEN, "127.0.0.1:9464", "probes and metrics")),
-        _map("audit", _one("file", ABSOLUTE_PATH, text="default: audit.jsonl in state_dir")),
+        _map(
+            "audit",
+            _one("file", ABSOLUTE_PATH, text="default: audit.jsonl in state_dir"),
+            _one("checkpoint_every", integer("1", "1000000"), "1000"),
+            _one("checkpoint_key_file", ABSOLUTE_PATH, text="Ed25519 key (PEM) that signs checkpoints"),
+        ),
         _one("drain_max", duration("0s", "10m"), "10s"),
         _ISSUE,
         _VERIFY,

@@ -187,7 +187,7 @@ def warnings(settings: SidecarSettings) -> tuple[tuple[str, dict[str, str]], ...
         ("unsafe", {"switch": switch, "detail": f"ROBIN_UNSAFE_{switch.upper()} is on: {_UNSAFE[switch]}"})
         for switch in settings.unsafe.names
     ]
-    if settings.listeners.peer_credentials and settings.listeners.allow_uids is None:
+    if settings.listeners.on_unix_socket and settings.listeners.allow_uids is None:
         what = "ROBIN_PEERCRED_ALLOW_UIDS is unset: any local peer that the socket's mode admits can use the identity"
         found.append(("any_local_peer", {"detail": what}))
     if UNMAPPED_UID in (settings.listeners.allow_uids or ()):

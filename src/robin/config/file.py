@@ -40,22 +40,23 @@ class FileLine:
 class FileText:
     """What a file sets, and what is wrong with it: `errors` of KEY=value lines (`what` starts with `line N: `), or `diagnostics`.
 
-    `section` is where the section of robin.yaml begins.
+    `section` is where the section of robin.yaml begins. `unreadable`: nothing of the file is known.
     """
 
     lines: tuple[FileLine, ...]
     errors: tuple[InvalidValue, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
     section: Position | None = None
+    unreadable: bool = False
 
 
-def load_content(path: str) -> bytes:
-    """The content of the file at `path`. Raises InvalidValue when it cannot or should not be read."""
+def load_content(path: str, *, fix: str = "name a readable file") -> bytes:
+    """The content of the file at `path`. Raises InvalidValue when it cannot or should not be read; `fix` is for one that cannot."""
     try:
         return _read(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise InvalidValue(f"cannot read the file: {reason}", "name a readable file, or unset ROBIN_CONFIG") from None
+        raise InvalidValue(f"cannot read the file: {reason}", fix) from None
 
 
 def _read(path: str) -> bytes:
@@ -69,7 +70,7 @@ def _read(path: str) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise InvalidValue("the file is not a regular file", "name a regular file")
         if status.st_mode & stat.S_IWOTH:
-            raise InvalidValue("the file is world-writable, so anyone could redirect the identity", "chmod o-w the file")
+            raise InvalidValue("the file is world-writable, so anyone could change it", "chmod o-w the file")
         content = b""
         while len(content) <= _LARGEST_BYTES and (piece := os.read(descriptor, _LARGEST_BYTES + 1 - len(content))):
             content += piece

@@ -5,31 +5,43 @@ A code that names one rule of the reference page is given to each error; the pos
 
 import os
 import re
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+from robin.config import file_modes
 from robin.config.addresses import parse_listen
+from robin.config.callers import CALLER_WORDS, can_call, expand, is_caller
 from robin.config.diagnostic import Diagnostic, Position
+from robin.config.gateway_issuers import build_issuers
+from robin.config.gateway_listeners import build_listeners, check_places
+from robin.config.gateway_parent import RELAY_NAME, build_parent
+from robin.config.gateway_reach import check_reach
+from robin.config.gateway_routes import build_routes
 from robin.config.gateway_schema import SCHEMA
-from robin.config.parse import InvalidValue
+from robin.config.identities import build_identities, fixed_audience
+from robin.config.parse import InvalidValue, nearest, shown
+from robin.config.providers import ProviderPlan, load_providers
 from robin.config.yaml_reader import Located
-from robin.identity.trust.settings import ALGORITHMS, JwksSettings, TrustSettings
-from robin.model.address import Address, TcpAddress, UnixAddress, is_loopback
+from robin.grants.settings import GrantsSettings
+from robin.identity.settings import IdentitySettings
+from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.limits import Deadlines, Limits
 from robin.model.route import TlsProfile
 from robin.planes.gateway.settings import (
     AddressSettings,
     AuditSettings,
     BridgeSettings,
+    CallerLimitSettings,
     GatewaySettings,
-    IssuerSettings,
     ListenerSettings,
     TunnelSettings,
 )
 from robin.policy.address_guard import is_nat64_prefix, is_private_network
-from robin.policy.gateway import DEFAULT_PORTS, CallerPattern, Rule, RuleSet, find_ties, is_exact
+from robin.policy.callers import CallerPattern
+from robin.policy.gateway import DEFAULT_PORTS, PROVIDER_RULE, Rule, RuleSet, is_exact, provider_rule
+from robin.policy.overlap import witness_host
 from robin.policy.patterns import (
     HostPattern,
     Methods,
@@ -41,37 +53,35 @@ from robin.policy.patterns import (
     parse_path_pattern,
     parse_ports,
 )
+from robin.policy.rule_ties import find_ties
 
 __all__ = ["SCHEMA", "build_gateway"]
 
-_NOBODY: Final = 65534
-_CALLER = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._:/*@|+=~-]{0,511}")
+_WITH_PORT = re.compile(r"[^:]+:[0-9]+")
 _SHORT_NAME = re.compile(r"[a-z0-9-]{1,63}")
-_LOOPBACK: Final = "127.0.0.1:8081"
 
 T = TypeVar("T")
 
 
-def build_gateway(section: Located, file: str) -> tuple[GatewaySettings | None, tuple[Diagnostic, ...]]:
-    """The settings, None where an error is among the diagnostics. `section` was read with SCHEMA. Files are named, not opened."""
-    builder = _Builder(section, file)
-    try:
-        settings = builder.build()
-    except _Refused:
-        settings = None
+def build_gateway(
+    section: Located, file: str, identities: Mapping[str, str | None] | None = None
+) -> tuple[GatewaySettings | None, tuple[Diagnostic, ...]]:
+    """The settings, None where an error is among the diagnostics. `section` was read with SCHEMA. Of the files that it names only profiles
+    are read. `identities`: the names of sources that a process has of its own, in place of those of the file.
+    """
+    builder = _Builder(section, file, identities)
+    settings = builder.build()
     errors = any(one.severity == "error" for one in builder.found)
     return (None if errors else settings), tuple(sorted(builder.found, key=lambda one: one.at))
-
-
-class _Refused(Exception):
-    """The value cannot be built; its error was noted."""
 
 
 class _Builder:
     """Builds the settings part by part and collects what is wrong with them."""
 
-    def __init__(self, section: Located, file: str) -> None:
+    def __init__(self, section: Located, file: str, own_identities: Mapping[str, str | None] | None) -> None:
         self._section = section
+        self._own_identities = own_identities
+        self._folder = Path(file).parent
         self._start = Position(file=file, line=1, col=1)
         self.found: list[Diagnostic] = []
         self._callers: dict[str, tuple[str, ...]] = {}
@@ -81,6 +91,9 @@ class _Builder:
 
     def _add(self, at: Position, code: str, message: str, fix: str, *, warning: bool = False) -> None:
         self.found.append(Diagnostic(at=at, code=code, message=message, fix=fix, severity="warning" if warning else "error"))
+
+    def _count_errors(self) -> int:
+        return sum(one.severity == "error" for one in self.found)
 
     def _each(self, items: Located, parse: Callable[[str], T], code: str, fix: str) -> tuple[T, ...]:
         """Each item of a list of texts, parsed; what fails is noted with its position."""
@@ -101,21 +114,37 @@ class _Builder:
             for name, listed in part["callers"].value.items()
             if self._is_short(name, listed)
         }
-        issuers = {issuer.name: issuer for issuer in self._issuers(part["issuers"])}
-        listeners = self._listeners(part["listeners"], issuers)
-        rules = self._rules(part["policy"])
-        bridge = self._bridge(part["bridge"], rules, part)
+        issuers = {issuer.name: issuer for issuer in build_issuers(part["issuers"], self._add, self._at)}
+        listeners = build_listeners(part["listeners"], issuers, self._add, self._at)
+        parent = build_parent(part, listeners, self._add, self._at)
+        identities = build_identities(part["identities"], self._report)
+        plan, grants = self._providers(part, identities)
+        rules = self._rules(part["policy"], plan)
+        minted = next((one.name for one in listeners if one.tls is not None and one.tls.minted_names), "")
+        bridge = self._bridge(part["bridge"], rules, plan, part, minted=minted, proxies=any(one.kind == "proxy" for one in listeners))
+        self.found += check_reach(rules, plan, listeners)
         timeouts, limits = part["timeouts"].plain(), part["limits"].plain()
         admin = self._admin(part["admin"].value["listen"])
+        probes: tuple[Address, ...] = part["admin"].value["probes"].value
+        self.found += check_places(part, listeners, admin, probes, self._at)
+        addresses = self._addresses(part["addresses"], listeners, (*admin, *probes))
+        own = [*(address for one in listeners for address in one.addresses), *admin, *probes]
+        routes = build_routes(part["routes"], self._add, self._at, callers=self._caller_patterns, own=own, self_names=addresses.self_names)
         return GatewaySettings(
-            name=part["name"].value,
+            name=RELAY_NAME if parent is not None and part["name"].at is None else part["name"].value,
             listeners=listeners,
             issuers=issuers,
             rules=rules,
             bridge=bridge,
             upstream_tls=_tls_profile(part["upstream_tls"].plain()),
-            addresses=self._addresses(part["addresses"], listeners, admin),
-            limits=Limits(head_bytes=32768, fields=128, connections=limits["connections"], upstream_total=4096),
+            addresses=addresses,
+            limits=Limits(
+                head_bytes=32768,
+                fields=128,
+                connections=limits["connections"],
+                upstream_total=4096,
+                body_bytes=limits["body_bytes"],
+            ),
             deadlines=Deadlines(
                 head_s=timeouts["head"],
                 keepalive_s=timeouts["keepalive_idle"],
@@ -137,179 +166,83 @@ class _Builder:
             drain_min_s=part["drain"].value["min"].value,
             drain_max_s=part["drain"].value["max"].value,
             admin=admin,
+            probes=probes,
+            routes=routes,
+            callers=CallerLimitSettings(
+                connections=limits["connections_per_caller"],
+                in_flight=limits["inflight_per_caller"],
+                requests_per_s=limits["rps_per_caller"],
+            ),
             audit=self._audit(part["audit"]),
+            identities=identities,
+            providers=plan.settings,
+            grants=grants,
+            parent=parent,
+            canary=part["canary"].value if "canary" in part else None,
             warnings=self._warnings(listeners, rules),
         )
 
     def _is_short(self, name: str, listed: Located) -> bool:
         for item in listed.value:
-            if _CALLER.fullmatch(item.value) is None:
+            if not is_caller(item.value):
                 self._add(
                     self._at(item),
                     "value_invalid",
                     "this is no caller id",
                     "write an id such as k8s:NAMESPACE/NAME or spiffe://domain/path",
                 )
+            elif not can_call(item.value):
+                self._add_unknown(self._at(item), item.value, ())
         return _SHORT_NAME.fullmatch(name) is not None
 
-    # issuers and listeners
+    def _report(self, at: Position | None, code: str, message: str, fix: str) -> None:
+        self._add(at or self._section.at or self._start, code, message, fix)
 
-    def _issuers(self, listed: Located) -> list[IssuerSettings]:
-        built: list[IssuerSettings] = []
-        for entry in listed.value:
-            try:
-                built.append(self._issuer(entry))
-            except _Refused:
-                continue
-        names = [issuer.name for issuer in built]
-        if len(set(names)) < len(names):
-            self._add(self._at(listed), "value_invalid", "two issuers have the same name", "give each its own name")
-        return built
-
-    def _issuer(self, entry: Located) -> IssuerSettings:
-        part: dict[str, Located] = entry.value
-        values = entry.plain()
-        at = self._at(entry)
-        jwks = values["jwks"]
-        if bool(jwks.get("url")) == bool(jwks.get("file")):
-            self._add(self._at(part["jwks"], entry), "value_invalid", "jwks has not exactly one of url and file", "give one of the two")
-            raise _Refused
-        algorithms = frozenset(values["algorithms"] or ("RS256", "ES256"))
-        if not algorithms <= ALGORITHMS:
-            fix = "use some of " + ", ".join(sorted(ALGORITHMS))
-            self._add(self._at(part["algorithms"], entry), "algorithm_refused", "only asymmetric signatures are accepted", fix)
-            raise _Refused
-        kind = values["kind"]
-        if kind == "spiffe" and not values.get("trust_domain"):
-            self._add(at, "value_invalid", "an issuer of kind spiffe has no trust_domain", "add trust_domain")
-            raise _Refused
-        if kind != "spiffe" and not values.get("issuer"):
-            self._add(at, "value_invalid", f"an issuer of kind {kind} has no issuer", "add issuer, exactly as `iss` has it")
-            raise _Refused
-        if not values["audiences"]:
-            self._add(self._at(part["audiences"], entry), "value_invalid", "there is no audience", "add the audience of this gateway")
-            raise _Refused
-        trust = TrustSettings(
-            issuer=values.get("issuer") or None,
-            audiences=values["audiences"],
-            algorithms=algorithms,
-            jwks=JwksSettings(
-                url=jwks.get("url"),
-                file=jwks.get("file"),
-                ca_file=jwks.get("ca_file"),
-                bearer_file=jwks.get("bearer_file"),
-                refresh_s=jwks["refresh"],
-                min_refetch_s=jwks["min_refetch"],
-                max_stale_s=jwks["max_stale"],
-            ),
-            leeway_s=values["leeway"],
-            max_lifetime_s=values["max_lifetime"],
-        )
-        return IssuerSettings(
-            name=values["name"],
-            kind=kind,
-            trust=trust,
-            trust_domain=values.get("trust_domain") or "",
-            namespaces=frozenset(values["namespaces"]),
-        )
-
-    def _listeners(self, listed: Located, issuers: dict[str, IssuerSettings]) -> tuple[ListenerSettings, ...]:
-        if not listed.value:
-            return (ListenerSettings(name="proxy", addresses=parse_listen(_LOOPBACK)),)
-        built: list[ListenerSettings] = []
-        for entry in listed.value:
-            try:
-                built.append(self._listener(entry, issuers))
-            except _Refused:
-                continue
-        names = [listener.name for listener in built]
-        if len(set(names)) < len(names):
-            self._add(self._at(listed), "value_invalid", "two listeners have the same name", "give each its own name")
-        return tuple(built)
-
-    def _listener(self, entry: Located, issuers: dict[str, IssuerSettings]) -> ListenerSettings:
-        part: dict[str, Located] = entry.value
-        values = entry.plain()
-        at = self._at(part["listen"], entry)
-        auth = values["auth"]
-        addresses = self._listen(values["listen"], values["unix_mode"], at)
-        unix = any(isinstance(address, UnixAddress) for address in addresses)
-        off_loopback = any(isinstance(address, TcpAddress) and not is_loopback(address.host) for address in addresses)
-        if auth == "none" and off_loopback and not values["unsafe_open"]:
-            self._add(at, "open_listener", "auth none serves everyone who reaches this address", "use auth: jwt, or listen on 127.0.0.1")
-        if auth == "jwt" and off_loopback and not values["unsafe_plaintext"]:
-            self._add(at, "plaintext_token", "tokens would cross the network in cleartext", "listen on 127.0.0.1, or set unsafe_plaintext")
-        if auth == "jwt":
-            self._check_issuers(part["issuers"], issuers, entry)
-        elif values["issuers"]:
-            self._add(self._at(part["issuers"], entry), "value_invalid", "issuers are for auth jwt", "set auth: jwt, or remove issuers")
-        if auth == "unix" and (not unix or not values["uids"]):
-            self._add(at, "value_invalid", "auth unix needs a unix: address and uids", "write listen: unix:/path and uids: [1000]")
-        if auth == "none" and unix:
-            self._add(at, "value_invalid", "a Unix socket needs auth unix", "set auth: unix with uids, or auth: jwt")
-        if _NOBODY in values["uids"]:
-            self._add(self._at(part["uids"], entry), "value_invalid", "uid 65534 stands for users without a number here", "name real users")
-        return ListenerSettings(
-            name=values["name"],
-            addresses=addresses,
-            auth=auth,
-            issuers=values["issuers"],
-            uids=frozenset(values["uids"]),
-            unsafe_open=auth == "none" and off_loopback,
-        )
-
-    def _listen(self, text: str, mode: str, at: Position) -> tuple[Address, ...]:
-        try:
-            if text.startswith("unix:"):
-                from robin.config.addresses import parse_unix_path  # noqa: PLC0415 - beside its only use
-
-                return (UnixAddress(path=parse_unix_path(text[5:]), mode=int(mode, 8)),)
-            return parse_listen(text)
-        except InvalidValue as error:
-            self._add(at, "value_invalid", error.what, error.fix)
-            raise _Refused from None
-
-    def _check_issuers(self, listed: Located, issuers: dict[str, IssuerSettings], entry: Located) -> None:
-        if not listed.value:
-            self._add(self._at(listed, entry), "issuer_unknown", "auth jwt has no issuers", "name at least one entry of gateway.issuers")
-        for item in listed.value:
-            if item.value not in issuers:
-                fix = f"use one of {', '.join(issuers)}" if issuers else "add it to gateway.issuers"
-                self._add(self._at(item), "issuer_unknown", "there is no issuer of this name", fix)
+    def _providers(self, part: dict[str, Located], identities: Mapping[str, IdentitySettings]) -> tuple[ProviderPlan, GrantsSettings]:
+        names = self._own_identities
+        if names is None:
+            names = {name: fixed_audience(settings) for name, settings in identities.items()}
+        plan, grants, found = load_providers(part, self._folder, self._section.at or self._start, names, self._callers)
+        self.found += found
+        return plan, grants
 
     # policy
 
-    def _rules(self, policy: Located) -> RuleSet:
+    def _rules(self, policy: Located, plan: ProviderPlan) -> RuleSet:
         rules: list[Rule] = []
-        places: dict[str, Located] = {}
+        places: dict[str, Position] = {}
         for entry in policy.value["rules"].value:
             rule = self._rule(entry)
             if rule is None:
                 continue
             if rule.name in places:
                 self._add(self._at(entry), "value_invalid", f"two rules have the name {rule.name}", "give each its own name")
-            places[rule.name] = entry
+            places[rule.name] = self._at(entry)
             rules.append(rule)
+        rules += [provider_rule(permit) for permit in plan.permits]
+        places |= {PROVIDER_RULE + provider.name: provider.at for provider in plan.attached}
         self._check_conflicts(rules, places)
-        for one, other, pattern in find_ties(rules):
+        for one, other, host in find_ties(rules):
             self._add(
-                self._at(places[other.name]),
+                places[other.name],
                 "rule_tie",
-                f"{one.name} and {other.name} match {pattern.text} with equal rank and differ in tls, private, upgrade or roots",
+                f"{one.name} and {other.name} match {host} with equal rank and differ in tls, private, upgrade or roots",
                 "make them equal, or narrow one of them",
             )
         return RuleSet(rules, report=policy.value["mode"].value == "report")
 
-    def _check_conflicts(self, rules: list[Rule], places: dict[str, Located]) -> None:
-        """Tcp and http(s) on overlapping host and port cannot be told apart before the first byte."""
-        for one in rules:
+    def _check_conflicts(self, rules: list[Rule], places: dict[str, Position]) -> None:
+        """Tcp and http(s) on one host and port cannot be told apart before the first byte, and a tunnel would get round a denial too."""
+        for one in [rule for rule in rules if rule.allow and "tcp" in rule.ports]:
             for other in rules:
-                if "tcp" not in one.ports or not (one.allow and other.allow):
+                if other.report:
                     continue
-                spoken = [port for scheme, ports in other.ports.items() if scheme != "tcp" for port in ports]
-                if one.ports["tcp"] & set(spoken) and any(_overlap(a, b) for a in one.hosts for b in other.hosts):
+                spoken = {port for scheme, ports in other.ports.items() if scheme != "tcp" for port in ports}
+                if not other.allow:
+                    spoken -= other.ports.get("tcp", frozenset())  # what it denies to tcp too, the tunnel does not get round
+                if one.ports["tcp"] & spoken and any(witness_host(a, b) for a in one.hosts for b in other.hosts):
                     self._add(
-                        self._at(places[one.name]),
+                        places[one.name],
                         "rule_conflict",
                         f"{one.name} has tcp and {other.name} http or https on one host and port",
                         "use other ports, or one scheme",
@@ -318,7 +251,7 @@ class _Builder:
     def _rule(self, entry: Located) -> Rule | None:
         part: dict[str, Located] = entry.value
         values = entry.plain()
-        before = len(self.found)
+        before = self._count_errors()
         if not values["hosts"]:
             self._add(self._at(part["hosts"], entry), "value_invalid", "a rule without hosts matches nothing", "add hosts")
         hosts = self._each(part["hosts"], _rule_host, "pattern_invalid", "write a name, *.S, **.S or p*q.S")
@@ -335,7 +268,7 @@ class _Builder:
             part["private"], _private_network, "private_cidr", "use networks inside 10/8, 172.16/12, 192.168/16, fc00::/7, 100.64/10"
         )
         allow = values["effect"] == "allow"
-        if len(self.found) > before or methods is None or ports is None:
+        if self._count_errors() > before or methods is None or ports is None:
             return None
         rule = Rule(
             name=values["name"],
@@ -402,19 +335,29 @@ class _Builder:
             return (CallerPattern(text="*"),)
         texts: list[str] = []
         for item in listed.value:
-            texts += self._callers.get(item.value, (item.value,))
-            if item.value not in self._callers and (_CALLER.fullmatch(item.value) is None or _wild_domain(item.value)):
+            texts += expand(item.value, self._callers)
+            if item.value not in self._callers and not is_caller(item.value):
                 self._add(
                     self._at(item, entry),
                     "value_invalid",
                     "this is no caller, pattern or short name",
                     "write an id, a name of callers, or *",
                 )
+            elif item.value not in self._callers and not can_call(item.value):
+                self._add_unknown(self._at(item, entry), item.value, self._callers)
         return tuple(CallerPattern(text=text) for text in dict.fromkeys(texts))
+
+    def _add_unknown(self, at: Position, text: str, names: Iterable[str]) -> None:
+        """Warn of a caller that no connection can have: what names it alone never matches, a denial neither."""
+        meant = nearest(text, (*CALLER_WORDS, *names))
+        fix = "add the name to `callers`, or write an id such as k8s:NAMESPACE/NAME" if meant is None else f"write {meant} (the nearest)"
+        self._add(at, "caller_unknown", f"no caller has the name {shown(text)}", fix, warning=True)
 
     # the rest
 
-    def _bridge(self, bridge: Located, rules: RuleSet, part: dict[str, Located]) -> BridgeSettings:
+    def _bridge(
+        self, bridge: Located, rules: RuleSet, plan: ProviderPlan, part: dict[str, Located], *, minted: str, proxies: bool
+    ) -> BridgeSettings:
         values = bridge.plain()
         slots, sign_with = values["slots"], values.get("sign_with") or ""
         at = self._at(bridge.value.get("sign_with", bridge), bridge)
@@ -427,17 +370,16 @@ class _Builder:
         for name, folder in bridge.value["slots"].value.items():
             self._check_slot(name, folder)
         needing = [
-            rule.name
+            f"the rule {rule.name} needs to see requests"
             for rule in rules.rules
             if "https" in rule.ports and (rule.inspects if rule.allow else bool(rule.paths or rule.methods.names))
         ]
-        if needing and not slots:
-            self._add(
-                self._at(part["policy"]),
-                "bridge_required",
-                f"the rule {needing[0]} needs to see requests",
-                "make a CA: robin ca init --out DIR, then slots: {a: DIR}",
-            )
+        binding = next((f"{one.label} writes a credential into requests" for one in plan.settings.bindings if one.scheme == "https"), None)
+        fix = "make a CA: robin ca init --out DIR, then slots: {a: DIR}"
+        if not slots and proxies and (text := binding or next(iter(needing), None)):
+            self._add(self._at(part["policy"] if binding is None else part["providers"]), "bridge_required", text, fix)
+        if minted and not slots:
+            self._add(self._at(part["listeners"]), "bridge_required", f"the listener {minted} has minted_names, which a CA signs", fix)
         return BridgeSettings(
             slots=dict(slots), sign_with=sign_with, leaf_ttl_s=values["leaf_ttl"], leaf_cache=values["leaf_cache"], ech=values["ech"]
         )
@@ -445,19 +387,13 @@ class _Builder:
     def _check_slot(self, name: str, folder: Located) -> None:
         path = os.path.join(folder.value, "tls.key")
         try:
-            mode = os.stat(path).st_mode
+            open_to_others = file_modes.others_may(path, file_modes.ANY)
         except OSError as error:
-            self._add(
-                self._at(folder),
-                "ca_invalid",
-                f"the slot {name} has no readable tls.key: {error.strerror}",
-                "robin ca init --out DIR makes one",
-            )
+            fix = "robin ca init --out DIR makes one"
+            self._add(self._at(folder), "ca_invalid", f"the slot {name} has no readable tls.key: {error.strerror}", fix)
             return
-        if stat.S_IMODE(mode) & 0o007:
-            self._add(
-                self._at(folder), "key_mode", "others can read or write the private key tls.key", "chmod 0600 it (0440 and 0640 are fine)"
-            )
+        if open_to_others:
+            self._add(self._at(folder), "key_mode", "others can read or write the private key tls.key", file_modes.KEY_MODE_FIX)
 
     def _addresses(self, addresses: Located, listeners: tuple[ListenerSettings, ...], admin: tuple[Address, ...]) -> AddressSettings:
         part: dict[str, Located] = addresses.value
@@ -493,11 +429,24 @@ class _Builder:
 
     def _audit(self, audit: Located) -> AuditSettings:
         values = audit.plain()
+        file = values.get("file")
+        if file is not None and not os.path.isdir(os.path.dirname(file) or "."):
+            self._add(
+                self._at(audit.value["file"]), "value_invalid", "there is no folder for the audit file", "make it, or name another file"
+            )
+        if (key_file := values.get("checkpoint_key_file")) is not None:
+            at = self._at(audit.value["checkpoint_key_file"])
+            try:
+                if file_modes.others_may(key_file, file_modes.ANY):
+                    self._add(at, "key_mode", "others can read or write the key that signs checkpoints", file_modes.KEY_MODE_FIX)
+            except OSError as error:  # it would end the start
+                text = f"the key that signs checkpoints cannot be read: {error.strerror}"
+                self._add(at, "value_invalid", text, "name its file")
         return AuditSettings(
-            file=values.get("file"),
+            file=file,
             deny=values["on_failure"] == "deny",
             checkpoint_every=values["checkpoint_every"],
-            checkpoint_key_file=values.get("checkpoint_key_file"),
+            checkpoint_key_file=key_file,
         )
 
     def _warnings(self, listeners: tuple[ListenerSettings, ...], rules: RuleSet) -> tuple[tuple[str, dict[str, str]], ...]:
@@ -514,16 +463,9 @@ def _text_of(error: Exception) -> str:
 
 
 def _rule_host(text: str) -> HostPattern:
+    if _WITH_PORT.fullmatch(text):
+        raise PatternError("pattern_invalid", "a host has no port; the `ports` of the rule are its ports")
     return parse_host_pattern(text, rule=True)
-
-
-def _wild_domain(text: str) -> bool:
-    return text.startswith("spiffe://") and "*" in text[9:].partition("/")[0]
-
-
-def _overlap(one: HostPattern, other: HostPattern) -> bool:
-    """Whether a name may match both; a name that matches one literal stands for it."""
-    return one == other or one.matches(other.text.replace("*", "x")) or other.matches(one.text.replace("*", "x"))
 
 
 def _private_network(text: str) -> str:

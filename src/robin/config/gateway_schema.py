@@ -1,20 +1,41 @@
-"""The keys of the section `gateway` of robin.yaml, with their defaults. Keys that are reserved and have no meaning yet are refused."""
+"""The keys of the section `gateway` of robin.yaml, with their defaults."""
 
+import re
+from collections.abc import Callable
 from typing import Final
 
-from robin.config.addresses import parse_admin
-from robin.config.parse import BOOLEAN, TEXT, Form, Kind, choice, duration, integer
+from robin.config.addresses import HOST_PORT, UPSTREAM, parse_admin
+from robin.config.gateway_routes import route_schema
+from robin.config.identities import IDENTITIES
+from robin.config.parse import BOOLEAN, TEXT, Form, InvalidValue, Kind, choice, duration, integer, shown
+from robin.config.provider_schema import FIELDS
 from robin.config.schema import Entries, Field, Mapping, Scalar, Schema, Sequence
 
-_NAME: Final = Kind(
-    name="name", parse=str, bounds="a-z, 0-9 and -, at most 63", form=Form(pattern="^[a-z0-9-]{1,63}$", hint="use a-z, 0-9 and -")
+
+def _matching(pattern: str, what: str, fix: str) -> Callable[[str], str]:
+    """A parser of texts that match `pattern`."""
+
+    def parse(text: str) -> str:
+        if re.search(pattern, text) is None:
+            raise InvalidValue(f"{shown(text)} is no {what}", fix)
+        return text
+
+    return parse
+
+
+def _pattern_kind(name: str, what: str, *, pattern: str, bounds: str, fix: str) -> Kind:
+    return Kind(name=name, parse=_matching(pattern, what, fix), bounds=bounds, form=Form(pattern=pattern, hint=fix))
+
+
+_NAME: Final = _pattern_kind(
+    "name", "name", pattern="^[a-z0-9-]{1,63}$", bounds="a-z, 0-9 and -, at most 63", fix="use a-z, 0-9 and -, at most 63 of them"
 )
-_MODE: Final = Kind(name="mode", parse=str, bounds="octal", form=Form(pattern="^0?[0-7]{3}$", hint='write it in quotes, such as "0660"'))
-_ADMIN: Final = Kind(name="address", parse=parse_admin, bounds="IP:port or none")
+_MODE: Final = _pattern_kind("mode", "file mode", pattern="^0?[0-7]{3}$", bounds="octal", fix='write it in quotes, such as "0660"')
+_ADMIN: Final = Kind(name="address", parse=parse_admin, bounds="IP:port or off")
+_OFF: Final = 'write `"off"` with quotes'  # without them it is a boolean
 _PORT: Final = integer("1", "65535")
 _UID: Final = integer("0", "4294967294")
 _LIST: Final = Sequence(item=Scalar(kind=TEXT))
-_UNBUILT: Final = Scalar(kind=TEXT)
 
 
 def _key(name: str, kind: Kind, default: str | None = None, text: str = "") -> Field:
@@ -29,22 +50,31 @@ def _group(name: str, *fields: Field, text: str = "") -> Field:
     return Field(name=name, schema=Mapping(fields=fields), help=text)
 
 
-def _not_built(*names: str) -> tuple[Field, ...]:
-    return tuple(Field(name=name, schema=_UNBUILT, not_built=True) for name in names)
-
-
 _LISTENER: Final = Mapping(
     fields=(
         Field(name="name", schema=Scalar(kind=_NAME), help="unique", required=True),
-        _key("kind", choice("proxy"), "proxy", "a forward proxy"),
-        _key("listen", TEXT, "127.0.0.1:8081", "IP:port, [IPv6]:port or unix:/path"),
-        _key("auth", choice("none", "jwt", "unix"), "none", "how callers are known"),
+        _key("kind", choice("proxy", "reverse"), "proxy", "a forward proxy, or a server that has the routes"),
+        _key("listen", TEXT, "127.0.0.1:8081", "IP:port, [IPv6]:port or unix:/path; of a reverse one 127.0.0.1:8080 is the default"),
+        _key("auth", choice("none", "jwt", "mtls", "unix"), "none", "how callers are known"),
         _list("issuers", "names of issuers whose tokens are accepted, for auth jwt"),
         _list("uids", "users that may use the Unix socket, for auth unix", Scalar(kind=_UID)),
         _key("unix_mode", _MODE, "0660", "mode of the Unix socket"),
         _key("unsafe_open", BOOLEAN, "false", "auth none off loopback: everyone is the caller `open`"),
-        _key("unsafe_plaintext", BOOLEAN, "false", "auth jwt without TLS off loopback"),
-        *_not_built("mtls", "tls"),
+        _key("unsafe_plaintext", BOOLEAN, "false", "auth jwt off loopback without tls"),
+        _group(
+            "tls",
+            _key("cert_file", TEXT, None, "certificate with its chain (PEM); with key_file"),
+            _key("key_file", TEXT, None, "its key (PEM)"),
+            _list("minted_names", "or: names and addresses of a leaf that the CA of the bridge signs"),
+            text="TLS of the listener",
+        ),
+        _group(
+            "mtls",
+            _key("ca_file", TEXT, None, "roots of the certificates of clients (PEM)"),
+            _list("trust_domains", "of their SPIFFE IDs"),
+            _key("accept_cn", BOOLEAN, "false", "without a SPIFFE ID the caller is cn:NAME"),
+            text="for auth mtls",
+        ),
     )
 )
 _JWKS: Final = Mapping(
@@ -121,7 +151,11 @@ SCHEMA: Final = Mapping(
         _group(
             "addresses",
             _list("resolver", "name servers, IP:port; empty: those of resolv.conf"),
-            Field(name="hosts", schema=Entries(value=_LIST, name="^[^*/ ]{1,253}$"), help="fixed addresses of names, judged like answers"),
+            Field(
+                name="hosts",
+                schema=Entries(value=_LIST, name="^[^*/ ]{1,253}$"),
+                help="lists of fixed addresses by name, such as {db.example: [10.0.0.5]}; judged like those of DNS",
+            ),
             _list("deny", "networks refused whatever a rule says"),
             _list("nat64_prefixes", "prefixes that embed public IPv4 addresses"),
             _list("self_names", "names of this gateway's Services"),
@@ -133,8 +167,11 @@ SCHEMA: Final = Mapping(
             _key("connections", integer("1", "1000000"), "4096"),
             _key("tunnels", integer("0", "1000000"), "2048", "0: no limit"),
             _key("tunnels_per_caller", integer("0", "1000000"), "128", "0: no limit"),
-            _key("mints_per_second", integer("1", "100000"), "200", "leaf certificates"),
-            *_not_built("connections_per_caller", "inflight_per_caller", "rps_per_caller", "body_bytes"),
+            _key("connections_per_caller", integer("0", "1000000"), "256", "0: no limit"),
+            _key("inflight_per_caller", integer("0", "1000000"), "256", "requests at the same time, without CONNECT; 0: no limit"),
+            _key("rps_per_caller", integer("0", "1000000"), "0", "requests and CONNECTs in a second; 0: no limit"),
+            _key("mints_per_second", integer("1", "100000"), "200", "leaf certificates; one caller has at most half of them"),
+            _key("body_bytes", integer("0", "100000000000"), "0", "of one request; 0: no limit"),
         ),
         _group(
             "timeouts",
@@ -151,7 +188,13 @@ SCHEMA: Final = Mapping(
             _key("upstream_idle", duration("1s"), "15s"),
         ),
         _group("drain", _key("min", duration("0s"), "5s"), _key("max", duration("0s"), "5m")),
-        _group("admin", _key("listen", _ADMIN, "127.0.0.1:9464"), *_not_built("probes")),
+        _group(
+            "admin",
+            _key("listen", _ADMIN, "127.0.0.1:9464", f"probes and metrics for this host; {_OFF}"),
+            _key(
+                "probes", _ADMIN, "off", f"/livez, /readyz, /startupz, /metrics, /ca.crt and /bundle.crt for others than this host; {_OFF}"
+            ),
+        ),
         _group(
             "audit",
             _key("file", TEXT, None, "left out: standard output"),
@@ -159,6 +202,16 @@ SCHEMA: Final = Mapping(
             _key("checkpoint_every", integer("1", "1000000"), "1000"),
             _key("checkpoint_key_file", TEXT, None, "Ed25519 key (PEM) that signs checkpoints"),
         ),
-        *_not_built("parent", "profiles", "providers", "grants", "routes", "canary", "identities"),
+        Field(name="identities", schema=IDENTITIES, help="where proof of this workload comes from, by name; for issuers of tokens"),
+        *FIELDS,
+        _list("routes", "of reverse listeners", route_schema(_NAME)),
+        _key("canary", HOST_PORT, None, "host:port that callers must not reach; dialled every 30 s for `robin wait egress`"),
+        _group(
+            "parent",
+            _key("url", UPSTREAM, None, "the gateway; http only on loopback"),
+            _key("ca_file", TEXT, None, "CA of its certificate (PEM) in place of the system's roots"),
+            _key("token_file", TEXT, None, "the token that it knows this pod by; read for each request"),
+            text="makes this a relay: everything goes to that gateway",
+        ),
     )
 )

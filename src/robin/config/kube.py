@@ -4,7 +4,6 @@ What the specification names and this version does not do yet is a key too, and 
 is in force.
 """
 
-import datetime
 import os
 import re
 from collections.abc import Mapping as Dict
@@ -12,95 +11,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robin.config import file_modes
 from robin.config.addresses import ADMIN, LISTEN, UPSTREAM
 from robin.config.diagnostic import Diagnostic, Position
-from robin.config.parse import BOOLEAN, PATH, TEXT, Form, InvalidValue, Kind, choice, duration, integer, size
-from robin.config.schema import Entries, Field, Mapping, Scalar, Sequence
+from robin.config.kube_policy import NAMED, POLICY, KubeRefused, build_policy_document, load_policy, many, read_settings, single
+from robin.config.parse import BOOLEAN, PATH, TEXT, InvalidValue, Kind, choice, duration, integer, size
+from robin.config.schema import Field, Mapping, Scalar, Sequence
 from robin.model.address import Address, TcpAddress, is_loopback
 from robin.model.message import canonical_name
 from robin.model.origin import UpstreamUrl
+from robin.planes.kube.state import open_keys
+from robin.policy.kube.judge import KubePolicySettings
 from robin.policy.kube.permit import is_never_forwarded
-from robin.policy.kube.rules import Agent, Operation, PolicyDocument, Rule, Runbook
+from robin.policy.kube.rules import PolicyDocument
 from robin.policy.kube.tiers import Classification, TierSettings
 
 if TYPE_CHECKING:
     from robin.config.yaml_reader import Located
 
-AGENT_NAME = "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$"
 POD_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-_EMPTY_OR_TEXT = Kind(name="text", parse=lambda text: text, form=Form(pattern="", may_be_empty=True))
 _TIER = integer("0", "4")
 
 
-def _parse_named(text: str) -> str:
-    if re.fullmatch(_NAME, text.replace("{agent}", "a")) is None:
-        raise InvalidValue("this is not a name of the Kubernetes API", "write lower-case letters, digits, - and ., perhaps with {agent}")
+def _parse_label(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text) is None:
+        raise InvalidValue("this is not a namespace", "write lower-case letters, digits and -")
     return text
 
 
-def _parse_time(text: str) -> float:
-    try:
-        parsed = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None:
-        raise InvalidValue("this is not a time with a zone", 'write it as "2027-01-31T00:00:00Z", in quotes')
-    return parsed.timestamp()
-
-
-_NAMED = Kind(name="name", parse=_parse_named)
-_TIME = Kind(name="time", parse=_parse_time, bounds="RFC 3339")
-_ACTION = choice("allow", "deny", "escalate")
-
-
-def _key(name: str, kind: Kind, default: str | None = None, help_: str = "", *, required: bool = False) -> Field:
-    return Field(name=name, schema=Scalar(kind=kind, default=default), help=help_, required=required)
-
-
-def _list(name: str, kind: Kind, help_: str = "") -> Field:
-    return Field(name=name, schema=Sequence(item=Scalar(kind=kind), longest=1000), help=help_)
-
-
-_RULE = Mapping(
-    fields=(
-        _key("name", TEXT, help_="unique per agent", required=True),
-        _list("namespaces", TEXT, "globs; `*` does not cover the cluster scope"),
-        _list("except_namespaces", TEXT),
-        _key("cluster_scope", BOOLEAN, "false"),
-        _list("nonresource", TEXT, "globs of paths"),
-        _list("verbs", TEXT),
-        _list("groups", _EMPTY_OR_TEXT, 'the core group is ""'),
-        _list("resources", TEXT, "pods, pods/*, pods/log or *"),
-        _list("names", TEXT),
-        Field(name="tiers", schema=Entries(value=Scalar(kind=_ACTION), name="^[0-4]$"), required=True, help="tier: allow or deny"),
-        _list("runbooks", TEXT),
-        _key("max_session", duration("1s", "24h")),
-        _key("expires", _TIME),
-    )
-)
-_OPERATION = Mapping(fields=(_list("verbs", TEXT), _list("groups", _EMPTY_OR_TEXT), _list("resources", TEXT), _list("only_paths", TEXT)))
-_AGENT = Mapping(
-    fields=(
-        _list("identities", TEXT, "spiffe://..., cn:NAME, token"),
-        _key("service_account", _NAMED, help_="overrides credentials.jit.service_account"),
-        Field(name="rules", schema=Sequence(item=_RULE, longest=1000)),
-    )
-)
-POLICY = Mapping(
-    fields=(
-        _key("version", integer("1", "1"), required=True),
-        _key("default", choice("deny"), "deny", "the only value"),
-        Field(name="agents", schema=Entries(value=_AGENT, name=AGENT_NAME), required=True),
-        Field(
-            name="runbooks",
-            schema=Entries(
-                value=Mapping(fields=(_key("max_tier", integer("1", "3"), "2"), Field(name="operations", schema=Sequence(item=_OPERATION))))
-            ),
-        ),
-    )
-)
+_LABEL = Kind(name="namespace", parse=_parse_label)
+_SPAN = duration("1s", "24h")
+_SESSION = Kind(name="session", parse=lambda text: None if text == "token" else _SPAN.parse(text), bounds="token, or 1s to 24h")
 
 
 def _part(name: str, *fields: Field) -> Field:
@@ -109,38 +51,38 @@ def _part(name: str, *fields: Field) -> Field:
 
 SCHEMA = Mapping(
     fields=(
-        _key("listen", Kind(name="address", parse=LISTEN.parse, bounds=LISTEN.bounds), "127.0.0.1:6444", "TLS always"),
-        _part("tls", _key("cert_file", PATH), _key("key_file", PATH)),
-        _key("state_dir", PATH, help_="left out: $XDG_STATE_HOME/robin/kube"),
+        single("listen", Kind(name="address", parse=LISTEN.parse, bounds=LISTEN.bounds), "127.0.0.1:6444", "TLS always"),
+        _part("tls", single("cert_file", PATH), single("key_file", PATH)),
+        single("state_dir", PATH, help_="left out: $XDG_STATE_HOME/robin/kube"),
         _part(
             "cluster",
-            _key("url", UPSTREAM, "https://kubernetes.default.svc"),
-            _key("ca_file", PATH, help_="left out: the pod's ca.crt inside a pod, else the system's roots"),
-            _key("connect_timeout", duration("100ms", "60s"), "5s"),
-            _key("response_timeout", duration("1s", "10m"), "65s"),
-            _part("bootstrap", _key("token_file", PATH), _key("cert_file", PATH), _key("key_file", PATH)),
+            single("url", UPSTREAM, "https://kubernetes.default.svc"),
+            single("ca_file", PATH, help_="left out: the pod's ca.crt inside a pod, else the system's roots"),
+            single("connect_timeout", duration("100ms", "60s"), "5s"),
+            single("response_timeout", duration("1s", "10m"), "65s"),
+            _part("bootstrap", single("token_file", PATH), single("cert_file", PATH), single("key_file", PATH)),
         ),
         _part(
             "credentials",
-            _key("mode", choice("jit", "static"), "jit"),
+            single("mode", choice("jit", "static"), "jit"),
             _part(
                 "jit",
-                _key("service_account", _NAMED, "robin-agent"),
-                _key("namespace", _NAMED, "robin-system"),
-                _key("ttl", duration("60s", "24h"), "300s", "soft TTL, up to max_ttl"),
-                _key("max_ttl", duration("600s", "24h"), "3600s"),
-                _list("audiences", TEXT),
-                _key("mint", choice("per_request", "reuse"), "per_request"),
-                _key("bind_secret", _NAMED),
-                _key("timeout", duration("100ms", "60s"), "5s", "the whole mint, with a retry"),
+                single("service_account", NAMED, "robin-agent"),
+                single("namespace", _LABEL, "robin-system"),
+                single("ttl", duration("60s", "24h"), "300s", "soft TTL, up to max_ttl"),
+                single("max_ttl", duration("600s", "24h"), "3600s"),
+                many("audiences", TEXT),
+                single("mint", choice("per_request", "reuse"), "per_request"),
+                single("bind_secret", NAMED),
+                single("timeout", duration("100ms", "60s"), "5s", "the whole mint, with a retry"),
             ),
         ),
         _part(
             "authn",
-            _part("mtls", _key("client_ca_file", PATH), _list("spiffe_trust_domains", TEXT), _key("cn", BOOLEAN, "false")),
-            _part("bearer", _key("tokens_file", PATH)),
+            _part("mtls", single("client_ca_file", PATH), many("spiffe_trust_domains", TEXT), single("cn", BOOLEAN, "false")),
+            _part("bearer", single("tokens_file", PATH)),
         ),
-        _key("policy_file", PATH),
+        single("policy_file", PATH),
         Field(name="policy", schema=Mapping(fields=POLICY.fields, nullable=True)),
         _part(
             "tiers",
@@ -149,38 +91,52 @@ SCHEMA = Mapping(
                 schema=Sequence(
                     item=Mapping(
                         fields=(
-                            _key("group", TEXT, required=True),
+                            single("group", TEXT, required=True),
                             Field(name="resources", schema=Sequence(item=Scalar(kind=TEXT)), required=True),
-                            _key("read", _TIER, required=True),
-                            _key("write", _TIER, required=True),
-                            _key("delete", _TIER, required=True),
+                            single("read", _TIER, required=True),
+                            single("write", _TIER, required=True),
+                            single("delete", _TIER, required=True),
                         )
                     )
                 ),
             ),
-            _key("unknown_read", _TIER, "2"),
-            _key("inspect_bodies", choice("strict", "host", "off"), "strict"),
-            _key("dry_run", choice("lower", "keep"), "lower"),
-            _key("protect_namespace", BOOLEAN, "true"),
+            single("unknown_read", _TIER, "2"),
+            single("inspect_bodies", choice("strict", "host", "off"), "strict"),
+            single("dry_run", choice("lower", "keep"), "lower"),
+            single("protect_namespace", BOOLEAN, "true"),
         ),
-        _part("streams", _key("idle_timeout", duration("1s", "24h"), "4h")),
+        _part(
+            "streams",
+            single("max_session", _SESSION, "token", "token, or a duration in its place"),
+            single("max_per_agent", integer("1", "10000"), "64"),
+            single("idle_timeout", duration("1s", "24h"), "4h"),
+        ),
         _part(
             "limits",
-            _key("max_body", size("1KiB", "64MiB"), "3145728"),
-            _key("max_target", size("1KiB", "64KiB"), "8192"),
-            _key("max_header_bytes", size("1KiB", "1MiB"), "65536"),
+            single("max_body", size("1KiB", "64MiB"), "3145728"),
+            single("max_target", size("1KiB", "16KiB"), "8192"),
+            single("max_header_bytes", size("1KiB", "1MiB"), "65536"),
         ),
-        _list("forward_headers", TEXT),
+        many("forward_headers", TEXT),
         _part(
             "audit",
-            _key("file", PATH, help_="left out: audit.jsonl in state_dir"),
-            _key("checkpoint_every", integer("1", "1000000"), "1000"),
-            _key("checkpoint_key_file", PATH),
-            _key("fsync", choice("writes", "always"), "writes"),
+            single("file", PATH, help_="left out: audit.jsonl in state_dir"),
+            single("checkpoint_every", integer("1", "1000000"), "1000"),
+            single("checkpoint_key_file", PATH),
+            single("fsync", choice("writes", "always"), "writes"),
         ),
-        _part("admin", _key("listen", Kind(name="address", parse=ADMIN.parse, bounds=ADMIN.bounds), "127.0.0.1:9464")),
+        _part("admin", single("listen", Kind(name="address", parse=ADMIN.parse, bounds=ADMIN.bounds), "127.0.0.1:9464")),
     )
 )
+
+_REFUSED_MODES = {
+    "tls.key_file": file_modes.ANY,
+    "cluster.bootstrap.key_file": file_modes.ANY,
+    "audit.checkpoint_key_file": file_modes.ANY,
+    "cluster.bootstrap.token_file": file_modes.WRITE,
+    "authn.bearer.tokens_file": file_modes.WRITE,
+}
+"""Which rights of others a file must not give."""
 
 NOT_BUILT = (
     ("credentials.mode", "static"),
@@ -228,6 +184,8 @@ class KubeSettings:
     lower_dry_run: bool
     protected: str
     idle_s: float
+    max_session_s: float | None
+    max_per_agent: int
     max_body: int
     max_target: int
     max_header_bytes: int
@@ -240,13 +198,16 @@ class KubeSettings:
     unsafe_broad_minter: bool = False
     unsafe_self_minting: bool = False
 
-
-class KubeRefused(Exception):
-    """The settings are not in order: each of `errors` is one line, which names the key and the fix."""
-
-    def __init__(self, errors: tuple[str, ...]) -> None:
-        super().__init__(errors)
-        self.errors = errors
+    @property
+    def judging(self) -> KubePolicySettings:
+        """What the judgement needs of them."""
+        return KubePolicySettings(
+            tiers=self.tiers,
+            inspect_bodies=self.inspect_bodies,
+            lower_dry_run=self.lower_dry_run,
+            protected=self.protected,
+            max_target=self.max_target,
+        )
 
 
 FLAGS = {
@@ -272,8 +233,8 @@ def load_kube(config: str | None, flags: Dict[str, str], environ: Dict[str, str]
         try:
             values[key] = _kind_of(key).parse(text)
         except InvalidValue as error:
-            errors.append(f"robin: --{flag.replace('_', '-')}: {error.what}; {error.fix}")
-        places[key] = f"--{flag.replace('_', '-')}"
+            errors.append(f"robin: --{flag.replace('_', '-')}: value_invalid: {error.what}. Fix: {error.fix}.")
+        places[key] = f"robin: --{flag.replace('_', '-')}"
     if errors:
         raise KubeRefused(tuple(errors))
     return _Builder(values, places, environ, unsafe).build()
@@ -284,10 +245,7 @@ def _read_section(config: str | None) -> "tuple[Located | None, list[str]]":
 
     if config is None:
         return default_of(SCHEMA), []
-    try:
-        content = Path(config).read_bytes()
-    except OSError as error:
-        raise KubeRefused((f"robin: {config}: {error.strerror}; name a robin.yaml that can be read",)) from None
+    content = read_settings(config, place="robin: --config")
     from robin.config.robin_yaml import document  # noqa: PLC0415 - it imports this module
 
     root, diagnostics = read_yaml(content, config, document())
@@ -317,13 +275,13 @@ def _flatten(prefix: str, located: "Located") -> dict[str, Any]:
         if path != "policy" and isinstance(inner.value, dict):
             flat |= _flatten(f"{path}.", inner)
         else:
-            flat[path] = inner.plain()
+            flat[path] = inner if path == "policy" and inner.value is not None else inner.plain()
     return flat
 
 
 def _places(prefix: str, located: "Located") -> dict[str, str]:
-    """Where each key stands, as messages name it; a default has no place."""
-    places: dict[str, str] = {}
+    """Where each key stands, as messages name it; a default has no place. The section itself has the key ""."""
+    places: dict[str, str] = {} if prefix or located.at is None else {"": str(located.at)}
     for name, inner in located.value.items():
         path = f"{prefix}{name}"
         if inner.at is not None:
@@ -346,6 +304,7 @@ class _Builder:
     def build(self) -> KubeSettings:
         """The settings. Raises KubeRefused."""
         self._check()
+        self._check_modes()
         policy = self._policy()
         if self._errors:
             raise KubeRefused(tuple(self._errors))
@@ -386,6 +345,8 @@ class _Builder:
             lower_dry_run=self._values["tiers.dry_run"] == "lower",
             protected=self._values["credentials.jit.namespace"] if self._values["tiers.protect_namespace"] else "",
             idle_s=self._values["streams.idle_timeout"],
+            max_session_s=get("streams.max_session"),
+            max_per_agent=self._values["streams.max_per_agent"],
             max_body=self._values["limits.max_body"],
             max_target=self._values["limits.max_target"],
             max_header_bytes=self._values["limits.max_header_bytes"],
@@ -400,7 +361,8 @@ class _Builder:
         )
 
     def _refuse(self, key: str, code: str, text: str, fix: str) -> None:
-        place = self._places.get(key, f"robin: {key}")
+        section = self._places.get("")
+        place = self._places.get(key, f"{section}: error: {key}" if section else f"robin: {key}")
         self._errors.append(f"{place}: {code}: {text}. Fix: {fix}.")
 
     def _check(self) -> None:
@@ -424,6 +386,19 @@ class _Builder:
             if is_never_forwarded(canonical_name(name.encode("ascii", "replace"))):
                 self._refuse("forward_headers", "value_invalid", f"{name[:64]!a} is never forwarded", "remove it")
 
+    def _check_modes(self) -> None:
+        """A private key that everyone can read, or a token that everyone can write, protects nothing. A file that is absent is no error."""
+        for key, refused in _REFUSED_MODES.items():
+            try:
+                open_to_others = file_modes.others_may(self._values.get(key) or "", refused)
+            except OSError:
+                continue
+            if open_to_others:
+                what = "can be read or written by everyone" if refused == file_modes.ANY else "can be written by everyone"
+                self._refuse(key, "value_invalid", f"the file {what}", "take the rights of others away: chmod o-rwx")
+        for path in open_keys(state_dir(self._values.get("state_dir") or "", self._environ)):
+            self._refuse("state_dir", "key_mode", f"everyone can read or write the private key {path.name}", "chmod 0600 it")
+
     def _policy(self) -> PolicyDocument:
         inline, path = self._values.get("policy"), self._values.get("policy_file")
         if (inline is None) == (not path):
@@ -431,11 +406,10 @@ class _Builder:
             self._refuse(key, "key_missing", "exactly one of policy_file and policy is needed", "name a policy with --policy FILE")
             return PolicyDocument()
         try:
-            return (
-                load_policy(path)
-                if path
-                else build_policy_document(inline or {}, lambda _path: self._places.get("policy", "robin: policy"))
-            )
+            if path:
+                return load_policy(path, place=self._places.get("policy_file", "robin: policy_file"))
+            assert inline is not None
+            return build_policy_document(inline)
         except KubeRefused as refused:
             self._errors += refused.errors
             return PolicyDocument()
@@ -447,74 +421,3 @@ def state_dir(text: str, environ: Dict[str, str]) -> Path:
         return Path(text)
     base = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or "/", ".local", "state")
     return Path(base) / "robin" / "kube"
-
-
-def load_policy(path: str) -> PolicyDocument:
-    """The policy of a file. Raises KubeRefused."""
-    from robin.config.yaml_reader import read_yaml  # noqa: PLC0415 - PyYAML is loaded only by what reads a file
-
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise KubeRefused((f"robin: policy_file: {path}: {error.strerror}; name a policy that can be read",)) from None
-    root, diagnostics = read_yaml(content, path, POLICY)
-    errors = tuple(str(one) for one in diagnostics if one.severity == "error")
-    if root is None or errors:
-        raise KubeRefused(errors)
-    return build_policy_document(root.plain(), lambda _name: path)
-
-
-def build_policy_document(plain: Dict[str, Any], place: Any) -> PolicyDocument:
-    """The policy as values, after what a schema cannot say was checked. Raises KubeRefused."""
-    errors: list[str] = []
-    runbooks = {
-        name: Runbook(
-            operations=tuple(Operation(**{key: tuple(items) for key, items in one.items()}) for one in book["operations"]),
-            max_tier=book["max_tier"],
-        )
-        for name, book in plain.get("runbooks", {}).items()
-    }
-    agents: dict[str, Agent] = {}
-    owners: dict[str, str] = {}
-    for name, given in plain["agents"].items():
-        rules: list[Rule] = []
-        for one in given["rules"]:
-            what = f"{place(name)}: agents.{name}.rules.{one['name']}"
-            rule = _build_rule(one)
-            if not (rule.namespaces or rule.cluster_scope or rule.nonresource):
-                errors.append(f"{what}: value_invalid: the rule applies nowhere. Fix: give namespaces, cluster_scope or nonresource.")
-            if "escalate" in rule.tiers.values():
-                errors.append(f"{what}: not_supported: `escalate` is not built yet. Fix: write allow or deny.")
-            if any(known.name == rule.name for known in rules):
-                errors.append(f"{what}: value_invalid: two rules have this name. Fix: rename one of them.")
-            errors += [
-                f"{what}: value_invalid: there is no runbook {book!a}. Fix: declare it." for book in rule.runbooks if book not in runbooks
-            ]
-            rules.append(rule)
-        for identity in given["identities"]:
-            if identity != "token" and identity in owners:
-                errors.append(
-                    f"{place(name)}: agents.{name}.identities: {identity!a} belongs to {owners[identity]}. Fix: keep one of them."
-                )
-            if identity.startswith("jwt:"):
-                errors.append(
-                    f"{place(name)}: agents.{name}.identities: not_supported: `jwt:` is not built yet. Fix: use a SPIFFE ID or token."
-                )
-            owners[identity] = name
-        account = given.get("service_account") or ""
-        agents[name] = Agent(name=name, identities=tuple(given["identities"]), service_account=account, rules=tuple(rules))
-    if errors:
-        raise KubeRefused(tuple(errors))
-    return PolicyDocument(agents=agents, runbooks=runbooks)
-
-
-def _build_rule(one: Dict[str, Any]) -> Rule:
-    lists = {key: tuple(one[key]) for key in "namespaces except_namespaces nonresource verbs groups resources names runbooks".split()}
-    return Rule(
-        name=one["name"],
-        cluster_scope=one["cluster_scope"],
-        tiers={int(tier): action for tier, action in one["tiers"].items()},
-        max_session_s=one.get("max_session"),
-        expires_at=one.get("expires"),
-        **lists,
-    )

@@ -76,7 +76,7 @@ def _parse_all(keys: Iterable[str], flags: Mapping[str, str], environ: Mapping[s
         outcome = _parse(source, file)
         if not isinstance(outcome, SettingError):
             values[key] = outcome
-        elif not (outcome.unset and file.diagnostics):
+        elif not (outcome.unset and (file.diagnostics or file.unreadable)):
             problems.append(outcome)
     parsed = ParsedSettings(values=values, sources=sources, section=file.section)
     if not file.diagnostics:  # what a broken file would have set is unknown, so that a rule could report a false conflict
@@ -97,17 +97,22 @@ def _load_file(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Fi
     source = _choose(CONFIG, flags, environ, FileText(lines=(), errors=()))
     if source.text is None:
         return FileText(lines=(), errors=()), []
+    fix = "name a readable file with --config" if source.layer is Layer.FLAG else "name a readable file, or unset ROBIN_CONFIG"
     try:
-        content = load_content(source.text)
+        content = load_content(source.text, fix=fix)
         if is_yaml(source.text, content):
             file = sidecar_lines(content, source.text)
         else:
             check_name(source.text)
             file = parse_settings_file(content)
     except InvalidValue as error:
-        file = FileText(lines=(), errors=(error,))
+        file = FileText(lines=(), errors=(InvalidValue(f"{_shown_name(source.text)}: {error.what}", error.fix),), unreadable=True)
     errors = [SettingError(key=CONFIG, layer=source.layer, what=error.what, fix=error.fix) for error in file.errors]
     return file, [*file.diagnostics, *errors]
+
+
+def _shown_name(path: str) -> str:
+    return path if path.isprintable() else ascii(path)
 
 
 def _choose(key: str, flags: Mapping[str, str], environ: Mapping[str, str], file: FileText) -> ResolvedValue:

@@ -40,7 +40,7 @@ def _notes(source: ResolvedValue, settings: SidecarSettings) -> Iterator[str]:
 
 def _of_default(key: str, settings: SidecarSettings) -> Iterator[str]:
     if key == "ROBIN_LISTEN_ADDR":
-        yield "replaced by ROBIN_LISTEN_UDS" if settings.listeners.peer_credentials else "and [::1]:4000 where there is IPv6"
+        yield "replaced by ROBIN_LISTEN_UDS" if settings.listeners.on_unix_socket else "and [::1]:4000 where there is IPv6"
     if key == "ROBIN_ADMIN_ADDR":
         yield "every interface; on a host use 127.0.0.1:4001"
     if key == "ROBIN_ALLOWED_HOSTS" and settings.guards.allowed_hosts is None:

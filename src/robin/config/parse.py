@@ -52,6 +52,7 @@ class Form:
 
     `pattern` is for strings, and written as both Python and ECMA 262 read it; `hint` is the fix when a string does not match it.
     `may_be_empty`: an empty text is a value. `listed`: in YAML a sequence of such scalars, in a line of text they stand between commas.
+    `zero`: how 0 is written, where the pattern needs more than the digit.
     """
 
     types: tuple[YamlType, ...] = ("string",)
@@ -62,6 +63,11 @@ class Form:
     highest: int | None = None
     listed: bool = False
     may_be_empty: bool = False
+    zero: str = ""
+
+    def fix(self, text: str) -> str:
+        """The fix of a string that does not match the pattern."""
+        return f"write {self.zero}" if text == "0" and self.zero else self.hint
 
 
 _TEXT = Form()
@@ -198,12 +204,12 @@ def duration(low: str, high: str = LONGEST, *, or_auto: bool = False) -> Kind:
     parse = _within(parse_duration, low, high)
     number = "[0-9]{1,12}(ms|s|m|h)"
     if not or_auto:
-        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}", form=Form(pattern=f"^{number}$", hint=_ONE_UNIT))
+        return Kind(name="duration", parse=parse, bounds=f"{low} to {high}", form=Form(pattern=f"^{number}$", hint=_ONE_UNIT, zero="0s"))
     return Kind(
         name="duration",
         parse=lambda text: None if text == "auto" else parse(text),
         bounds=f"auto, or {low} to {high}",
-        form=Form(pattern=f"^(auto|{number})$", hint=_ONE_UNIT),
+        form=Form(pattern=f"^(auto|{number})$", hint=_ONE_UNIT, zero="0s"),
     )
 
 
@@ -225,7 +231,8 @@ def choice(*names: str) -> Kind:
 
     def parse(text: str) -> str:
         if text not in names:
-            raise InvalidValue(f"{shown(text)} is not one of its values", f"use {', '.join(names[:-1])} or {names[-1]}")
+            fix = f"use {', '.join(names[:-1])} or {names[-1]}" if names[1:] else f"use {names[0]}"
+            raise InvalidValue(f"{shown(text)} is not one of its values", fix)
         return text
 
     return Kind(name="choice", parse=parse, bounds=" ".join(names), form=Form(choices=names))

@@ -1,15 +1,14 @@
 """The keys `profiles`, `providers` and `grants` of the section `gateway` of robin.yaml, and the values of `grants`."""
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from robin.config.names import parse_field_name
 from robin.config.parse import BOOLEAN, PATH, TEXT, InvalidValue, Kind, choice, duration, integer, shown
 from robin.config.schema import Entries, Field, Mapping, Scalar, Sequence
-from robin.config.yaml_reader import Located
-from robin.grants.settings import CacheSettings, IssuerSettings
+from robin.grants.settings import STRIPPED, SUBJECT_FIELD, CacheSettings, GrantsSettings, IssuerSettings
 
-RefreshOn401 = Literal["any", "invalid_token", "never"]
+if TYPE_CHECKING:
+    from robin.config.yaml_reader import Located
 
 
 def _parse_strip_item(text: str) -> str:
@@ -28,14 +27,16 @@ def _parse_name(text: str) -> str:
     return text
 
 
+_FILES_HELP: Final = "by the name of a credential its token file, by that and .key its private key"
+
 PROVIDER: Final = Mapping(
     fields=(
         Field(name="profile", schema=Scalar(kind=TEXT), help="the id of a profile", required=True),
         Field(name="name", schema=Scalar(kind=Kind(name="name", parse=_parse_name)), help="unique; by default the id of the profile"),
-        Field(name="callers", schema=_WORDS, help="required: names of callers, SPIFFE IDs, or * for every authenticated caller"),
+        Field(name="callers", schema=_WORDS, help="required: ids, patterns, names of callers, or * for every authenticated caller"),
         Field(name="identity", schema=Scalar(kind=TEXT, default="default"), help="an entry of `identities`"),
-        Field(name="stage1_identity", schema=Scalar(kind=TEXT, nullable=True), help="not built yet"),
-        Field(name="files", schema=Entries(value=Scalar(kind=PATH), name="^[!-~]{1,128}$", longest=64), help="not built yet"),
+        Field(name="stage1_identity", schema=Scalar(kind=TEXT, nullable=True), help="of an exchange in two stages"),
+        Field(name="files", schema=Entries(value=Scalar(kind=PATH), name="^[!-~]{1,128}$", longest=64), help=_FILES_HELP),
         Field(name="permit", schema=Scalar(kind=BOOLEAN, default="true"), help="also allow the endpoints for `callers`"),
         Field(name="pin", schema=Scalar(kind=TEXT, nullable=True), help="sha256 of the security fields, as `robin check` prints it"),
         Field(name="unsafe_plaintext", schema=_WORDS, help="exact hosts that may be spoken to over http"),
@@ -57,7 +58,7 @@ GRANTS: Final = Mapping(
         Field(name="max_response_bytes", schema=Scalar(kind=integer("1024", "1048576"), default="65536"), help="of an issuer's response"),
         Field(name="max_token_bytes", schema=Scalar(kind=integer("64", "65536"), default="16384"), help="of a token"),
         Field(name="cache_max_entries", schema=Scalar(kind=integer("1", "1000000"), default="4096"), help="tokens that are kept"),
-        Field(name="ca_file", schema=Scalar(kind=PATH, nullable=True), help="roots for issuers, in place of the system's"),
+        Field(name="ca_file", schema=Scalar(kind=PATH, nullable=True), help="roots for issuers, beside the system's"),
         Field(name="issuer_rate", schema=_RATE),
         Field(name="default_ttl", schema=Scalar(kind=duration("1s"), default="300s"), help="of a token whose life the issuer does not say"),
         Field(name="max_ttl", schema=Scalar(kind=duration("1s"), default="3600s"), help="the longest life of a token"),
@@ -67,6 +68,7 @@ GRANTS: Final = Mapping(
             name="forced_refresh_interval", schema=Scalar(kind=duration("1s", "1h"), default="60s"), help="least time between two of them"
         ),
         Field(name="replay_max_body_bytes", schema=Scalar(kind=integer("0", "16777216"), default="65536"), help="kept for the 401 rule"),
+        Field(name="signing_max_body_bytes", schema=Scalar(kind=integer("0", "1073741824"), default="10485760"), help="kept to be signed"),
         Field(name="strip_headers", schema=_STRIP, help="a list replaces the built-in one; +name adds to it"),
         Field(name="strip_cookies", schema=Scalar(kind=BOOLEAN, default="false"), help="also strip Cookie"),
     )
@@ -80,25 +82,7 @@ FIELDS: Final = (
 """For the section `gateway`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrantsSettings:
-    """The values of `grants`. `strip`: canonical names that are stripped from every request, besides those that providers write."""
-
-    issuer: IssuerSettings
-    cache: CacheSettings
-    refresh_on_401: RefreshOn401
-    replay_max_body_bytes: int
-    strip: frozenset[str]
-
-
-STRIPPED: Final = frozenset(
-    "authorization proxy-authorization x-api-key api-key apikey x-auth-token x-access-token x-vault-token x-warden-token private-token "
-    "x-goog-api-key x-amz-security-token ocp-apim-subscription-key x-robin-subject-token".split()
-)
-"""What is stripped unless `strip_headers` replaces it."""
-
-
-def grants_settings(located: Located) -> GrantsSettings:
+def grants_settings(located: "Located") -> GrantsSettings:
     """The settings of a section that was read without errors."""
     values: dict[str, Any] = located.plain()
     rate = values["issuer_rate"]
@@ -106,9 +90,9 @@ def grants_settings(located: Located) -> GrantsSettings:
     names = frozenset(name.removeprefix("+") for name in listed)
     if not listed or any(name.startswith("+") for name in listed):
         names |= STRIPPED
+    names |= {SUBJECT_FIELD}
     return GrantsSettings(
         issuer=IssuerSettings(
-            ca_file=values.get("ca_file"),
             max_response_bytes=values["max_response_bytes"],
             max_token_bytes=values["max_token_bytes"],
             default_ttl_s=values["default_ttl"],
@@ -126,5 +110,7 @@ def grants_settings(located: Located) -> GrantsSettings:
         ),
         refresh_on_401=values["refresh_on_401"],
         replay_max_body_bytes=values["replay_max_body_bytes"],
+        signing_max_body_bytes=values["signing_max_body_bytes"],
         strip=names | {"cookie"} if values["strip_cookies"] else names,
+        ca_file=values.get("ca_file"),
     )

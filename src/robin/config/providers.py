@@ -1,81 +1,69 @@
 """Profiles and providers -> bindings and grants, checked against each other: ambiguity, overrides, plaintext, pins, shared audiences."""
 
+import errno
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Final, cast
 
+from robin.config.callers import can_call, expand, is_caller
+from robin.config.compiling import KEY_SUFFIX, AssertionAudiences, Compiling, IdentityNames, Provider
 from robin.config.diagnostic import Diagnostic, Position
+from robin.config.grant_kinds.aws_web_identity import REGION
+from robin.config.grant_kinds.catalog import KINDS
+from robin.config.grant_kinds.static_file import plan_of_file
 from robin.config.parse import nearest, shown
-from robin.config.profile import Findings, Override, Profile, ProfileCredential, ProfileEndpoint, TokenGrant, read_profile
-from robin.config.provider_schema import GrantsSettings, grants_settings
+from robin.config.profile import FILE_BYTES_MAX, read_profile
+from robin.config.profile_endpoints import ProfileEndpoint
+from robin.config.profile_keys import Findings
+from robin.config.profile_parts import Override, Profile, ProfileCredential, TokenGrant
+from robin.config.provider_schema import grants_settings
 from robin.config.yaml_reader import Located
-from robin.grants.settings import ClientCredentialsSettings, digest_of
+from robin.grants.settings import ASSERTION_TYP, GrantPlan, GrantsSettings, digest_of
+from robin.planes.gateway.settings import ProviderSettings
 from robin.policy.issuers import names_loopback
-from robin.policy.overlap import find_overlaps, is_ambiguous, is_partial, uncovered
+from robin.policy.overlap import find_overlaps, find_shared, is_ambiguous, is_partial, uncovered
 from robin.policy.patterns import HostKind
 from robin.policy.providers import ProviderPermit
 from robin.policy.select import Binding
+from robin.policy.signing import Signing
 from robin.telemetry.audit_chain import canonical
 
 FILES_MAX: Final = 256
+_AWS_REGION: Final = re.compile(rf"(?:^|\.)({REGION})\.amazonaws\.com(?:\.cn)?$")
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
-_REALM: Final = re.compile(r"(.+/realms/[^/]+)/protocol/openid-connect/token")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
-    """One provider as it is configured. `callers` are names; `unsafe_plaintext` exact hosts that may be spoken to over http."""
-
-    at: Position
-    profile: str
-    name: str
-    callers: frozenset[str]
-    identity: str = "default"
-    permit: bool = True
-    pin: str | None = None
-    unsafe_plaintext: frozenset[str] = frozenset()
-    files: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrantPlan:
-    """How the token of some bindings is obtained and written. `identity` names its source; `settings` None: it is that of the identity."""
-
-    provider: str
-    credential: str
-    header: str
-    prefix: str
-    identity: str
-    audience: str
-    settings: ClientCredentialsSettings | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderPlan:
-    """All that providers add to a plane. `grants`: by the name that bindings have in `Binding.grant`. `pins`: by profile id."""
+    """All that providers add to a plane. `attached` are the providers that were compiled, with their places."""
 
-    bindings: tuple[Binding, ...]
-    grants: Mapping[str, GrantPlan]
+    settings: ProviderSettings
     permits: tuple[ProviderPermit, ...]
-    pins: Mapping[str, str]
+    attached: tuple[Provider, ...]
 
 
 def load_providers(
-    section: Mapping[str, Located], folder: Path, at: Position, identities: Sequence[str]
+    section: Mapping[str, Located],
+    folder: Path,
+    at: Position,
+    identities: Mapping[str, str | None],
+    callers: Mapping[str, tuple[str, ...]],
 ) -> tuple[ProviderPlan, GrantsSettings, tuple[Diagnostic, ...]]:
     """What the keys `profiles`, `providers` and `grants` of a section (read without errors) come to, and what is wrong.
 
-    `at` is the section's place, `identities` the names of its identity sources. With an error among the diagnostics the plan is not to be
-    used.
+    `at` is the section's place, `identities` the names of its identity sources with the one audience that each has, if it has one, and
+    `callers` its short names. With an error among the diagnostics the plan is not to be used.
     """
     findings = Findings()
     grants = grants_settings(section["grants"])
     profiles = _load_profiles(section["profiles"], folder, at, findings)
-    providers = [provider for item in section["providers"].value if (provider := _provider(item, at, findings)) is not None]
+    found = (_provider(item, at, callers, findings) for item in section["providers"].value)
+    providers = [provider for provider in found if provider is not None]
     plan = compile_providers(providers, profiles, grants, identities, findings)
     return plan, grants, findings.ordered()
 
@@ -86,9 +74,9 @@ def check_profile(content: bytes, name: str, grants: GrantsSettings) -> tuple[st
     findings = Findings(found)
     if profile is None:
         return "", found
-    provider = Provider(at=profile.at, profile=profile.id, name=profile.id, callers=frozenset({"*"}))
-    plan = compile_providers([provider], {profile.id: profile}, grants, ("default",), findings)
-    return plan.pins[profile.id], findings.ordered()
+    provider = Provider(at=profile.at, profile=profile.id, name=profile.id, callers=frozenset({"*"}), files=None)
+    plan = compile_providers([provider], {profile.id: profile}, grants, {"default": None}, findings)
+    return plan.settings.pins[profile.id], findings.ordered()
 
 
 def pin_of(profile: Profile) -> str:
@@ -96,7 +84,14 @@ def pin_of(profile: Profile) -> str:
     security = {
         "credentials": [_credential_fields(one) for one in profile.credentials],
         "endpoints": [
-            {"host": one.host.text, "ports": list(one.ports), "path": one.path.text, "methods": str(one.methods), "tls": one.scheme}
+            {
+                "host": one.host.text,
+                "ports": list(one.ports),
+                "path": one.path.text,
+                "methods": str(one.methods),
+                "tls": one.scheme,
+                **({"signing": [one.signing.mode, one.signing.service, one.signing.region]} if one.signing.given else {}),
+            }
             for one in profile.endpoints
         ],
     }
@@ -106,23 +101,37 @@ def pin_of(profile: Profile) -> str:
 def _credential_fields(credential: ProfileCredential) -> dict[str, object]:
     grant = credential.grant
     fields: dict[str, object] = {"auth_style": credential.style, "header_name": credential.header, "header_prefix": credential.prefix}
-    if grant is not None:
-        fields["token_grant"] = {
-            "grant_type": grant.kind,
-            "token_endpoint": grant.token_endpoint,
-            "issuer": grant.issuer,
-            "audience": grant.audience,
-            "scopes": list(grant.scopes),
-            "resource": list(grant.resources),
-            "jwt_svid_audience": grant.jwt_svid_audience,
-            "client_assertion_type": grant.assertion_type,
-            "client_auth": grant.client_auth,
-            "client_id": grant.client_id,
-            "extra_params": [list(pair) for pair in grant.extra],
-            "check": [grant.check_scope, grant.check_audience],
-            "audience_overrides": [_override_fields(one) for one in grant.overrides],
-        }
-    return fields
+    if credential.username:
+        fields["username"] = credential.username
+    return fields if grant is None else {**fields, "token_grant": _grant_fields(grant)}
+
+
+def _grant_fields(grant: TokenGrant) -> dict[str, object]:
+    """All but how long its token is kept. A key that has no value is left out, so that new keys do not change the pins of old files."""
+    stages = grant.options if grant.kind == "chain" else ()
+    later: dict[str, object] = {
+        "preset": grant.preset,
+        "assertion_typ": "" if grant.typ == ASSERTION_TYP else grant.typ,
+        "fresh_assertion": grant.fresh_assertion,
+        "stages": [_grant_fields(one) for one in cast("tuple[TokenGrant, ...]", stages)],
+        **KINDS[grant.kind].pinned(grant.options),
+    }
+    return {
+        "grant_type": grant.kind,
+        "token_endpoint": grant.token_endpoint,
+        "issuer": grant.issuer,
+        "audience": grant.audience,
+        "scopes": list(grant.scopes),
+        "resource": list(grant.resources),
+        "jwt_svid_audience": grant.jwt_svid_audience,
+        "client_assertion_type": grant.assertion_type,
+        "client_auth": grant.client_auth,
+        "client_id": grant.client_id,
+        "extra_params": [list(pair) for pair in grant.extra],
+        "check": [grant.check_scope, grant.check_audience],
+        "audience_overrides": [_override_fields(one) for one in grant.overrides],
+        **{name: value for name, value in later.items() if value},
+    }
 
 
 def _override_fields(override: Override) -> dict[str, object]:
@@ -140,24 +149,33 @@ def _override_fields(override: Override) -> dict[str, object]:
 # files and providers
 
 
+def profile_paths(folder: Path, text: str) -> list[Path]:
+    """The files of an entry of `profiles`; `*` stands in its last part only."""
+    head, _, last = text.rpartition("/")
+    return sorted((folder / head).glob(last)) if "*" in last else [folder / text]
+
+
 def _load_profiles(patterns: Located, folder: Path, at: Position, findings: Findings) -> dict[str, Profile]:
     profiles: dict[str, Profile] = {}
     files: list[tuple[str, Position]] = []
     for item in patterns.value:
         place, text = item.at or at, str(item.value)
-        head, _, last = text.rpartition("/")
+        head = text.rpartition("/")[0]
         if "*" in head or not text.endswith(_SUFFIXES):
             findings.error(
                 place, "value_invalid", f"{shown(text)} is not a profile file", "name a .yaml, .yml or .json file; * in its last part only"
             )
             continue
-        found = sorted((folder / head).glob(last)) if "*" in last else [folder / text]
+        found = profile_paths(folder, text)
+        if not found:
+            message = f"no file matches {shown(text)}"
+            findings.warn(place, "profiles_none", message, "correct it, or remove it; it is relative to the folder of this file")
         files += [(str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path), place) for path in found]
     if len(files) > FILES_MAX:
         findings.error(at, "profile_too_large", f"there are {len(files)} profile files", f"use at most {FILES_MAX}")
     for name, place in files[:FILES_MAX]:
         try:
-            content = (folder / name).read_bytes()
+            content = _read(folder / name)
         except OSError as error:
             findings.error(place, "profile_unreadable", f"{shown(name)}: {error.strerror}", "correct the name, or its permissions")
             continue
@@ -172,12 +190,25 @@ def _load_profiles(patterns: Located, folder: Path, at: Position, findings: Find
     return profiles
 
 
-def _provider(item: Located, at: Position, findings: Findings) -> Provider | None:
+def _read(path: Path) -> bytes:
+    """A regular file, no further than what is too large; whatever else has its place does not hold up a reload."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return opened.read(FILE_BYTES_MAX + 1)
+
+
+def _provider(item: Located, at: Position, short: Mapping[str, tuple[str, ...]], findings: Findings) -> Provider | None:
     place, values = item.at or at, item.plain()
-    for name in ("stage1_identity", "files"):
-        if values.get(name):
-            findings.error(item.value[name].at or place, "not_supported", f"{name} is not built yet", "remove it")
-    callers = frozenset(values["callers"])
+    callers = frozenset(text for name in values["callers"] for text in expand(name, short))
+    for text in sorted(callers):
+        if not is_caller(text):
+            fix = "write an id, a name of `callers`, or *"
+            findings.error(place, "value_invalid", f"{shown(text)} is no caller, pattern or short name", fix)
+            return None
+        if not can_call(text):
+            fix = "add the name to `callers`, or write an id such as k8s:NAMESPACE/NAME"
+            findings.warn(place, "caller_unknown", f"no caller has the name {shown(text)}", fix)
     if not callers:
         fix = 'list the callers that may use it, or ["*"] for every authenticated caller'
         findings.error(place, "provider_callers_missing", f"the provider of {shown(values['profile'])} has no callers", fix)
@@ -188,6 +219,8 @@ def _provider(item: Located, at: Position, findings: Findings) -> Provider | Non
         name=values.get("name") or values["profile"],
         callers=callers,
         identity=values["identity"],
+        stage1_identity=values.get("stage1_identity"),
+        files=values["files"],
         permit=values["permit"],
         pin=values.get("pin"),
         unsafe_plaintext=frozenset(host.lower() for host in values["unsafe_plaintext"]),
@@ -198,51 +231,68 @@ def _provider(item: Located, at: Position, findings: Findings) -> Provider | Non
 
 
 def compile_providers(
-    providers: Iterable[Provider], profiles: Mapping[str, Profile], grants: GrantsSettings, identities: Sequence[str], findings: Findings
+    providers: Iterable[Provider],
+    profiles: Mapping[str, Profile],
+    grants: GrantsSettings,
+    identities: Mapping[str, str | None],
+    findings: Findings,
 ) -> ProviderPlan:
     """Bindings, grants and permits of all providers; what is wrong is noted in `findings`."""
     compiler = _Compiler(grants, identities, findings)
-    names: set[str] = set()
+    attached: dict[str, Provider] = {}
     pins: dict[str, str] = {profile.id: pin_of(profile) for profile in profiles.values()}
     for provider in providers:
         profile = profiles.get(provider.profile)
+        if profile is None and findings.failed:
+            continue  # a profile could not be read, and it may be this one
         if profile is None:
             meant = nearest(provider.profile, profiles)
             fix = f"write {meant} (the nearest)" if meant else "name a profile that `profiles` lists"
             findings.error(provider.at, "provider_unknown_profile", f"there is no profile {shown(provider.profile)}", fix)
             continue
-        if provider.name in names:
+        if provider.name in attached:
             findings.error(provider.at, "value_invalid", f"two providers have the name {shown(provider.name)}", "give each its own `name`")
-        names.add(provider.name)
+        attached[provider.name] = provider
         if provider.pin is not None and provider.pin != pins[profile.id]:
             text = f"the security fields of {profile.at.file} are not those that were pinned"
             findings.error(provider.at, "profile_pin_mismatch", text, f"look at what changed; then pin: {pins[profile.id]}")
         compiler.add(provider, profile)
     compiler.check()
-    return ProviderPlan(bindings=tuple(compiler.bindings), grants=compiler.grants, permits=tuple(compiler.permits), pins=pins)
+    settings = ProviderSettings(bindings=tuple(compiler.bindings), grants=compiler.grants, pins=pins)
+    return ProviderPlan(settings=settings, permits=tuple(compiler.permits), attached=tuple(attached.values()))
 
 
 class _Compiler:
     """Collects what all providers come to."""
 
-    def __init__(self, grants: GrantsSettings, identities: Sequence[str], findings: Findings) -> None:
+    def __init__(self, grants: GrantsSettings, identities: Mapping[str, str | None], findings: Findings) -> None:
         self.bindings: list[Binding] = []
         self.grants: dict[str, GrantPlan] = {}
         self.permits: list[ProviderPermit] = []
         self._settings = grants
-        self._identities = tuple(identities)
+        self._identities = IdentityNames(identities, findings)
+        self._audiences = AssertionAudiences(findings)
         self._findings = findings
         self._places: dict[str, Position] = {}  # of the provider, by name
-        self._audiences: dict[str, tuple[str, str]] = {}  # assertion audience -> issuer origin and the credential that has it
 
     def add(self, provider: Provider, profile: Profile) -> None:
         """Compile one provider."""
         self._places[provider.name] = provider.at
         self._check_plaintext(provider, profile)
-        identity = self._identity(provider)
-        active = [one for one in profile.credentials if self._is_active(one)]
+        self._check_files(provider, profile)
+        for name in (provider.identity, provider.stage1_identity):
+            if name not in (None, "default"):
+                self._identities.find(name or "", provider.at)
+        subjects = {getattr(subject, "credential", "") for one in profile.credentials for subject in _subjects(one.grant)}
+        active = [one for one in profile.credentials if one.name not in subjects and self._is_active(provider, one)]
+        used: set[str] = set()
         for credential in active:
-            self._bind(provider, profile, credential, identity)
+            self._bind(provider, profile, credential, used)
+        for name in sorted(set(provider.files or ()) - used) if not self._findings.failed else ():
+            self._findings.warn(provider.at, "file_unused", f"files: nothing reads that of {shown(name)}", "remove it")
+        if provider.pin is None and any(_sends_tokens_of_others(one) for one in active):
+            text = f"{provider.name} sends tokens of others to an issuer: whoever can edit {profile.at.file} could have them sent elsewhere"
+            self._findings.warn(provider.at, "profile_pin_absent", text, "pin the profile: `robin check --profile` prints its pin")
         if provider.permit:
             for endpoint in profile.endpoints:
                 if active or endpoint.tunnel:
@@ -250,6 +300,10 @@ class _Compiler:
 
     def check(self) -> None:
         """Compare all bindings with each other."""
+        for first, second, name, witness in find_shared(self.bindings):
+            text = f"{first.label} and {second.label} both match {witness}, and both write {name}"
+            fix = "narrow one path or methods list, give them different callers, or detach one"
+            self._findings.error(self._places[second.provider], "binding_ambiguous", text, fix)
         for overlap in find_overlaps(self.bindings):
             first, second = overlap.first, overlap.second
             at = self._places[second.provider]
@@ -264,24 +318,27 @@ class _Compiler:
                 text = f"{second.label} is never used: {first.label} wins everywhere in it"
                 self._findings.warn(at, "override_unused", text, "remove it, or narrow the other one")
 
-    def _identity(self, provider: Provider) -> str:
-        if provider.identity in self._identities:
-            return provider.identity
-        if provider.identity == "default" and len(self._identities) == 1:
-            return self._identities[0]
-        fix = f"use {', '.join(self._identities)}" if self._identities else "add it to `identities`"
-        self._findings.error(provider.at, "identity_unknown", f"there is no identity {shown(provider.identity)}", fix)
-        return provider.identity
-
-    def _is_active(self, credential: ProfileCredential) -> bool:
+    def _is_active(self, provider: Provider, credential: ProfileCredential) -> bool:
+        if credential.takes_file and provider.files is not None and credential.name in provider.files:
+            return True
         if not credential.inactive:
             return credential.grant is not None
         text = f"nothing provides the credential {shown(credential.name)}: {credential.inactive}"
-        if credential.required:
-            self._findings.error(credential.at, "credential_required", text, "add a token_grant")
+        fix = "add a token_grant, or a file for it in `files` of the provider" if credential.takes_file else "use one that is supported"
+        if credential.required and not (credential.takes_file and provider.files is None):
+            self._findings.error(credential.at, "credential_required", text, fix)
         else:
-            self._findings.warn(credential.at, "credential_inactive", text, "add a token_grant, or remove it")
+            self._findings.warn(credential.at, "credential_inactive", text, fix)
         return False
+
+    def _check_files(self, provider: Provider, profile: Profile) -> None:
+        names = [one.name for one in profile.credentials]
+        known = [*names, *(name + KEY_SUFFIX for name in names)]
+        for name in provider.files or ():
+            if name not in known:
+                meant = nearest(name, known)
+                fix = f"write {meant} (the nearest)" if meant else "use the name of a credential, or that and .key"
+                self._findings.error(provider.at, "value_invalid", f"files: the profile has no credential {shown(name)}", fix)
 
     def _check_plaintext(self, provider: Provider, profile: Profile) -> None:
         for endpoint in profile.endpoints:
@@ -292,91 +349,71 @@ class _Compiler:
                 fix = "use tls: terminate, or name the exact host in unsafe_plaintext of the provider"
                 self._findings.error(endpoint.at, "endpoint_plaintext", text, fix)
 
-    def _check_token_endpoint(self, provider: Provider, grant: TokenGrant) -> bool:
-        code, text = _judge_token_endpoint(grant.token_endpoint, provider.unsafe_plaintext)
-        if code:
-            fix = "use an https URL; http is for loopback, and for hosts in unsafe_plaintext of the provider"
-            self._findings.error(grant.endpoint_at, code, text, fix)
-        return not code
-
-    def _bind(self, provider: Provider, profile: Profile, credential: ProfileCredential, identity: str) -> None:
+    def _bind(self, provider: Provider, profile: Profile, credential: ProfileCredential, used: set[str]) -> None:
+        compiling = Compiling(
+            provider=provider,
+            profile=profile,
+            credential=credential,
+            settings=self._settings,
+            findings=self._findings,
+            identities=self._identities,
+            audiences=self._audiences,
+            compile_stage=_compile_grant,
+            used_files=used,
+        )
         grant = credential.grant
-        assert grant is not None
-        if grant.kind == "client_credentials" and not self._check_token_endpoint(provider, grant):
-            return
-        if grant.kind == "forward" and not all([grant.audience, *(one.audience for one in grant.overrides)]):
-            self._findings.error(grant.at, "value_invalid", "grant_type forward needs an audience", "add `audience`")
+        plan = plan_of_file(compiling, credential.at) if grant is None else _compile_grant(compiling, grant)
+        if plan is None:
             return
         reach = _reach(provider, profile)
-        name = self._grant_name(provider, credential, grant, identity, reach)
+        name = self._keep(plan, reach)
         base: list[Binding] = []
         for endpoint in profile.endpoints:
             if not endpoint.tunnel:
-                base += [_binding(provider, credential, endpoint, port, name, len(base) + at) for at, port in enumerate(endpoint.ports)]
+                places = enumerate(endpoint.ports)
+                signing = self._signing(endpoint) if plan.signs else None
+                base += [_binding(provider, credential, endpoint, port, name, len(base) + at, plan, signing) for at, port in places]
         found = list(base)
-        for override in grant.overrides:
+        for override in () if grant is None else grant.overrides:
+            assert grant is not None
             changed = replace(
                 grant,
                 audience=override.audience,
                 scopes=override.scopes or grant.scopes,
                 resources=override.resources or grant.resources,
             )
-            inner = _override_bindings(override, base, self._grant_name(provider, credential, changed, identity, reach), len(found))
+            inner_plan = _compile_grant(replace(compiling, is_override=True), changed)
+            if inner_plan is None:
+                continue
+            inner = _override_bindings(override, base, self._keep(inner_plan, reach), len(found))
             if not inner:
                 self._note_uncovered(override, base)
             found += inner
         self.bindings += found
 
-    def _grant_name(self, provider: Provider, credential: ProfileCredential, grant: TokenGrant, identity: str, reach: bytes) -> str:
-        """The name of the resolved grant; its plan is kept under it. Equal names are equal plans and reaches, in every generation."""
-        settings = None
-        audience = grant.audience
-        if grant.kind == "client_credentials":
-            audience = self._assertion_audience(provider, credential, grant)
-            settings = ClientCredentialsSettings(
-                token_endpoint=grant.token_endpoint,
-                assertion_audience=audience,
-                assertion_type=grant.assertion_type,
-                client_auth=grant.client_auth,
-                client_id=grant.client_id,
-                audience=grant.audience,
-                resources=grant.resources,
-                scopes=grant.scopes,
-                extra=grant.extra,
-                cap_s=grant.cap_s,
-                check_scope=grant.check_scope,
-                check_audience=grant.check_audience,
-                issuer=self._settings.issuer,
-            )
-        key = digest_of("forward", identity, audience) if settings is None else settings.key(identity)
-        digest = digest_of(key.hex(), credential.header, credential.prefix, reach.hex()).hex()
-        name = f"{provider.name}/{credential.name.replace(' ', '_')}~{digest[:16]}"
-        self.grants[name] = GrantPlan(
-            provider=provider.name,
-            credential=credential.name,
-            header=credential.header,
-            prefix=credential.prefix,
-            identity=identity,
-            audience=audience,
-            settings=settings,
-        )
-        return name
+    def _signing(self, endpoint: ProfileEndpoint) -> Signing | None:
+        """How requests to an endpoint are signed; what is missing is noted."""
+        asked, error = endpoint.signing, self._findings.error
+        mode = asked.mode or "sigv4"
+        label = found[1] if (found := _AWS_REGION.search(endpoint.host.text)) is not None else ""
+        region = asked.region or label
+        if not asked.service:
+            text = f"requests to {endpoint.host.text} are signed, and the service is not known"
+            error(asked.at, "signing_service_required", text, "add signing_service, such as s3 or dynamodb")
+        if not region:
+            text = f"requests to {endpoint.host.text} are signed, and the host does not name a region"
+            error(asked.at, "signing_region_required", text, "add signing_region, such as eu-west-1")
+        if mode == "sigv4:no_body" and endpoint.scheme == "http":
+            text = "sigv4:no_body sends a body that nothing protects over http"
+            error(asked.at, "value_invalid", text, "use tls: terminate, or credential_signing: sigv4:body")
+        return Signing(mode=mode, service=asked.service, region=region, limit_bytes=self._settings.signing_max_body_bytes)
 
-    def _assertion_audience(self, provider: Provider, credential: ProfileCredential, grant: TokenGrant) -> str:
-        audience, guessed = assertion_audience(grant.token_endpoint, grant.issuer, grant.jwt_svid_audience)
-        label = f"{provider.name}/{credential.name}"
-        if guessed and grant.client_auth == "identity" and grant is credential.grant:
-            text = f"the identity token for {label} is asked for with the token endpoint's URL as its audience"
-            self._findings.warn(
-                grant.at, "assertion_audience_guessed", text, "add `issuer` or `jwt_svid_audience` as the issuer documents it"
-            )
-        url = urlsplit(grant.token_endpoint)
-        origin = f"{url.scheme}://{url.netloc}"
-        known_origin, known_label = self._audiences.setdefault(audience, (origin, label))
-        if known_origin != origin and grant.client_auth == "identity":
-            text = f"{known_label} and {label} send assertions with one audience to two issuers: each could replay them at the other"
-            self._findings.error(grant.at, "assertion_audience_shared", text, "give each its own jwt_svid_audience")
-        return audience
+    def _keep(self, plan: GrantPlan, reach: bytes) -> str:
+        """The name of the resolved grant; its plan is kept under it. Equal names are equal plans and reaches, in every generation."""
+        digest = digest_of(plan.key.hex(), plan.header, plan.prefix, plan.username, *plan.also, *plan.also_values, reach.hex()).hex()
+        name = f"{plan.provider}/{plan.credential.replace(' ', '_')}~{digest[:16]}"
+        self.grants[name] = plan
+        return name
 
     def _note_uncovered(self, override: Override, base: Sequence[Binding]) -> None:
         best, part = -1, f"host {override.host.text}"
@@ -387,6 +424,23 @@ class _Compiler:
                 best, part = order, outside
         text = f"the override for {override.host.text} is not inside one endpoint: no endpoint has {part}"
         self._findings.error(override.at, "override_not_subset", text, "narrow the override, or widen the endpoint")
+
+
+def _compile_grant(compiling: Compiling, grant: TokenGrant) -> GrantPlan | None:
+    return KINDS[grant.kind].compile(compiling, grant)
+
+
+def _subjects(grant: TokenGrant | None) -> list[object]:
+    """What the grant and its stages exchange, where their kind has such a thing."""
+    if grant is None:
+        return []
+    stages = cast("tuple[TokenGrant, ...]", grant.options) if grant.kind == "chain" else (grant,)
+    return [getattr(one.options, "subject", one.options) for one in stages]
+
+
+def _sends_tokens_of_others(credential: ProfileCredential) -> bool:
+    grant = credential.grant
+    return grant is not None and KINDS[grant.kind].others_tokens(grant.options)
 
 
 def _reach(provider: Provider, profile: Profile) -> bytes:
@@ -406,7 +460,16 @@ def _uncovered_by(override: Override, base: Binding) -> str:
     return uncovered(override.host, override.port or base.port, path, methods, base)
 
 
-def _binding(provider: Provider, credential: ProfileCredential, endpoint: ProfileEndpoint, port: int, grant: str, index: int) -> Binding:
+def _binding(
+    provider: Provider,
+    credential: ProfileCredential,
+    endpoint: ProfileEndpoint,
+    port: int,
+    grant: str,
+    index: int,
+    plan: GrantPlan,
+    signing: Signing | None,
+) -> Binding:
     return Binding(
         provider=provider.name,
         credential=credential.name,
@@ -419,10 +482,14 @@ def _binding(provider: Provider, credential: ProfileCredential, endpoint: Profil
         methods=endpoint.methods,
         override=False,
         header=credential.header,
-        prefix=credential.prefix,
+        prefix=plan.prefix,
         grant=grant,
         rules=endpoint.rules,
         allowed_ips=endpoint.allowed_ips,
+        also=plan.also,
+        signing=signing,
+        placeholder=credential.placeholder,
+        subject_fields=frozenset(one.subject_header for one in plan.stages if one.subject_header),
     )
 
 
@@ -450,29 +517,9 @@ def _permits(provider: Provider, endpoint: ProfileEndpoint) -> list[ProviderPerm
             path=endpoint.path,
             methods=endpoint.methods,
             tunnel=endpoint.tunnel,
+            upgrade=endpoint.rules.upgrade_only,
+            encoded_slash=endpoint.rules.allow_encoded_slash,
+            allowed_ips=endpoint.allowed_ips,
         )
         for port in endpoint.ports
     ]
-
-
-def assertion_audience(token_endpoint: str, issuer: str, jwt_svid_audience: str) -> tuple[str, bool]:
-    """The one audience of the identity token, and whether it is only the URL of the token endpoint for want of anything better."""
-    realm = _REALM.fullmatch(token_endpoint)
-    audience = jwt_svid_audience or issuer or (realm[1] if realm is not None else "")
-    return audience or token_endpoint, not audience
-
-
-def _judge_token_endpoint(text: str, unsafe_plaintext: frozenset[str]) -> tuple[str, str]:
-    """A code and what is wrong; "" if nothing is."""
-    try:
-        url = urlsplit(text)
-        port, host = url.port, (url.hostname or "").lower()
-    except ValueError:
-        return "token_endpoint_invalid", "token_endpoint is not a URL"
-    if not text.isascii() or not text.isprintable() or " " in text or url.scheme not in ("http", "https") or not host or port == 0:
-        return "token_endpoint_invalid", "token_endpoint is not an http or https URL"
-    if "@" in url.netloc or "?" in text or "#" in text:
-        return "token_endpoint_invalid", "token_endpoint has user information, a query or a fragment"
-    if url.scheme == "http" and not names_loopback(host) and host not in unsafe_plaintext:
-        return "token_endpoint_insecure", f"identity tokens for {shown(host)} would travel over http"
-    return "", ""

@@ -19,6 +19,12 @@ SECTIONS: Final[Table[str, str]] = {
 }
 """Plane: the module with the SCHEMA of its section, loaded where a YAML file is read."""
 
+_INSTEAD: Final[Table[str, str]] = {
+    "gateway": "use `robin check`, `robin doctor egress`, or `--grant` of `robin doctor` and `robin token`",
+    "": "use `robin check`, or add `sidecar:` with its settings",
+}
+"""By plane: what there is for a file without a section `sidecar`."""
+
 _VERSION = Kind(name="integer", parse=integer("1", "1").parse, form=Form(types=("integer",), lowest=1, highest=1))
 
 
@@ -45,8 +51,10 @@ def sidecar_lines(content: bytes, name: str) -> FileText:
     lines_of = root.value["sidecar"]
     if lines_of.at is None:
         start = Position(file=name, line=1, col=1)
-        fix = "add `sidecar:` with its settings"
-        missing = Diagnostic(at=start, code="key_missing", message="there is no section `sidecar`", fix=fix)
+        others = [plane for plane in SECTIONS if plane in root.value and root.value[plane].at is not None]
+        message = "there is no section `sidecar`" + (f": this file is for `robin {others[0]}`" if others else "")
+        fix = _INSTEAD.get(others[0], _INSTEAD[""]) if others else "add `sidecar:` with its settings"
+        missing = Diagnostic(at=start, code="key_missing", message=message, fix=fix)
         return FileText(lines=(), errors=(), diagnostics=(missing,))
     lines = [
         FileLine(number=leaf.at.line, key=BY_PATH[f"{group}.{key}"].key, value=leaf.text, at=leaf.at)

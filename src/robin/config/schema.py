@@ -52,13 +52,12 @@ class Entries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One key of a Mapping. `not_built`: the key is reserved, and refused as `not_supported` until it has a meaning."""
+    """One key of a Mapping."""
 
     name: str
     schema: "Schema"
     help: str = ""
     required: bool = False
-    not_built: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +96,6 @@ def _render(schema: Schema) -> dict[str, object]:
 
 def _render_mapping(schema: Mapping) -> dict[str, object]:
     properties = {field.name: {**({"description": field.help} if field.help else {}), **_render(field.schema)} for field in schema.fields}
-    properties = {
-        name: value for name, value in properties.items() if not any(field.not_built for field in schema.fields if field.name == name)
-    }
     required = [field.name for field in schema.fields if field.required]
     rendered: dict[str, object] = {"type": ["object", "null"] if schema.nullable else "object"}
     rendered |= {"properties": properties, "additionalProperties": False}

@@ -11,6 +11,7 @@ from robin.config.table import BY_PATH, SETTINGS, Setting
 from robin.identity.settings import FileIdentitySettings, IdentitySettings, JwtSvidSettings
 from robin.model.address import Address, UnixAddress
 from robin.model.limits import Deadlines, Limits
+from robin.planes.sidecar.listener import socket_mode
 from robin.policy.settings import GuardSettings
 from robin.telemetry.settings import TelemetrySettings
 from robin.transport.settings import ListenerSettings, UpstreamSettings
@@ -55,7 +56,7 @@ def build_sidecar(parsed: ParsedSettings) -> SidecarSettings:
     return SidecarSettings(
         identity=build_identity(parsed),
         upstream=_part(UpstreamSettings, "upstream", parsed),
-        listeners=_part(ListenerSettings, "listeners", parsed, proxy=_proxy_addresses(parsed), peer_credentials=on_unix_socket),
+        listeners=_part(ListenerSettings, "listeners", parsed, proxy=_proxy_addresses(parsed), on_unix_socket=on_unix_socket),
         guards=_part(GuardSettings, "guards", parsed, allowed_hosts=hosts),
         limits=_part(Limits, "limits", parsed),
         deadlines=_part(Deadlines, "timeouts", parsed),
@@ -82,7 +83,5 @@ def _part(part: type[P], group: str, parsed: ParsedSettings, **derived: Any) -> 
 
 def _proxy_addresses(parsed: ParsedSettings) -> tuple[Address, ...]:
     """Where the proxy listens, with the mode of the Unix socket."""
-    mode = parsed.values["ROBIN_UDS_MODE"]
-    if mode is None:
-        mode = 0o600 if parsed.values["ROBIN_PEERCRED_ALLOW_UIDS"] is None else 0o666
+    mode = socket_mode(parsed.values["ROBIN_UDS_MODE"], parsed.values["ROBIN_PEERCRED_ALLOW_UIDS"])
     return tuple(replace(address, mode=mode) if isinstance(address, UnixAddress) else address for address in parsed.listen)

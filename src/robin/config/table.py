@@ -223,7 +223,7 @@ _IDENTITY = (
         parse.duration("1ms"),
         "60s",
         "refresh this long before expiry",
-        "Source `jwtsvid` only. Clamped to half the observed lifetime.",
+        "Source `jwtsvid` only. Clamped to half the life that the token had left when it was received.",
         only_source="jwtsvid",
     ),
     _row(

@@ -114,10 +114,6 @@ class _Checker:
         values: dict[str, Located] = {}
         for name, field in fields.items():
             inner = name if what == "the file" else f"{what}.{name}"
-            if field.not_built:
-                if name in node.pairs:
-                    self._findings.add(node.pairs[name][0].at, "not_supported", f"{inner} is not built yet", "remove it")
-                continue
             if name in node.pairs:
                 key, content = node.pairs[name]
                 value = self.check(content, field.schema, inner)
@@ -189,7 +185,7 @@ class _Checker:
             self._findings.add(node.at, "value_invalid", f"{what}: {error.what}", error.fix)
             return None
         if pattern and re.search(pattern, text) is None:
-            self._findings.add(node.at, "value_invalid", f"{what} cannot be written this way in YAML", schema.kind.form.hint)
+            self._findings.add(node.at, "value_invalid", f"{what} cannot be written this way in YAML", schema.kind.form.fix(text))
             return None
         return Located(value=value, at=node.at, text=text)
 
@@ -207,7 +203,8 @@ def _wrong_type(node: Node, form: Form) -> tuple[str, str] | None:
     if node.tag == "int" and "integer" in form.types and _INTEGER.fullmatch(node.text):
         return None
     if "string" in form.types:
-        return f"YAML reads {shown(node.text)} as {READ_AS[node.tag]}", "put it in quotes"
+        fits = bool(form.choices) or re.search(form.pattern, node.text) is not None
+        return f"YAML reads {shown(node.text)} as {READ_AS[node.tag]}", "put it in quotes" if fits else form.fix(node.text)
     expected = "true or false, in lower case" if "boolean" in form.types else "a whole number in decimal digits"
     return f"YAML reads {shown(node.text)} as {READ_AS[node.tag]}", f"write {expected}"
 

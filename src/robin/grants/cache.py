@@ -2,8 +2,8 @@
 
 Rules to keep. FRESH: use it. STALE (past an instant drawn once, at 70 to 90 % of its usable time): use it while one fetch runs behind it.
 EXPIRED: wait for the fetch. The fetch is owned by the cache: a request that is cancelled or gives up neither stops nor fails it. A failed
-fetch leaves a valid credential in use, and no further fetch starts before its wait is over. Ages are monotonic; a wall clock past the
-expiry ends a credential too.
+fetch leaves a valid credential in use, and no further fetch starts before its wait is over. Ages count
+suspensions of the machine; a wall clock past the expiry ends a credential too.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from robin.wire.jwt_inspection import fingerprint
 
 Fetch = Callable[[], Coroutine[Any, Any, tuple[Credential, float]]]
 """Fetches one credential and its usable seconds, counted from the call. Raises GrantFailure or Fault."""
+
+OnForced = Callable[[Hashable, str], None]
+"""Called with the key and what a 401 led to: `refreshed`, `same_token`, `suppressed`, `failed`."""
 
 RETRY_AFTER_MAX_S: Final = 300.0
 _THROTTLED_FIRST_S: Final = 5.0
@@ -58,7 +61,7 @@ def wait_s(failure: GrantFailure, failures: int, draw: float) -> float:
 
 
 class _Entry:
-    """The state of one key. Times are monotonic, except `wall_until`."""
+    """The state of one key. Times are those of `boottime`, except `wall_until`."""
 
     __slots__ = (
         "credential",
@@ -107,6 +110,7 @@ class CredentialCache:
         fetch_s: float = 20.0,
         entries_max: int = 4096,
         forced_every_s: float = 60.0,
+        on_forced: OnForced = lambda _key, _result: None,
     ) -> None:
         self._clock = clock
         self._entropy = entropy
@@ -115,10 +119,39 @@ class CredentialCache:
         self._fetch_s = fetch_s
         self._entries_max = entries_max
         self._forced_every_s = forced_every_s
+        self._on_forced = on_forced
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def state(self, key: Hashable) -> str:
+        """What a request of this key finds now: `hit`, `stale`, `joined` (a fetch runs), `negative` (the last one failed), `miss`."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return "miss"
+        now = self._clock.boottime()
+        if not entry.rejected and now < entry.usable_until:
+            return "stale" if now >= entry.stale_at else "hit"
+        if entry.running:
+            return "joined"
+        return "negative" if entry.failure is not None and now < entry.next_at else "miss"
+
+    def usable_s(self) -> list[tuple[Hashable, float]]:
+        """The keys whose credentials can still be used, and the seconds that each has left."""
+        now = self._clock.boottime()
+        return [
+            (key, one.usable_until - now) for key, one in self._entries.items() if one.credential is not None and one.usable_until > now
+        ]
+
+    def flights(self) -> list[Hashable]:
+        """The keys of the fetches under way."""
+        return [key for key, entry in self._entries.items() if entry.running]
+
+    def waiting(self) -> list[GrantFailureClass]:
+        """The classes of the failures whose wait is not over."""
+        now = self._clock.boottime()
+        return [one.failure.failure_class for one in self._entries.values() if one.failure is not None and now < one.next_at]
 
     def ready(self, key: Hashable) -> Credential | None:
         """Return the credential if it is usable now, and start a fetch behind it if it is STALE; None when it must be obtained."""
@@ -128,23 +161,31 @@ class CredentialCache:
         self._entries.move_to_end(key)
         return self._usable(entry)
 
-    async def obtain(self, key: Hashable, fetch: Fetch) -> Credential:
-        """Return a usable credential, after the running fetch or a new one. Raises GrantFailure, or the identity's Fault."""
+    def peek(self, key: Hashable) -> Credential | None:
+        """The credential of a key, whether it is usable or not; starts nothing."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.credential
+
+    async def obtain(self, key: Hashable, fetch: Fetch, *, waits: int = 1) -> Credential:
+        """Return a usable credential, after the running fetch or a new one. Raises GrantFailure, or the identity's Fault.
+
+        `waits` multiplies how long a request waits: a chain of grants has twice the time of one.
+        """
         entry = self._entry(key, fetch)
         credential = self._usable(entry)
         if credential is not None:
             return credential
-        now = self._clock.monotonic()
+        now = self._clock.boottime()
         if not entry.running:
             if entry.failure is not None and now < entry.next_at:
                 raise _again(entry.failure, entry.next_at - now)
             self._start(entry)
-        done = entry.done
-        assert done is not None
-        await asyncio.wait((done,), timeout=self._wait_s)  # leaves `done` alone when this request is cancelled
-        if not done.done():
-            raise _failure(_TIMEOUT)
-        outcome = done.result()
+        outcome = await self._outcome(entry, waits)
+        if outcome is None:
+            credential = self._usable(entry)
+            if credential is None:
+                raise _failure(_TIMEOUT)
+            return credential
         if isinstance(outcome, Credential):
             return outcome
         credential = self._usable(entry)  # a forced fetch failed, and the credential before it is still valid
@@ -152,21 +193,24 @@ class CredentialCache:
             return credential
         if isinstance(outcome, Fault):
             raise Fault(outcome.code, outcome.detail, retry_after_s=outcome.retry_after_s)
-        raise _again(outcome, max(0.0, entry.next_at - self._clock.monotonic()))
+        raise _again(outcome, max(0.0, entry.next_at - self._clock.boottime()))
 
     def rejected(self, key: Hashable, credential: Credential) -> None:
         """Record that an origin responded 401 to this credential. Starts a fetch unless it was replaced, or one was forced lately."""
         entry = self._entries.get(key)
         if entry is None or entry.credential is not credential or entry.running:
             return
-        now = self._clock.monotonic()
+        now = self._clock.boottime()
         since_s = now - entry.forced_at
         if now < entry.next_at or since_s < entry.forced_every_s:
+            self._on_forced(key, "suppressed")
             return
         entry.forced_every_s = min(_FORCED_MAX_S, entry.forced_every_s * 2) if since_s < 2 * entry.forced_every_s else self._forced_every_s
         entry.forced_at = now
         entry.rejected = True
         self._start(entry)
+        assert entry.done is not None
+        entry.done.add_done_callback(lambda done: self._on_forced(key, _result_of(done.result(), credential)))
 
     async def renew(self, key: Hashable, credential: Credential) -> Credential | None:
         """Record that an origin responded 401 to this credential, and return the one that replaces it. None: it was not replaced.
@@ -178,14 +222,13 @@ class CredentialCache:
         if entry is None:
             return None
         if entry.running and entry.credential is credential:
-            assert entry.done is not None
-            await asyncio.wait((entry.done,), timeout=self._wait_s)
+            await self._outcome(entry)
         current = self._usable(entry)
         return None if current is credential else current
 
-    def retain(self, keys: frozenset[Hashable]) -> None:
+    def retain(self, keeps: Callable[[Hashable], bool]) -> None:
         """A new configuration: drop the entries of other keys, which it made unreachable; those that failed may be tried at once."""
-        for key in [key for key in self._entries if key not in keys]:
+        for key in [key for key in self._entries if not keeps(key)]:
             del self._entries[key]
         for entry in self._entries.values():
             entry.failure, entry.failures, entry.next_at = None, 0, -math.inf
@@ -202,12 +245,26 @@ class CredentialCache:
         return entry
 
     def _usable(self, entry: _Entry) -> Credential | None:
-        now = self._clock.monotonic()
+        now = self._clock.boottime()
         if entry.rejected or now >= entry.usable_until or self._clock.wall() >= entry.wall_until:
             return None
         if now >= entry.stale_at and not entry.running and now >= entry.next_at:
             self._start(entry)
         return entry.credential
+
+    async def _outcome(self, entry: _Entry, waits: int = 1) -> Credential | GrantFailure | Fault | None:
+        """That of the running fetch, after a bounded wait; None: it goes on.
+
+        Then the credential that a 401 was seen for is in use again: where an issuer hangs, the 401 of one caller must not stop all others.
+        """
+        done = entry.done
+        assert done is not None
+        await asyncio.wait((done,), timeout=waits * self._wait_s)  # leaves `done` alone when this request is cancelled
+        if done.done():
+            return done.result()
+        if entry.done is done:
+            entry.rejected = False
+        return None
 
     def _start(self, entry: _Entry) -> None:
         entry.running = True
@@ -216,7 +273,7 @@ class CredentialCache:
 
     async def _run_fetch(self, entry: _Entry, done: asyncio.Future[Credential | GrantFailure | Fault]) -> None:
         """Do one fetch; whatever happens in it, its outcome is recorded and reaches those that wait. A bug goes on to the task's owner."""
-        began_at, began_wall = self._clock.monotonic(), self._clock.wall()
+        began_at, began_wall = self._clock.boottime(), self._clock.wall()
         outcome: Credential | GrantFailure | Fault = _failure(_INTERNAL)
         try:
             async with asyncio.timeout(self._fetch_s):
@@ -229,7 +286,7 @@ class CredentialCache:
         finally:
             if isinstance(outcome, GrantFailure):  # an identity's Fault has its own backoff
                 entry.failure = outcome
-                entry.next_at = self._clock.monotonic() + wait_s(outcome, entry.failures, self._entropy.uniform())
+                entry.next_at = self._clock.boottime() + wait_s(outcome, entry.failures, self._entropy.uniform())
                 entry.failures += 1
             entry.running = entry.rejected = False
             done.set_result(outcome)
@@ -244,6 +301,12 @@ class CredentialCache:
         entry.usable_until, entry.wall_until = began_at + usable_s, began_wall + usable_s
         entry.stale_at = began_at + usable_s * (0.7 + 0.2 * self._entropy.uniform())
         return credential
+
+
+def _result_of(outcome: Credential | GrantFailure | Fault, before: Credential) -> str:
+    if not isinstance(outcome, Credential):
+        return "failed"
+    return "same_token" if outcome is before else "refreshed"
 
 
 def _failure(detail: str) -> GrantFailure:

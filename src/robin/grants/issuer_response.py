@@ -17,15 +17,24 @@ _REASONS: Final = {
     "token_type": "`token_type` is not Bearer",
     "issued_token_type": "the issuer issued another type of token than was asked for",
     "expires_in": "`expires_in` is not a number of seconds",
+    "expire_time": "`expireTime` is not a time",
 }
 
 
-def accept_token(response: IssuerResponse, issuer: IssuerSettings, *, now: float, issued_type: str = "") -> TokenResponse:
-    """Return the token of a success. Raises GrantFailure. `now` is the wall clock."""
+def accept_token(
+    response: IssuerResponse, issuer: IssuerSettings, *, now: float, issued_type: str = "", intermediate: bool = False
+) -> TokenResponse:
+    """Return the token of a success. Raises GrantFailure. `now` is the wall clock; `intermediate` as in `parse_token_response`."""
     if response.status != 200:
         raise classify_refusal(response, now)
     try:
-        return parse_token_response(response.fields, response.body, issued_type=issued_type, token_bytes_max=issuer.max_token_bytes)
+        return parse_token_response(
+            response.fields,
+            response.body,
+            issued_type=issued_type,
+            token_bytes_max=issuer.max_token_bytes,
+            intermediate=intermediate,
+        )
     except BadTokenResponse as bad:
         raise unacceptable(bad.reason) from None
 
@@ -38,21 +47,41 @@ def unacceptable(reason: str) -> GrantFailure:
 
 def classify_refusal(response: IssuerResponse, now: float) -> GrantFailure:
     """Return the failure for a status other than 200."""
-    status, code = response.status, parse_token_error(response.body)
+    code = parse_token_error(response.body)
+    if code == "invalid_grant" and is_refusal(response.status):
+        text = "invalid_grant: the issuer refused the identity token; check that the issuer trusts this identity"
+        return GrantFailure(GrantFailureClass.REAUTHORIZE, "subject_refused", text, issuer_error=code)
+    return refusal_by_status(response, now, code=code, passing=code in _PASSING, throttled=response.status == 429)
+
+
+def is_refusal(status: int) -> bool:
+    """Whether a status is about the request, and neither a passing condition nor another place."""
+    return 400 <= status < 500 and status not in (408, 429)
+
+
+def refusal_by_status(
+    response: IssuerResponse, now: float, *, code: str, passing: bool, throttled: bool, request_id: str = ""
+) -> GrantFailure:
+    """The failure of a status other than 200, where `code`, what the issuer says, has no meaning of its own but `passing`."""
+    status, fix = response.status, GrantFailureClass.FIX_CONFIGURATION
     if 300 <= status < 400:
         text = f"status_{status}: redirects of an issuer are not followed; name the final token endpoint"
-        return GrantFailure(GrantFailureClass.FIX_CONFIGURATION, "issuer_redirected", text)
+        return GrantFailure(fix, "issuer_redirected", text)
     if status < 400:
         text = f"status_{status}: a success is a 200; check the issuer"
         return GrantFailure(GrantFailureClass.INVESTIGATE, "issuer_answer_invalid", text)
-    if status in (408, 429) or status >= 500 or code in _PASSING:
-        after_s = parse_retry_after(response.fields.get("retry-after"), now) if status == 429 or status >= 500 else None
-        throttled = status == 429
+    if status in (408, 429) or status >= 500 or passing:
+        after_s = parse_retry_after(response.fields.get("retry-after"), now) if throttled or status >= 500 else None
         public = "issuer_rate_limited" if throttled else "issuer_unavailable"
         text = f"{code or f'status_{status}'}: the issuer cannot serve this now"
-        return GrantFailure(GrantFailureClass.RETRY, public, text, retry_after_s=after_s, throttled=throttled, issuer_error=code)
-    if code == "invalid_grant":
-        text = "invalid_grant: the issuer refused the identity token; check that the issuer trusts this identity"
-        return GrantFailure(GrantFailureClass.REAUTHORIZE, "subject_refused", text, issuer_error=code)
+        return GrantFailure(
+            GrantFailureClass.RETRY,
+            public,
+            text,
+            retry_after_s=after_s,
+            throttled=throttled,
+            issuer_error=code,
+            request_id=request_id,
+        )
     text = f"{code or f'status_{status}'}: the issuer refused the request; check the grant in the profile, and the client at the issuer"
-    return GrantFailure(GrantFailureClass.FIX_CONFIGURATION, "grant_refused", text, issuer_error=code)
+    return GrantFailure(fix, "grant_refused", text, issuer_error=code, request_id=request_id)

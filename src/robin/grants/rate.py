@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 from robin.grants.grant import GrantFailure, GrantFailureClass
-from robin.grants.settings import CacheSettings
+from robin.grants.settings import CacheSettings, origin_of
 from robin.transport.clock import Clock
 
 
@@ -56,8 +55,7 @@ class IssuerRates:
 
     def of(self, url: str) -> IssuerRate:
         """Return the bound of the issuer of this URL. Their number is that of the token endpoints in the configuration."""
-        parts, settings = urlsplit(url), self._settings
-        origin = f"{parts.scheme}://{parts.netloc}"
+        settings, origin = self._settings, origin_of(url)
         found = self._by_origin.get(origin)
         if found is None:
             bounds = {"per_s": settings.rate_per_s, "burst": settings.rate_burst, "concurrency": settings.concurrency}

@@ -116,6 +116,10 @@ class FileIdentity:
         if token is self._token and self._refresh_limit.permits(self._clock.monotonic()):
             self._key = None
 
+    async def fresh(self) -> IdentityToken:
+        """Return what stands in the file."""
+        return await self.obtain()
+
     async def renew(self, token: IdentityToken) -> IdentityToken:
         """Read the file now, unless it was since. Raises Fault."""
         if token is self._token:

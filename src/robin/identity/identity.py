@@ -37,6 +37,13 @@ class Identity(Protocol):
         """
         ...
 
+    async def fresh(self) -> IdentityToken:
+        """Return a token that was fetched for this call, where the source has tokens to fetch; else the one that is current.
+
+        Raises Fault as `obtain` does.
+        """
+        ...
+
     def status(self) -> IdentityStatus:
         """Return the present state from memory: never reads, never fetches."""
         ...

@@ -4,6 +4,7 @@ The client resolves, connects, verifies TLS and reads the whole response; it fol
 environment. Grants and verification keys depend on this Protocol only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,8 @@ from robin.model.secret import Secret
 class IssuerRequest:
     """One request. `fields` are added to Host and Content-Length; `body` None sends none; `ca_file` None means the system roots.
 
-    A response body above `limit_bytes` is refused.
+    A response body above `limit_bytes` is refused. `anew` makes the same request again for a repeat, where parts of it must not be sent
+    twice; None: it can be sent again as it is, unless not `may_repeat`.
     """
 
     method: str
@@ -23,6 +25,8 @@ class IssuerRequest:
     body: Secret | None = None
     ca_file: str | None = None
     limit_bytes: int = 65536
+    anew: Callable[[], "IssuerRequest"] | None = None
+    may_repeat: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from robin.identity.identity import Dependencies, describe
 from robin.identity.reporter import IdentityReporter
-from robin.identity.schedule import ClockJump, FirstSeen, RefreshRateLimit, backoff_s, refresh_at
+from robin.identity.schedule import ClockJump, FirstSeen, RefreshRateLimit, backoff_s, new_endpoint_s, refresh_at
 from robin.identity.source import FailureClass, RawIdentity, SourceFailure, SourceHandle
 from robin.model.faults import Fault
 from robin.model.identity import IdentityStatus, IdentityToken
@@ -22,9 +22,7 @@ from robin.wire.jwt_inspection import TokenRefused, TokenRules, fingerprint, ins
 
 _TICK_S: Final = 1.0
 _FAILING_TICK_S: Final = 0.25  # how often a failing endpoint is looked at: with the spread, a new one is used within a second
-_SPREAD_S: Final = 0.5
 _SHORTEST_S: Final = 0.01
-_LEAST_LEAD: Final = 0.9  # of the drawn lead before expiry
 _OVERTIME_S: Final = 1.0  # how long a fetch may outlive its own deadline before it is cut off
 
 
@@ -138,6 +136,17 @@ class RefreshingIdentity:
             await self._wait_for_fetch(self._settings.wait_s)
         return await self.obtain()
 
+    async def fresh(self) -> IdentityToken:
+        """Fetch one for this call alone; it is judged as any other, and not kept. Raises Fault."""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s + _OVERTIME_S):
+                raw = await self._handle.source.fetch(self._settings.audience)
+            return inspect_token(raw.text, self._rules, now=self._clock.wall(), issued_to=raw.issued_to)
+        except SourceFailure as failure:
+            raise Fault(failure.fault, failure.detail) from None
+        except TimeoutError:
+            raise Fault("identity_unavailable", "deadline_exceeded: the identity source did not answer") from None
+
     # operations
 
     def status(self) -> IdentityStatus:
@@ -208,12 +217,12 @@ class RefreshingIdentity:
         await asyncio.wait((self._fetch_done,), timeout=timeout_s)
 
     def _detect_new_endpoint(self, now: float) -> None:
-        """Plan an early try when the failing endpoint was replaced, at a random moment (the sidecars of a node see it together)."""
+        """Plan an early try when the failing endpoint was replaced, at a random moment."""
         found = self._handle.endpoint_id()
         if found is not None and found != self._seen_endpoint_id:
             self._seen_endpoint_id = found
             self._failures = 0
-            self._next_at = min(self._next_at, now + self._entropy.uniform() * _SPREAD_S)
+            self._next_at = min(self._next_at, now + new_endpoint_s(self._entropy.uniform()))
 
     # fetches
 
@@ -270,7 +279,8 @@ class RefreshingIdentity:
         self._due_wall = refresh_at(
             received_at=wall,
             expires_at=token.expires_at,
-            refresh_before_s=max(self._settings.refresh_before_s, (token.expires_at - token.usable_until) / _LEAST_LEAD),
+            usable_until=token.usable_until,
+            refresh_before_s=self._settings.refresh_before_s,
             draw=self._entropy.uniform(),
         )
         self._clock_jump = ClockJump(wall=wall, monotonic=now)

@@ -15,21 +15,31 @@ BACKOFF_MAX_S: Final = 30.0
 EARLIEST_S: Final = 1.0
 CLOCK_JUMP_S: Final = 2.0
 FORCED_REFRESH_EVERY_S: Final = 30.0
+_SPREAD: Final = 0.1  # of the lead
+_NEW_ENDPOINT_S: Final = 0.5
 
 
-def refresh_at(*, received_at: float, expires_at: float, refresh_before_s: float, draw: float) -> float:
+def refresh_at(*, received_at: float, expires_at: float, usable_until: float, refresh_before_s: float, draw: float) -> float:
     """Return the wall instant at which a token becomes STALE. `draw` is uniform in [0, 1), so that a fleet does not refresh as one.
 
-    A tenth of the lead is spread; the lead is at most half of the life that the token had left when it was received.
+    The lead before expiry is `refresh_before_s`, less up to a tenth by the draw. It is at least the time in which the token is not usable
+    any more (from `usable_until` to `expires_at`: the required rest of validity, or a tenth of the lifetime if that is less), and at most
+    half of the life that the token had left when it was received.
     """
-    lead_s = min(refresh_before_s, (expires_at - received_at) / 2)
-    return max(expires_at - lead_s * (1 - draw / 10), received_at + EARLIEST_S)
+    lead_s = max(refresh_before_s, (expires_at - usable_until) / (1 - _SPREAD))
+    lead_s = min(lead_s, (expires_at - received_at) / 2)
+    return max(expires_at - lead_s * (1 - draw * _SPREAD), received_at + EARLIEST_S)
 
 
 def backoff_s(failures: int, draw: float) -> float:
     """Return the seconds to the next try after the `failures`-th failure in a row, counted from 0. `draw` is uniform in [0, 1)."""
     ceiling_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
     return ceiling_s * (0.5 + draw / 2)
+
+
+def new_endpoint_s(draw: float) -> float:
+    """Return the seconds to the try after a failing endpoint was replaced, which all sidecars of a node see together."""
+    return draw * _NEW_ENDPOINT_S
 
 
 class ClockJump:

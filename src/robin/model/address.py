@@ -21,10 +21,11 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnixAddress:
-    """An absolute path of at most 107 bytes. `mode` None leaves the mode to the listener's own rule."""
+    """An absolute path of at most 107 bytes. `mode` None leaves the mode to the listener's own rule; `group` None is the process's own."""
 
     path: str
     mode: int | None = None
+    group: int | None = None
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
@@ -44,16 +45,40 @@ Address = TcpAddress | UnixAddress | ActivatedAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What the name of an address was resolved to: how many addresses, why some were refused, and how long it took."""
+
+    count: int
+    refused: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialled:
+    """How a connection came about: seconds of the TCP connect and of the TLS handshake; the version of TLS, such as `1.3`, and the SHA-256
+    of the certificate that was verified. Without TLS the latter are None.
+    """
+
+    connect_s: float
+    tls_s: float | None = None
+    tls: str | None = None
+    cert_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedAddress:
     """One address of a name, to be judged before anything connects to it. `host` is a literal IP address without brackets.
 
     `own_listener`: connecting to it would reach a listener of this process. `own_host`: the kernel would connect to it from itself.
+    `dns_s` is how long its name took to resolve; `resolution` is there where a plane's judge puts it.
     """
 
     host: str
     port: int
     own_listener: bool = False
     own_host: bool = False
+    dns_s: float = 0.0
+    resolution: Resolution | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

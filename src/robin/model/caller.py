@@ -1,4 +1,4 @@
-"""Who opened the downstream connection, and how we know."""
+"""Who may open a downstream connection, who opened it, and how we know."""
 
 import math
 from dataclasses import dataclass
@@ -16,6 +16,20 @@ class Evidence(StrEnum):
     OPERATOR = "operator"  # a command that the operator runs, not a connection
     OPEN = "open"  # a listener that serves others than loopback
     JWT = "jwt"  # a token that an issuer of the settings signed
+    MTLS = "mtls"  # a client certificate that was verified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerRule:
+    """Who may connect to one listener.
+
+    The peer of a Unix socket is judged by the credentials that the kernel noted when it connected; `allow_uids` None: any local user. Both
+    ends of a TCP connection must be loopback addresses, unless `beyond_loopback`. `unix`: only a Unix socket may serve as this listener.
+    """
+
+    unix: bool = False
+    allow_uids: frozenset[int] | None = None
+    beyond_loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

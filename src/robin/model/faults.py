@@ -5,49 +5,21 @@ holds words such as `{upstream_url}`, and `name_settings` puts in the plane's ow
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import Final, Protocol
 
+from robin.model.fault_kind import FaultKind, FaultRow, FaultSource, fault_table
 from robin.model.gateway_faults import GATEWAY_FAULTS
-from robin.model.grant_faults import GRANT_ROWS, RETRY_AFTER_MAX_S
+from robin.model.grant_faults import GRANT_FAULTS
+from robin.model.kube_faults import KUBE_FAULTS
+
+__all__ = ["FAULTS", "OUTCOMES", "Fault", "FaultKind", "FaultSource", "Refusals", "name_settings"]
 
 
-class FaultSource(StrEnum):
-    """Who is at fault."""
-
-    DOWNSTREAM = "downstream"
-    POLICY = "policy"
-    IDENTITY = "identity"
-    ISSUER = "issuer"
-    UPSTREAM = "upstream"
-    LOCAL = "local"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultKind:
-    """One line of the fault table.
-
-    `status` is the HTTP status; `error` the RFC 9209 proxy error type; `retry_after_s` the Retry-After of a Fault without one of its own
-    (None: no Retry-After), `retry_after_max_s` the longest of any; `closes`: the downstream connection ends after the response, and later
-    bytes are not parsed.
-    """
-
-    code: str
-    status: int
-    error: str
-    source: FaultSource
-    title: str
-    retry_after_s: int | None = None
-    retry_after_max_s: int = 30
-    closes: bool = False
-
-
-def _table() -> dict[str, FaultKind]:
+def _engine_faults() -> Mapping[str, FaultKind]:
     down, policy, identity = FaultSource.DOWNSTREAM, FaultSource.POLICY, FaultSource.IDENTITY
     up, local = FaultSource.UPSTREAM, FaultSource.LOCAL
-    rows: tuple[tuple[str, int, str, FaultSource, str, int | None, bool], ...] = (
+    rows: tuple[FaultRow, ...] = (
         ("bad_request", 400, "http_request_error", down, "The request is malformed", None, True),
         ("request_timeout", 408, "http_request_error", down, "The request head did not arrive in time", None, True),
         ("target_too_long", 414, "http_request_error", down, "The request target is too long", None, True),
@@ -83,31 +55,10 @@ def _table() -> dict[str, FaultKind]:
         ("draining", 503, "destination_unavailable", local, "Robin is shutting down", 1, True),
         ("internal_error", 500, "proxy_internal_error", local, "Robin failed", None, True),
     )
-    table = {
-        code: FaultKind(code=code, status=status, error=error, source=source, title=title, retry_after_s=after, closes=closes)
-        for code, status, error, source, title, after, closes in (*rows, *_rows_of_planes())
-    }
-    for code, status, error, word, title, after in GRANT_ROWS:
-        kind = FaultKind(code=code, status=status, error=error, source=FaultSource(word), title=title, retry_after_s=after)
-        table[code] = replace(kind, retry_after_max_s=RETRY_AFTER_MAX_S)
-    return table
+    return fault_table(rows)
 
 
-def _rows_of_planes() -> Iterator[tuple[str, int, str, FaultSource, str, int | None, bool]]:
-    for code, status, error, source, title, after, closes in GATEWAY_FAULTS:
-        yield code, status, error, FaultSource(source), title, after, closes
-
-
-FAULTS = _table()
-
-PLANE_FAULTS: dict[str, FaultKind] = {}
-"""The codes that only some plane has, beside those of the engine; a plane registers its table when it is built."""
-
-
-def register_faults(kinds: Mapping[str, FaultKind]) -> None:
-    """Make the codes of a plane known to Fault."""
-    PLANE_FAULTS.update(kinds)
-
+FAULTS: Final[Mapping[str, FaultKind]] = {**_engine_faults(), **GATEWAY_FAULTS, **KUBE_FAULTS, **GRANT_FAULTS}
 
 # `outcome` of an exchange: a closed set, public in records and metrics; docs/reference/outcomes.md lists them.
 OUTCOMES = frozenset({"forwarded", "local_response", "client_closed", "upstream_aborted", "drain_cut", *FAULTS})
@@ -118,7 +69,7 @@ class Fault(Exception):
 
     `detail` starts with a stable reason word, states the fix, and never holds request or token bytes.
     `retry_after_s` overrides the kind's (clamped to 1 and the kind's maximum when rendered). `rule` names the rule that refused, if one
-    did. `members` go into the problem body too: words of the configuration and of closed lists.
+    did. `members` go into the problem body too: words of the configuration and of closed lists. `status` overrides the kind's.
     """
 
     def __init__(
@@ -129,12 +80,14 @@ class Fault(Exception):
         retry_after_s: float | None = None,
         rule: str = "",
         members: Mapping[str, str] | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(code, detail)
-        self.kind = FAULTS.get(code) or PLANE_FAULTS[code]
+        self.kind = FAULTS[code]
         self.detail = detail
         self.rule = rule
         self.members = members or {}
+        self.status = self.kind.status if status is None else status
         self.retry_after_s = retry_after_s if retry_after_s is not None else self.kind.retry_after_s
 
     @property

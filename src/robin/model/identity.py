@@ -13,7 +13,7 @@ class IdentityToken:
     `value` is the compact serialization, trimmed and checked as an RFC 6750 b64token. `subject` and `audiences` are the claims (None and
     empty for an opaque token). `expires_at`, `not_before_at` are wall-clock seconds since the epoch (None: the token does not say);
     `seen_at` is the wall clock at which Robin first saw the token; `usable_until` = expires_at - min(min validity, lifetime/10)
-    (infinity for opaque tokens): the token is injected only while now < usable_until.
+    (infinity for opaque tokens): the token is injected only while now < usable_until. `algorithm` and `issued_at` are `alg` and `iat`.
     """
 
     value: Secret
@@ -23,6 +23,8 @@ class IdentityToken:
     not_before_at: float | None
     seen_at: float
     usable_until: float
+    algorithm: str | None = None
+    issued_at: float | None = None
 
 
 class IdentityState(StrEnum):

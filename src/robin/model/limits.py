@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes in bytes, counts in items. `upstream_connections` is per endpoint, `upstream_total` in all."""
+    """Sizes in bytes, counts in items. `upstream_connections` is per endpoint, `upstream_total` in all.
+
+    `body_bytes`: of one request body, 0: no limit.
+    `held_bytes`: of all bodies that one engine holds at a time.
+    """
 
     head_bytes: int = 65536
     target_bytes: int = 16384
@@ -15,6 +19,8 @@ class Limits:
     upstream_total: int = 256
     response_head_bytes: int = 65536
     response_fields: int = 1000
+    body_bytes: int = 0
+    held_bytes: int = 268_435_456
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

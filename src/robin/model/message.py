@@ -38,7 +38,7 @@ class _Head:
     """What requests and responses share.
 
     `names` are the canonical field names in order, `field_values` the values, without outer spaces and tabs. `connection_options` are
-    the canonical names that Connection lists, except those of Host and Content-Length. `keep_alive`: the connection can be used again,
+    the canonical names that Connection lists. `keep_alive`: the connection can be used again,
     as far as the head decides.
     """
 

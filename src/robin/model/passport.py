@@ -1,5 +1,6 @@
 """Nouns of passports: signer classes and their two axes, routes, source rules, and the request that is judged."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -113,11 +114,15 @@ class PassportRoute:
         return SIGNER_CLASSES[self.required_key_binding].raised(self.require)
 
     def fits_path(self, path: str) -> bool:
-        """Whether the path is this template: `{name}` stands for one segment that is not empty."""
-        wanted, found = self.path_template.split("/"), path.split("/")
-        return len(wanted) == len(found) and all(
-            (segment != "" if part.startswith("{") and part.endswith("}") else part == segment)
-            for part, segment in zip(wanted, found, strict=True)
+        """Whether the path is this template: `{name}` stands for one segment that no server behind us reads as another path."""
+        return self.fits_segments(path.split("/"))
+
+    def fits_segments(self, segments: list[str]) -> bool:
+        """The same for a path that was split at its slashes, once for many routes."""
+        wanted = self.path_template.split("/")
+        return len(wanted) == len(segments) and all(
+            _is_one_segment(segment) if part.startswith("{") and part.endswith("}") else part == segment
+            for part, segment in zip(wanted, segments, strict=True)
         )
 
     @property
@@ -126,11 +131,22 @@ class PassportRoute:
         return "{" not in self.path_template
 
 
+# Servers decode escapes, some of them twice; some take a backslash for `/`, and some end a path at `;`, `?`, `#` or NUL.
+_LEAVES_SEGMENT: Final = re.compile(
+    r"\\|%(?:25)*(?:2f|5c|00)|%(?![0-9a-f]{2})|^(?:\.|%(?:25)*2e){1,2}(?:;|%(?:25)*(?:3b|3f|23)|$)", re.IGNORECASE
+)
+
+
+def _is_one_segment(segment: str) -> bool:
+    return segment != "" and _LEAVES_SEGMENT.search(segment) is None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedRequest:
-    """One request as a verifier received it. `fields`: lower-case name, trimmed value, in order. `body_bytes`: as announced, None: unknown.
+    """One request as a verifier received it. `fields`: lower-case name and trimmed value, in order.
 
-    `body_seen`: the bytes of the body will be compared; False for a forward-auth surface that does not get them.
+    `body_bytes`: the size of the body as announced, None: unknown. `joined`: who passed the request on may have joined lines of one name
+    with a comma alone.
     """
 
     method: str
@@ -138,7 +154,7 @@ class ReceivedRequest:
     authority: str
     fields: tuple[tuple[str, str], ...]
     body_bytes: int | None = 0
-    body_seen: bool = True
+    joined: bool = False
 
     def values(self, name: str) -> list[str]:
         """The values of every field line of that name."""
@@ -157,5 +173,6 @@ class ReceivedRequest:
 
 def find_route(routes: tuple[PassportRoute, ...], method: str, path: str) -> PassportRoute | None:
     """The route of a request by method and path, an exact one before a template."""
-    fitting = [route for route in routes if route.method == method and route.fits_path(path)]
+    segments = path.split("/")
+    fitting = [route for route in routes if route.method == method and route.fits_segments(segments)]
     return min(fitting, key=lambda route: not route.is_exact, default=None)

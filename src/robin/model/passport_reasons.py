@@ -22,6 +22,16 @@ class Reason:
         """The HTTP status for a request of this profile."""
         return self.httpsig if profile == "wimse-httpsig" else self.transcript
 
+    @property
+    def statuses(self) -> str:
+        """The statuses as pages show them: transcript-v1 / wimse-httpsig."""
+        return f"{self.transcript} / {self.httpsig}" if self.transcript else "broker"
+
+    @property
+    def again(self) -> str:
+        """Whether the same request may be allowed later, as pages show it."""
+        return "yes" if self.retryable else "no"
+
 
 _A, _Z, _U = (403, 400), (403, 403), (503, 503)
 _PASS: Final = (200, 200)
@@ -95,7 +105,7 @@ _ROWS: Final[tuple[tuple[str, tuple[int, int], bool, str, str], ...]] = (
     ("caller_proof_missing", _BROKER, False, "The caller gave no proof of its SVID", "send svid_proof"),
     ("caller_proof_invalid", _BROKER, False, "The caller's proof is not right", "sign the request that is asked for"),
     ("covered_headers_mismatch", _BROKER, False, "The covered headers are not those of the route", "cover those of the route"),
-    ("ipc_malformed", _BROKER, False, "The request is not in its form", "follow the protocol of its version"),
+    ("ipc_malformed", _BROKER, False, "The request is not in its form", "correct what error.details of the reply names"),
     ("ipc_inconsistent", _BROKER, False, "Members of the request contradict each other", "compute them from one request"),
     ("ipc_too_large", _BROKER, False, "The request is larger than 65536 bytes", "send less"),
     ("ipc_version_unsupported", _BROKER, False, "The version is unknown", "use a version of details.supported"),

@@ -7,19 +7,22 @@ from robin.model.caller import Caller
 from robin.model.message import HeldBody
 from robin.model.origin import Origin
 from robin.model.route import Endpoint, Route
+from robin.model.secret import Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Permit:
     """Leave to contact one endpoint on behalf of one caller. Constructed in `policy/` only; no Permit, no network.
 
-    `target`: the request target to send, None for the caller's own behind `route.base_path`.
+    `target`: the request target to send, None for the caller's own behind `route.base_path`. `subjects`: the tokens that the caller sent to
+    be exchanged, each with the canonical name of its field.
     """
 
     route: Route
     endpoint: Endpoint
     target: bytes | None
     caller: Caller
+    subjects: tuple[tuple[str, Secret], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

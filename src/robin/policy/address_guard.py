@@ -6,12 +6,14 @@ names one address and port for development.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-from robin.model.address import ResolvedAddress
+from robin.model.address import Resolution, ResolvedAddress
 from robin.model.faults import Fault
+from robin.model.route import Endpoint
 from robin.model.verdict import Permit
 
 Address = IPv4Address | IPv6Address
@@ -33,6 +35,7 @@ class AddressClass(StrEnum):
     EMBEDDED = "embedded"  # an IPv4 address inside an IPv6 address
     SELF = "self"
     DENIED = "denied"  # by `deny` of the settings
+    OUTSIDE = "outside"  # not in `allowed_ips` of a provider's endpoint
 
 
 def _table(rows: str) -> tuple[tuple[AddressClass, Network], ...]:
@@ -53,6 +56,12 @@ reserved 100::/64 2001::/23 2001:db8::/32 3fff::/20 5f00::/16
 """)
 """In order: the first row that has an address decides."""
 
+_OTHERS_REFUSED: Final = "every address of the name is one that no rule can reach"
+_REFUSED: Final = dict.fromkeys(
+    (AddressClass.PRIVATE, AddressClass.CGNAT), "the network of the address is not in `private` of a rule that allows this host"
+) | {
+    AddressClass.LOOPBACK: "the address is this machine's; for development `addresses.unsafe_loopback` opens one address and port",
+}
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _PRIVATE_ROOM: Final = tuple(net for kind, net in _TABLE if kind in {AddressClass.PRIVATE, AddressClass.CGNAT})
 _NAT64_LENGTHS: Final = frozenset({32, 40, 48, 56, 64, 96})
@@ -88,7 +97,7 @@ def is_nat64_prefix(text: str) -> bool:
 class AddressGuard:
     """Judges the addresses of a permitted endpoint. `judge` is a `transport.dial.Judge`."""
 
-    __slots__ = ("_deny", "_nat64", "_self_addresses", "_unsafe_loopback")
+    __slots__ = ("_deny", "_nat64", "_unsafe_loopback", "self_addresses")
 
     def __init__(
         self,
@@ -101,32 +110,41 @@ class AddressGuard:
         self._deny = tuple(map(ip_network, deny))
         self._nat64 = tuple(map(IPv6Network, nat64_prefixes))
         self._unsafe_loopback = unsafe_loopback
-        self._self_addresses: frozenset[Address] = frozenset()
+        self.self_addresses: frozenset[Address] = frozenset()
 
     def learn_self(self, addresses: frozenset[Address]) -> None:
         """The addresses that `self_names` resolve to now."""
-        self._self_addresses = addresses
+        self.self_addresses = addresses
 
     def judge(self, permit: Permit, addresses: Sequence[ResolvedAddress]) -> Sequence[ResolvedAddress]:
         """Those that may be connected to. Raises Fault `address_refused` where there is none; its reason word is a class."""
-        private = tuple(map(ip_network, permit.endpoint.private))
-        permitted, refused = [], AddressClass.RESERVED
+        return self.judge_endpoint(permit.endpoint, addresses)
+
+    def judge_endpoint(self, endpoint: Endpoint, addresses: Sequence[ResolvedAddress]) -> Sequence[ResolvedAddress]:
+        """The same. Raises Fault."""
+        private = tuple(map(ip_network, endpoint.private))
+        within = [tuple(map(ip_network, nets)) for nets in endpoint.within]
+        permitted: list[ResolvedAddress] = []
+        refused: list[AddressClass] = []
         for address in addresses:
             kind = self.class_of(address)
-            if self._reachable(address, kind, private):
-                permitted.append(address)
+            if not self._reachable(address, kind, private):
+                refused.append(kind)
+            elif not all(any(ip_address(address.host) in net for net in nets) for nets in within):
+                refused.append(AddressClass.OUTSIDE)
             else:
-                refused = kind
+                permitted.append(address)
         if not permitted:
-            raise Fault("address_refused", f"{refused}: every address of the name is one that no rule can reach")
-        return permitted
+            raise Fault("address_refused", f"{refused[-1]}: {_REFUSED.get(refused[-1], _OTHERS_REFUSED)}")
+        found = Resolution(count=len(addresses), refused=tuple(refused), seconds=addresses[0].dns_s)
+        return [replace(address, resolution=found) for address in permitted]
 
     def class_of(self, address: ResolvedAddress) -> AddressClass:
         """The class, with what the settings and this process add to the tables."""
         number = ip_address(address.host.partition("%")[0])
         if (number.compressed, address.port) in self._unsafe_loopback and not address.own_listener:
             return AddressClass.LOOPBACK  # own_host holds for every loopback address
-        if address.own_listener or address.own_host or number in self._self_addresses:
+        if address.own_listener or address.own_host or number in self.self_addresses:
             kind = classify(number)
             return kind if kind in {AddressClass.LOOPBACK, AddressClass.UNSPECIFIED} else AddressClass.SELF
         if any(number in net for net in self._deny):

@@ -1,19 +1,25 @@
 """Whether the broker issues a passport, for whom, for which route and as what: the checks of one request in one order. Pure.
 
-A peer is known by what the kernel says of it. Silence denies: no rule, no route, no audience, no passport.
+A peer is identified by what the kernel reports. Without a rule, a route and an audience there is no passport.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from robin.model.passport import TRANSCRIPT, Axes, PassportRoute, find_route
 from robin.model.passport_reasons import Refused
 from robin.policy.passport_proof import covered_names
 from robin.policy.passport_token import check_context
+from robin.policy.x509_svid import Svid, is_below
 from robin.wire import transcript as tr
 from robin.wire.broker_ipc import HTTPSIG_FIELDS, PUBLIC, IssueRequest
+from robin.wire.http_signature import WIT_FIELD
 
 UNKNOWN = "unknown"
+IDENTITY_OF_MODE: Final = {"pod-binding": "pod_svid", "caller-presented": "caller_svid"}
+_ATTESTED: Final = "attested_workload"
+_AS_SOFTWARE: Final = {"software": Axes(identity="peercred")}
 _OVERFLOW_ID = 65534  # what a user without a mapping in our namespace is shown as
 
 
@@ -27,11 +33,12 @@ class Peer:
     pid_proven: bool = False
     process: str = UNKNOWN
     exe: str = UNKNOWN
+    cgroup: str = ""  # the text of its cgroup file, where the process is proven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRule:
-    """All members that are set must hold."""
+    """All members that are set must hold. With SVIDs `subject` is empty: the SPIFFE ID is the subject."""
 
     name: str
     subject: str
@@ -39,9 +46,11 @@ class PeerRule:
     uid: int | None = None
     gid: int | None = None
     exe: str | None = None
+    spiffe_id: str | None = None
+    spiffe_prefix: str | None = None
 
     def matches(self, peer: Peer) -> bool:
-        """Whether the rule is about this peer. An exe that is not proven matches no rule."""
+        """Whether what the kernel reports fits the rule. An exe that is not proven matches no rule."""
         return (
             (self.uid is None or self.uid == peer.uid)
             and (self.gid is None or self.gid == peer.gid)
@@ -49,6 +58,21 @@ class PeerRule:
             and (peer.uid != _OVERFLOW_ID or self.uid == _OVERFLOW_ID)
             and (peer.gid != _OVERFLOW_ID or self.gid == _OVERFLOW_ID)
         )
+
+    def admits(self, spiffe_id: str) -> bool:
+        """Whether a verified SPIFFE ID fits the rule."""
+        return (self.spiffe_id is None or self.spiffe_id == spiffe_id) and (
+            self.spiffe_prefix is None or is_below(spiffe_id, self.spiffe_prefix)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """A verified SVID, and how it is bound to the caller: `mode` and `evidence` are words of passports.md 7."""
+
+    svid: Svid
+    mode: str
+    evidence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +83,7 @@ class Principal:
     subject: str
     routes: frozenset[str]
     axes: Axes
+    attestation: Attestation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +109,32 @@ def guard_request(request: IssueRequest) -> None:
     _guard("duplicate_header" if len(set(names)) != len(names) else None)
 
 
-def find_principal(peer: Peer, rules: Sequence[PeerRule]) -> Principal:
-    """Raises Refused: peer_unverified, peer_not_allowed, peer_ambiguous."""
+def find_rules(peer: Peer, rules: Sequence[PeerRule]) -> list[PeerRule]:
+    """The rules that the kernel's report of a peer fits. Raises Refused: peer_unverified, peer_not_allowed."""
     if peer.uid is None or peer.gid is None:
         raise Refused("peer_unverified")
     found = [rule for rule in rules if rule.matches(peer)]
     if not found:
         raise Refused("peer_not_allowed")
-    if len({rule.subject for rule in found}) > 1:
+    return found
+
+
+def find_principal(rules: Sequence[PeerRule], attestation: Attestation | None = None) -> Principal:
+    """Whom the rules that fit name, or the verified SPIFFE ID that they admit. Raises Refused: peer_not_allowed, peer_ambiguous."""
+    if attestation is not None:
+        spiffe_id = attestation.svid.spiffe_id
+        rules = [rule for rule in rules if rule.admits(spiffe_id)]
+        if not rules:
+            raise Refused("peer_not_allowed", "spiffe_id")
+    elif len({rule.subject for rule in rules}) > 1:
         raise Refused("peer_ambiguous")
-    routes = frozenset(route for rule in found for route in rule.routes)
-    return Principal(rule=found[0].name, subject=found[0].subject, routes=routes, axes=Axes(identity="peercred"))
+    return Principal(
+        rule=rules[0].name,
+        subject=rules[0].subject if attestation is None else attestation.svid.spiffe_id,
+        routes=frozenset(route for rule in rules for route in rule.routes),
+        axes=Axes(identity="peercred" if attestation is None else IDENTITY_OF_MODE[attestation.mode]),
+        attestation=attestation,
+    )
 
 
 def judge_issue(request: IssueRequest, principal: Principal, routes: tuple[PassportRoute, ...]) -> Issue:
@@ -108,18 +148,13 @@ def judge_issue(request: IssueRequest, principal: Principal, routes: tuple[Passp
     query = request.target.partition("?")[2]
     if request.profile == TRANSCRIPT:
         _guard(tr.guard_query(query, repeated_keys=route.repeated_keys, any_order=route.query_order == "any"))
+        _guard("query_not_canonical" if request.target.endswith("?") else None)
     if request.inconsistent:
         raise Refused("ipc_inconsistent", request.inconsistent)
     _check_covered(request, route)
     check_context(request.ctx, route)
-    return Issue(
-        request=request,
-        principal=principal,
-        route=route,
-        audience=audience,
-        signer_class=_choose_class(request, principal, route),
-        axes=principal.axes,
-    )
+    signer_class, axes = _choose_class(request, principal, route)
+    return Issue(request=request, principal=principal, route=route, audience=audience, signer_class=signer_class, axes=axes)
 
 
 def _find_route(request: IssueRequest, principal: Principal, routes: tuple[PassportRoute, ...]) -> PassportRoute:
@@ -154,20 +189,24 @@ def _check_covered(request: IssueRequest, route: PassportRoute) -> None:
         if names != wanted:
             raise Refused("covered_headers_mismatch", sorted(names ^ wanted)[0])
         return
-    required, allowed = set(route.extra_components), {*HTTPSIG_FIELDS, *route.extra_components}
+    required = set(route.extra_components) - {"content-digest", WIT_FIELD}  # those two are ours to make
+    if "content-digest" in route.extra_components and request.body_sha256 in (None, tr.EMPTY_SHA256):
+        raise Refused("covered_headers_mismatch", "content-digest")
+    allowed = {*HTTPSIG_FIELDS, *required}
     if not required <= names <= allowed:
         raise Refused("covered_headers_mismatch", sorted((required - names) | (names - allowed))[0])
 
 
-def _choose_class(request: IssueRequest, principal: Principal, route: PassportRoute) -> str:
-    """This broker signs with software keys for peers that the kernel names: the one class that it can prove is `software`."""
-    available = "software"
+def _choose_class(request: IssueRequest, principal: Principal, route: PassportRoute) -> tuple[str, Axes]:
+    """The highest class that can be proven and is asked for, with its axes: the keys are software, an SVID makes it `attested_workload`."""
+    provable = _AS_SOFTWARE if principal.attestation is None else {_ATTESTED: principal.axes, **_AS_SOFTWARE}
     asked = request.classes
-    fits = not asked or available in asked or request.software_fallback
-    if not fits or not principal.axes.satisfies(route.minimum) or not principal.axes.satisfies(request.minimum):
-        requested = asked[0] if asked else route.required_key_binding
-        raise Refused("insufficient_key_binding", extra={"requested_key_binding": requested, "available_key_binding": available})
-    return available
+    for signer_class, axes in provable.items():
+        wanted = not asked or signer_class in asked or (signer_class == "software" and request.software_fallback)
+        if wanted and axes.satisfies(route.minimum) and axes.satisfies(request.minimum):
+            return signer_class, axes
+    requested, available = asked[0] if asked else route.required_key_binding, next(iter(provable))
+    raise Refused("insufficient_key_binding", extra={"requested_key_binding": requested, "available_key_binding": available})
 
 
 def _guard(detail: str | None) -> None:

@@ -55,10 +55,10 @@ class SidecarPolicy:
             host = head.target_authority or head.host  # RFC 9112 3.2.2: an absolute target replaces Host
             if host != self._known_host and not self._admits(host):
                 return Denial(code="host_not_allowed", detail="host: the Host is not in {allowed_hosts}; add it there if it is yours")
-            if head.origin is not None:
-                if head.origin not in self._origins:
-                    return Denial(code="origin_refused", detail="origin: browser pages need their Origin in {allowed_origins}")
-            elif head.fetch_site is not None and head.fetch_site.lower() not in _OWN_SITES:
+            foreign = foreign_page(head, self._origins)
+            if foreign == "origin":
+                return Denial(code="origin_refused", detail="origin: browser pages need their Origin in {allowed_origins}")
+            if foreign:
                 return Denial(code="origin_refused", detail="sec_fetch_site: a browser sent this across sites; see {allowed_origins}")
         if self._required is not None and not _is_present(head, self._required):
             return Denial(code="required_header_missing", detail="required_header: send the field that {require_header} names")
@@ -87,6 +87,13 @@ class SidecarPolicy:
 def permit_probe(endpoint: Endpoint) -> Permit:
     """The Permit of `robin doctor`, which connects for the operator and sends nothing: there is no caller and no request."""
     return Permit(route=_PROBE, endpoint=endpoint, target=None, caller=_OPERATOR)
+
+
+def foreign_page(head: RequestHead, origins: frozenset[bytes] = frozenset()) -> str:
+    """The field by which a browser shows that a page sent this which is none of `origins`: origin, sec_fetch_site; "" if none does."""
+    if head.origin is not None:
+        return "" if head.origin in origins else "origin"
+    return "sec_fetch_site" if head.fetch_site is not None and head.fetch_site.lower() not in _OWN_SITES else ""
 
 
 def host_name(authority: bytes) -> bytes:

@@ -4,12 +4,14 @@ A witness is one concrete request that both match. `covers` is sound and not com
 inside the outer one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Final
 
+from robin.policy.callers import callers_meet
 from robin.policy.patterns import HostKind, HostPattern, Methods, PathPattern
-from robin.policy.select import EVERY_CALLER, Binding
+from robin.policy.select import Binding
 
 _FILLER: Final = "x"
 _METHODS: Final = ("GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -26,11 +28,46 @@ class Overlap:
 
 def find_overlaps(bindings: Sequence[Binding]) -> Iterator[Overlap]:
     """Yield every pair that writes the same field and overlaps."""
+    for first, second in _candidates(bindings):
+        if witness := find_witness(first, second):
+            ordered = (second, first) if second.rank > first.rank else (first, second)
+            yield Overlap(first=ordered[0], second=ordered[1], witness=witness)
+
+
+def _candidates(bindings: Sequence[Binding]) -> Iterator[tuple[Binding, Binding]]:
+    """The pairs of one field, scheme and port whose hosts could meet: of two exact ones only the same. There may be thousands."""
+    places = [(one.field, one.scheme, one.port) for one in bindings]
+    exact: dict[tuple[str, str, int, str], list[int]] = {}
+    wild: list[int] = []
+    for at, one in enumerate(bindings):
+        if one.host.kind is HostKind.EXACT:
+            exact.setdefault((*places[at], one.host.text), []).append(at)
+        else:
+            wild.append(at)
     for at, first in enumerate(bindings):
-        for second in bindings[at + 1 :]:
-            if first.field == second.field and (witness := find_witness(first, second)):
-                ordered = (second, first) if second.rank > first.rank else (first, second)
-                yield Overlap(first=ordered[0], second=ordered[1], witness=witness)
+        near: Iterable[int] = range(at + 1, len(bindings))
+        if first.host.kind is HostKind.EXACT:
+            near = sorted([*exact[(*places[at], first.host.text)], *wild])
+        for other in near:
+            if other > at and places[other] == places[at]:
+                yield first, bindings[other]
+
+
+def find_shared(bindings: Sequence[Binding]) -> Iterator[tuple[Binding, Binding, str, str]]:
+    """Yield pairs of which a request could get both, with a field that both write and that request.
+
+    Two that write the same field first are not among them: a request gets only one of those.
+    """
+    writers: dict[str, dict[str, list[Binding]]] = {}  # by the name of a field, and by the field that the binding is selected for
+    for name in {name for one in bindings for name in one.fields - {one.field}}:
+        for one in bindings:
+            if name in one.fields:
+                writers.setdefault(name, {}).setdefault(one.field, []).append(one)
+    for name, groups in sorted(writers.items()):
+        for first, second in combinations(groups.values(), 2):
+            for one, other in product(first, second):
+                if witness := find_witness(one, other):
+                    yield one, other, name, witness
 
 
 def is_ambiguous(overlap: Overlap) -> bool:
@@ -66,8 +103,9 @@ def uncovered(host: HostPattern, port: int, path: PathPattern, methods: Methods,
 
 def find_witness(one: Binding, other: Binding) -> str:
     """A request that both match, `GET https://host:port/path`; "" if there is none."""
-    callers_meet = EVERY_CALLER in one.callers | other.callers or one.callers & other.callers
-    if not callers_meet or one.scheme != other.scheme or one.port != other.port:
+    if one.scheme != other.scheme or one.port != other.port:
+        return ""
+    if not any(callers_meet(first, second) for first in one.callers for second in other.callers):
         return ""
     host = witness_host(one.host, other.host)
     method = _witness_method(one.methods, other.methods)

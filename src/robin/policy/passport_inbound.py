@@ -14,8 +14,9 @@ class InboundPolicy:
 
     __slots__ = ("_endpoints", "_route")
 
-    def __init__(self, authorities: frozenset[str], *, host: str, port: int, limit_bytes: int) -> None:
-        """The service listens at `host` and `port` over plain HTTP, and gets the Host that was verified. `limit_bytes`: of a request body.
+    def __init__(self, authorities: frozenset[str], *, host: str, port: int, limit_bytes: int, within_s: float) -> None:
+        """The service listens at `host` and `port` over plain HTTP, and gets the Host that was verified. A request body has at most
+        `limit_bytes` and takes at most `within_s`.
 
         A body is held whole, since its digest is part of the judgement.
         """
@@ -24,7 +25,7 @@ class InboundPolicy:
             name: Endpoint(origin=Origin(scheme="http", host=host, port=port, authority=name))
             for name in (authority.encode("ascii") for authority in authorities)
         }
-        self._route = Route(name="inbound", header_rules=rules, body=Held(limit_bytes=limit_bytes))
+        self._route = Route(name="inbound", header_rules=rules, body=Held(limit_bytes=limit_bytes, within_s=within_s))
 
     def decide(self, head: RequestHead, caller: Caller) -> Verdict:
         """The Permit of a verified caller, to the service by the Host that was verified."""

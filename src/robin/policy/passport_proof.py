@@ -21,6 +21,7 @@ CREDENTIAL_FIELDS: Final = ("authorization", *TRANSCRIPT_FIELDS, *HTTPSIG_FIELDS
 
 _NONCE: Final = re.compile(r"[\x21-\x7e]{8,128}")
 _REQUIRED: Final = ("created", "expires", "nonce", "tag", "wimse-aud")
+_JOINED: Final = re.compile(r",(?! )")
 _PROOF_S: Final = range(1, 301)
 
 
@@ -28,7 +29,7 @@ _PROOF_S: Final = range(1, 301)
 class Proof:
     """A proof that is right for its head. `until`: when it can no longer be accepted; `digest` of the transcript or base.
 
-    `body_sha256` (transcript-v1) or `content_digest` (wimse-httpsig) is what the proof says of the body; both None: it has none.
+    `body_sha256` (transcript-v1) or `content_digest` (wimse-httpsig) is the digest of the body in the proof; both None: it has none.
     """
 
     profile: str
@@ -50,11 +51,12 @@ class ProofRules:
     not_before_at: float
 
 
-def check_proof(request: ReceivedRequest, passport: Passport, route: PassportRoute, rules: ProofRules, now: float) -> Proof:
-    """Steps 10 to 12. Raises Refused."""
-    if passport.profile == TRANSCRIPT:
-        return _check_transcript(request, passport, route, rules, now)
-    return _check_httpsig(request, passport, route, rules, now)
+def check_proof(
+    request: ReceivedRequest, passport: Passport, route: PassportRoute, rules: ProofRules, now: float, built: list[bytes]
+) -> Proof:
+    """Steps 10 to 12. The transcript or base that was built is added to `built`, also where it is refused. Raises Refused."""
+    check = _check_transcript if passport.profile == TRANSCRIPT else _check_httpsig
+    return check(request, passport, route, rules, now, built)
 
 
 def check_body(proof: Proof, route: PassportRoute, body: bytes) -> None:
@@ -71,12 +73,15 @@ def check_body(proof: Proof, route: PassportRoute, body: bytes) -> None:
         raise Refused("body_digest_mismatch")
 
 
-def check_unseen_body(proof: Proof, route: PassportRoute, method: str) -> None:
-    """Step 13 where the surface does not get the body: only a route that leaves the bytes to the service may have one. Raises Refused."""
+def check_unseen_body(proof: Proof, route: PassportRoute, request: ReceivedRequest) -> None:
+    """Step 13 where the surface does not get the body: only a route that leaves the bytes to the service may have one. Raises Refused.
+
+    Where it is not known whether there is one (`body_bytes` None), there could be.
+    """
     if route.body != "bound":
         return
     empty = proof.body_sha256 == tr.EMPTY_SHA256 if proof.body_sha256 is not None else proof.content_digest is None
-    if not empty or method not in ("GET", "HEAD", "OPTIONS", "DELETE"):
+    if not empty or request.body_bytes != 0 or request.method not in ("GET", "HEAD", "OPTIONS", "DELETE"):
         raise Refused("body_digest_mismatch", "body_not_seen")
 
 
@@ -88,7 +93,9 @@ def covered_names(request_names: frozenset[str], route: PassportRoute) -> tuple[
     return tuple(sorted({*route.covered_headers, *(name for name in route.covered_if_present if name in request_names)}))
 
 
-def _check_transcript(request: ReceivedRequest, passport: Passport, route: PassportRoute, rules: ProofRules, now: float) -> Proof:
+def _check_transcript(
+    request: ReceivedRequest, passport: Passport, route: PassportRoute, rules: ProofRules, now: float, bases: list[bytes]
+) -> Proof:
     values = {name: request.values(name) for name in TRANSCRIPT_FIELDS}
     if not all(values.values()):
         raise Refused("proof_missing")
@@ -111,6 +118,7 @@ def _check_transcript(request: ReceivedRequest, passport: Passport, route: Passp
         if len(lines) > 1:
             _guard("duplicate_header")
         _guard(tr.guard_values(lines))
+        _guard(_guard_joined(request, name))
         selected.append((name, tr.hash_value(lines[0])))
     assert passport.audience is not None
     _guard(tr.guard_words([passport.audience, passport.jti]))
@@ -133,6 +141,7 @@ def _check_transcript(request: ReceivedRequest, passport: Passport, route: Passp
             key_binding=passport.key_binding,
         )
     )
+    bases.append(built)
     digest = hashlib.sha256(built)
     if not hmac.compare_digest(digest.hexdigest(), claimed):
         raise Refused("request_binding_mismatch")
@@ -141,6 +150,11 @@ def _check_transcript(request: ReceivedRequest, passport: Passport, route: Passp
     until = min(passport.expires_at, passport.issued_at + rules.max_age_s) + rules.skew_s
     made_at = passport.issued_at
     return Proof(profile=TRANSCRIPT, nonce=nonce, made_at=made_at, until=until, digest=digest.hexdigest(), body_sha256=body_sha256)
+
+
+def _guard_joined(request: ReceivedRequest, name: str) -> str | None:
+    """A covered value that two lines could have been, where that cannot be seen."""
+    return "duplicate_header" if request.joined and any(map(_JOINED.search, request.values(name))) else None
 
 
 def _decode_proof(text: str) -> bytes:
@@ -161,7 +175,9 @@ def _guard(detail: str | None) -> None:
 # wimse-httpsig
 
 
-def _check_httpsig(request: ReceivedRequest, passport: Passport, route: PassportRoute, rules: ProofRules, now: float) -> Proof:
+def _check_httpsig(
+    request: ReceivedRequest, passport: Passport, route: PassportRoute, rules: ProofRules, now: float, bases: list[bytes]
+) -> Proof:
     inputs, signatures = request.values("signature-input"), request.values("signature")
     if not inputs or not signatures:
         raise Refused("proof_missing")
@@ -179,6 +195,8 @@ def _check_httpsig(request: ReceivedRequest, passport: Passport, route: Passport
     if _NONCE.fullmatch(nonce) is None or not all(type(parameters[name]) is str for name in ("nonce", "tag", "wimse-aud")):
         _refuse_form("parameter")
     _check_coverage(request, route, member.components)
+    for name in member.components:
+        _guard(_guard_joined(request, name))
     if not audience_fits(audience, route, target_uri(request, rules.scheme)):
         raise Refused("audience_mismatch", "wimse-aud")
     _check_time(created, rules, now)
@@ -193,6 +211,7 @@ def _check_httpsig(request: ReceivedRequest, passport: Passport, route: Passport
         base = sig.build_base(message, member.components, member.text)
     except sig.BadField:
         _refuse_form("component")
+    bases.append(base)
     if not passport.proof_key.verifies(signature, base):
         raise Refused("invalid_request_proof")
     digests = request.values("content-digest")
@@ -230,8 +249,10 @@ def _check_coverage(request: ReceivedRequest, route: PassportRoute, components: 
     if missing:
         raise Refused("proof_coverage_insufficient", missing[0])
     absent = next((name for name in components if not name.startswith("@") and not request.values(name)), None)
+    if absent is not None and absent in required:
+        raise Refused("proof_coverage_insufficient", absent)
     if absent is not None:
-        raise Refused("proof_malformed" if absent not in required else "proof_coverage_insufficient", absent)
+        _refuse_form("component")
     digests = request.values("content-digest")
     try:
         known = not digests or not {"sha-256", "sha-512"}.isdisjoint(sig.parse_binaries(digests[0]))

@@ -6,7 +6,7 @@ A passport is not trusted before its key was found in the bundle by (trust domai
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ from robin.model.passport import HTTPSIG, IDENTITY, KEY_PROTECTION, NS, SIGNER_C
 from robin.model.passport_reasons import Refused
 from robin.wire.compact_jws import CompactToken, decode_base64url, parse_compact
 from robin.wire.passport_keys import BadKey, PublicKey, from_raw, parse_public
-from robin.wire.trust_bundle import IssuerKey, TrustBundle
+from robin.wire.trust_bundle import IssuerKey, TrustBundle, is_amount
 
 _LIFETIME_S: Final = {TRANSCRIPT: 600, HTTPSIG: 3600}
 _ALGORITHMS: Final = {TRANSCRIPT: ("EdDSA",), HTTPSIG: ("ES256", "Ed25519", "EdDSA")}
@@ -25,7 +25,7 @@ _NEVER: Final = frozenset("crit jku jwk x5u x5c b64".split())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passport:
-    """A parsed passport, not trusted yet. `claimed`: what its signer says of itself; `extension`: the claim `NS`, None where absent."""
+    """A parsed passport, not trusted yet. `claimed`: the axes that its signer claims; `extension`: the claim `NS`, None where absent."""
 
     profile: str
     token: CompactToken
@@ -133,7 +133,7 @@ def check_source(passport: Passport, entry: IssuerKey, route: PassportRoute, *, 
     """Steps 8 and 9. Returns what is credited on both axes. Raises Refused."""
     if passport.audience is not None and not audience_fits(passport.audience, route, target_uri):
         raise Refused("audience_mismatch")
-    if passport.subject.startswith(("spiffe://", "wimse://")) and _domain_of(passport.subject) != passport.trust_domain:
+    if passport.subject.lower().startswith(("spiffe:", "wimse:")) and _domain_of(passport.subject) != passport.trust_domain:
         raise Refused("source_trust_domain_mismatch", "subject")
     if passport.extension is not None and passport.extension.get("route_id") != route.route_id:
         raise Refused("route_mismatch", "passport")
@@ -208,7 +208,8 @@ def _check_context(passport: Passport, route: PassportRoute) -> None:
 def check_context(values: Mapping[str, object], route: PassportRoute) -> None:
     """The context values of a request against the route's. Raises Refused: missing_context, context_mismatch."""
     rules = route.ctx
-    if not values.keys() <= set(rules.allow):
+    required = {"tool_name": rules.required_tool_name, "workflow_id": rules.required_workflow_id, "max_txn_value": rules.max_txn_value}
+    if not values.keys() <= {*rules.allow, *(name for name, rule in required.items() if rule)}:
         raise Refused("context_mismatch", "not_allowed")
     for name, wanted in (("tool_name", rules.required_tool_name), ("workflow_id", rules.required_workflow_id)):
         if wanted and name not in values:
@@ -218,11 +219,8 @@ def check_context(values: Mapping[str, object], route: PassportRoute) -> None:
     if rules.max_txn_value:
         if "max_txn_value" not in values:
             raise Refused("missing_context", "max_txn_value")
-        try:
-            within = Decimal(0) <= Decimal(str(values["max_txn_value"])) <= Decimal(rules.max_txn_value)
-        except InvalidOperation:
-            within = False
-        if not within:
+        amount = values["max_txn_value"]
+        if not is_amount(amount) or Decimal(str(amount)) > Decimal(rules.max_txn_value):
             raise Refused("context_mismatch", "max_txn_value")
 
 

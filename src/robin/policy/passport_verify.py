@@ -1,11 +1,11 @@
 """Whether one request carries a passport and a proof for exactly this request: steps 1 to 13 of the verifier, in one order. Pure.
 
 What is expensive or changes anything (the body, the replay store, the audit record) comes after, by `planes/broker/verifier.py`. A route is
-found by method and path, never by a header; what is checked is what was received, never what the client says it covered.
+found by method and path, never by a header; what was received is checked, never what the client claims to have covered.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from robin.model.passport import HTTPSIG, TRANSCRIPT, Axes, PassportRoute, ReceivedRequest, find_route
@@ -21,11 +21,11 @@ from robin.policy.passport_proof import (
 )
 from robin.policy.passport_token import Passport, check_key, check_source, check_times, is_wit, parse_passport
 from robin.wire import transcript as tr
-from robin.wire.http_signature import WIT_FIELD
+from robin.wire.http_signature import COVERED_IF_PRESENT, WIT_FIELD
 from robin.wire.trust_bundle import TrustBundle
 
 _REALTIME_S: Final = 5
-_FOLDED: Final = frozenset(name.replace("-", "_") for name in CREDENTIAL_FIELDS if "-" in name)
+_JUDGED: Final = frozenset({*CREDENTIAL_FIELDS, *COVERED_IF_PRESENT, "content-encoding"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Findings:
     passport: Passport | None = None
     credited: Axes | None = None
     proof: Proof | None = None
+    built: list[bytes] = field(default_factory=list)  # the transcript or base, once it was built
 
 
 def verify_head(request: ReceivedRequest, bundle: TrustBundle | None, reason: str, rules: VerifyRules, now: float, found: Findings) -> None:
@@ -59,6 +60,8 @@ def verify_head(request: ReceivedRequest, bundle: TrustBundle | None, reason: st
     if route is None:
         raise Refused("bundle_route_missing")
     _check_age(bundle, route, now)
+    covered = frozenset((*route.covered_headers, *route.covered_if_present, *route.extra_components))
+    _refuse_folded({name for name, _ in request.fields}, covered)
     text = _credential(request, route, found)
     assert found.profile is not None
     passport = found.passport = parse_passport(text, found.profile)
@@ -67,7 +70,7 @@ def verify_head(request: ReceivedRequest, bundle: TrustBundle | None, reason: st
     entry = check_key(passport, bundle, now)
     check_times(passport, now=now, skew_s=rules.proof.skew_s)
     found.credited = check_source(passport, entry, route, target_uri=target_uri(request, rules.proof.scheme))
-    found.proof = check_proof(request, passport, route, rules.proof, now)
+    found.proof = check_proof(request, passport, route, rules.proof, now, found.built)
 
 
 def replay_key(found: Findings) -> bytes:
@@ -94,8 +97,7 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
     has_httpsig = WIT_FIELD in names or ("signature-input" in names and "signature" in names)
     if has_transcript and has_httpsig:
         raise Refused("profile_ambiguous")
-    if not names.isdisjoint(_FOLDED):
-        raise Refused("passport_malformed", "underscore")
+    _refuse_folded(names, _JUDGED)
     profile = HTTPSIG if has_httpsig else TRANSCRIPT if has_transcript or _bearer(request) else None
     fields = (*HTTPSIG_FIELDS, "content-digest", "authorization") if profile == HTTPSIG else ("authorization", *TRANSCRIPT_FIELDS)
     if any(len(request.values(name)) > 1 for name in fields):
@@ -107,6 +109,13 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
     if has_transcript:
         _check_transcript_target(request)
     return profile
+
+
+def _refuse_folded(names: set[str], judged: frozenset[str]) -> None:
+    """Refuse a name that CGI and WSGI, where `_` and `-` are one, would take for one that is judged: its value is not."""
+    folded = {name.replace("-", "_") for name in names - judged}
+    if not folded.isdisjoint(name.replace("-", "_") for name in judged):
+        raise Refused("passport_malformed", "underscore")
 
 
 def _check_transcript_target(request: ReceivedRequest) -> None:

@@ -6,7 +6,7 @@ suffix; provider profiles may not. The ranks are tuples: of two patterns that ma
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -16,14 +16,16 @@ HOST_OCTETS_MAX: Final = 253
 PATTERN_OCTETS_MAX: Final = 1024
 
 SHARED_SUFFIXES: Final = frozenset(
-    "ac.uk co.in co.jp co.kr co.nz co.uk co.za com.ar com.au com.br com.cn com.mx com.sg com.tr com.tw gov.uk ne.jp net.au or.jp org.au "
-    "org.uk amazonaws.com amazonaws.com.cn appspot.com azurewebsites.net azurecontainerapps.io azureedge.net azurefd.net "
-    "blob.core.windows.net cloudapp.azure.com cloudapp.net cloudfront.net cloudfunctions.net cluster.local core.windows.net "
-    "elasticbeanstalk.com elb.amazonaws.com firebaseapp.com fly.dev github.io gitlab.io googleusercontent.com herokuapp.com netlify.app "
-    "ngrok.app ngrok.io onrender.com pages.dev pod.cluster.local r2.dev run.app s3.amazonaws.com svc.cluster.local trafficmanager.net "
-    "vercel.app web.app workers.dev".split()
+    "amazonaws.com amazonaws.com.cn azure.com azurecontainerapps.io azurefd.net cloudapp.azure.com cloudapp.net cluster.local "
+    "core.windows.net elb.amazonaws.com googleusercontent.com ngrok.app pod.cluster.local storage.googleapis.com svc.cluster.local "
+    "trafficmanager.net windows.net".split()
 )
-"""Names under which strangers can register: a wildcard of a provider profile may not stand directly before one of them."""
+"""Names under which strangers have names, beside those of the public suffix list (`config/public_suffixes.py`).
+
+A wildcard of a provider profile may not stand directly before one of them.
+"""
+
+IsShared = Callable[[str], bool]
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -133,19 +135,20 @@ class PathPattern:
 
 
 def _block_matches(block: Sequence[tuple[str, ...]], segments: Sequence[str], at: int) -> bool:
-    return all(_segment_matches(parts, segments[at + index]) for index, parts in enumerate(block))
+    return all(text_matches(parts, segments[at + index]) for index, parts in enumerate(block))
 
 
-def _segment_matches(parts: tuple[str, ...], segment: str) -> bool:
+def text_matches(parts: Sequence[str], text: str) -> bool:
+    """Whether a text has these parts, any text between two of them. Its time does not depend on where they could stand otherwise."""
     first, last = parts[0], parts[-1]
     if len(parts) == 1:
-        return segment == first
-    end = len(segment) - len(last)
-    if len(first) > end or not segment.startswith(first) or not segment.endswith(last):
+        return text == first
+    end = len(text) - len(last)
+    if len(first) > end or not text.startswith(first) or not text.endswith(last):
         return False
     at = len(first)
     for part in parts[1:-1]:
-        found = segment.find(part, at, end)
+        found = text.find(part, at, end)
         if found < 0:
             return False
         at = found + len(part)
@@ -182,17 +185,20 @@ def rank(host: HostPattern, path: PathPattern = ANY_PATH, methods: Methods = ANY
     return (*host.rank, *path.rank, *methods.rank, int(override))
 
 
-def parse_host_pattern(text: str, *, rule: bool = False) -> HostPattern:
+def parse_host_pattern(text: str, *, rule: bool = False, is_shared: IsShared = SHARED_SUFFIXES.__contains__) -> HostPattern:
     """A host pattern of a file; letters outside ASCII are accepted and become A-labels. Raises PatternError.
 
-    `rule`: of a policy rule, which may be `**` and may have any suffix; else of a provider profile or of another place that names a host.
+    `rule`: of a policy rule, which may be `**` and may have any suffix; else of a provider profile or of another place that names a host,
+    whose suffix may not be one for which `is_shared` holds.
     """
     if not text or len(text) > PATTERN_OCTETS_MAX:
         raise PatternError("pattern_invalid", "a host pattern has 1 to 253 octets")
+    if "/" in text:
+        raise PatternError("pattern_invalid", "a host has neither scheme nor path; leave out https:// and all from the next / on")
     if "*" not in text:
         return HostPattern(text=configured_host(text), kind=HostKind.EXACT)
-    if _GLOB_CHARACTERS.search(text) or ":" in text or "/" in text:
-        raise PatternError("pattern_invalid", "`?`, `[`, `]`, `{` and `}` are no wildcards, and a host pattern has neither port nor path")
+    if _GLOB_CHARACTERS.search(text) or ":" in text:
+        raise PatternError("pattern_invalid", "`?`, `[`, `]`, `{` and `}` are no wildcards, and a host pattern has no port")
     text = text.lower()
     if text in {"**", "**."}:
         if not rule:
@@ -205,7 +211,7 @@ def parse_host_pattern(text: str, *, rule: bool = False) -> HostPattern:
     if is_address(suffix):
         raise PatternError("pattern_invalid", "an address has no wildcard")
     if not rule:
-        _check_suffix(suffix)
+        _check_suffix(suffix, is_shared)
     if label == "**":
         return HostPattern(text=f"**.{suffix}", kind=HostKind.MANY, suffix=f".{suffix}")
     before, _, after = label.partition("*")
@@ -214,10 +220,10 @@ def parse_host_pattern(text: str, *, rule: bool = False) -> HostPattern:
     return HostPattern(text=f"{label}.{suffix}", kind=HostKind.ONE, suffix=f".{suffix}", before=before, after=after)
 
 
-def _check_suffix(suffix: str) -> None:
+def _check_suffix(suffix: str, is_shared: IsShared) -> None:
     if "." not in suffix:
         raise PatternError("host_pattern_too_broad", f"the suffix `{suffix}` has one label; at least two are needed after a wildcard")
-    if suffix in SHARED_SUFFIXES:
+    if is_shared(suffix):
         raise PatternError("host_pattern_too_broad", f"strangers can register names under `{suffix}`; name the host or a longer suffix")
 
 
@@ -252,13 +258,18 @@ def parse_path_pattern(text: str) -> PathPattern:
     return PathPattern(text="/" + "/".join(written), blocks=tuple(map(tuple, blocks)))
 
 
+def is_method(name: str) -> bool:
+    """Whether a rule can name this method."""
+    return _METHOD.fullmatch(name) is not None
+
+
 def parse_methods(names: Iterable[str]) -> Methods:
     """The methods of a file, in upper case; none, or `*` alone, is any. Raises PatternError."""
     listed = frozenset(names)
     if not listed or listed == {"*"}:
         return ANY_METHOD
     for name in sorted(listed):
-        if _METHOD.fullmatch(name) is None or name == "*":
+        if not is_method(name) or name == "*":
             raise PatternError("pattern_invalid", f"`{name[:40]}` is no method; write upper-case names, or `*` alone for any")
     return Methods(names=listed)
 
@@ -326,6 +337,13 @@ def _canonical_ipv6(text: str) -> str:
 def is_address(host: str) -> bool:
     """Whether a canonical host is an address and no name."""
     return ":" in host or (host[-1:].isdigit() and _NUMERIC.fullmatch(host.rpartition(".")[2]) is not None)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a canonical host is `localhost` or a loopback address. An IPv4 address inside of an IPv6 one is none."""
+    if host in {"localhost", "::1"}:
+        return True
+    return is_address(host) and ":" not in host and IPv4Address(host).is_loopback
 
 
 def canonical_path(path: bytes, *, allow_encoded_slash: bool = False) -> str:

@@ -1,22 +1,20 @@
-"""What attached providers allow by themselves: their endpoints, for their callers, with credentials; silence denies. Pure.
+"""What attached providers add to a policy: allow rules for their endpoints, and the credentials of a permitted request. Pure.
 
-It judges requests in absolute form (RFC 9112 section 3.2.2). A plane with rules of its own asks the Selector and the BoundRoutes itself.
+The order never changes: the rules permit, then the bindings are selected, then the endpoint may still refuse. What rules only would deny
+gets no credential.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from robin.model.caller import Caller
 from robin.model.message import RequestHead
-from robin.model.origin import Origin
-from robin.model.route import Endpoint, Route, TlsProfile
-from robin.model.verdict import Denial, Permit, Verdict
+from robin.model.route import Route
 from robin.policy.bound_routes import BoundRoutes
-from robin.policy.patterns import HostPattern, Methods, NotCanonical, PathPattern, canonical_host, canonical_path
-from robin.policy.select import BoundRequest, Selector
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+from robin.policy.patterns import HostPattern, Methods, PathPattern
+from robin.policy.placeholders import Placeholders
+from robin.policy.select import NOTHING, Binding, BoundRequest, Selection, Selector
+from robin.policy.signing import SigningRefusal, plan_payload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,92 +29,83 @@ class ProviderPermit:
     path: PathPattern
     methods: Methods
     tunnel: bool
-
-    def matches(self, request: BoundRequest) -> bool:
-        """Whether it allows this request."""
-        return (
-            bool(self.callers & request.callers)
-            and self.scheme == request.scheme
-            and self.port == request.port
-            and self.host.matches(request.host)
-            and self.path.matches(request.path)
-            and self.methods.matches(request.method)
-        )
+    upgrade: bool = False
+    encoded_slash: bool = False
+    allowed_ips: tuple[str, ...] = ()
 
 
-class ProviderPolicy:
-    """One generation. `names_of` returns all names of a caller; `route` is that of every request, before credentials are added to it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A caller at a place: who may get which credentials there. `within`: networks of which the dialled address must be in one, each."""
 
-    __slots__ = ("_names_of", "_permits", "_route", "_routes", "_selector")
+    callers: frozenset[str]
+    bound: bool = False
+    within: tuple[tuple[str, ...], ...] = ()
+
+
+_PLACES_KEPT: Final = 1024
+NOWHERE: Final = Place(callers=frozenset())
+
+
+class Providers:
+    """The providers of one generation."""
+
+    __slots__ = ("_placeholders", "_places", "_routes", "selector")
 
     def __init__(
         self,
-        selector: Selector,
-        permits: Sequence[ProviderPermit],
-        routes: BoundRoutes,
-        route: Route,
+        bindings: Sequence[Binding] = (),
         *,
-        names_of: Callable[[Caller], frozenset[str]],
+        refresh_on_401: str = "any",
+        replay_body_bytes: int = 0,
+        strip: frozenset[bytes] = frozenset(),
     ) -> None:
-        self._selector = selector
-        self._permits = tuple(permits)
-        self._routes = routes
-        self._route = route
-        self._names_of = names_of
+        """`strip`: the fields that are removed from every request; Authorization always is."""
+        self.selector = Selector(bindings)
+        self._placeholders = Placeholders(bindings, not_forwarded=strip | {b"authorization"})
+        self._routes = BoundRoutes(refresh_on_401=refresh_on_401, replay_body_bytes=replay_body_bytes)
+        self._places: dict[tuple[str, str, str, int], Place] = {}
 
-    def decide(self, head: RequestHead, caller: Caller) -> Verdict:
-        """A Permit where a provider of the caller has the endpoint, and the endpoint allows the request."""
-        origin = _origin_of(head)
-        if isinstance(origin, Denial):
-            return origin
-        path = ""
-        if self._selector.reads_path(origin.host, origin.port):
-            try:
-                path = canonical_path(head.path, allow_encoded_slash=self._selector.allows_encoded_slash(origin.host, origin.port))
-            except NotCanonical as error:
-                return Denial(code="path_not_canonical", detail=f"{error}: a rule looks at the path, and it can be read in two ways")
-        request = BoundRequest(
-            callers=self._names_of(caller),
-            scheme=origin.scheme,
-            host=origin.host,
-            port=origin.port,
-            method=head.method,
-            path=path,
-            upgrade=head.upgrade == b"websocket",
-        )
-        if not any(permit.matches(request) for permit in self._permits if not permit.tunnel):
-            return Denial(code="endpoint_closed", detail="no_endpoint: no provider of this caller has this endpoint")
-        selection = self._selector.select(request)
-        if selection.refusal:
-            return Denial(code="endpoint_closed", detail=selection.refusal)
-        route = self._routes.get(self._route, selection, self._selector.fields_of(request.callers))
-        endpoint = Endpoint(origin=origin, tls=TlsProfile() if origin.tls else None)
-        return Permit(route=route, endpoint=endpoint, target=None, caller=caller)
+    def place(self, caller: str, scheme: str, host: str, port: int) -> Place:
+        """What a caller may get at a place; whether anything, decides if its TLS must be opened."""
+        key = caller, scheme, host, port
+        found = self._places.get(key)
+        if found is None:
+            if len(self._places) >= _PLACES_KEPT:
+                self._places.clear()
+            found = self._places[key] = self._find(*key)
+        return found
 
+    def _find(self, caller: str, scheme: str, host: str, port: int) -> Place:
+        callers = self.selector.patterns_of(caller)
+        if not callers:
+            return NOWHERE
+        bindings = self.selector.bound(callers, scheme, host, port)
+        within = tuple(dict.fromkeys(binding.allowed_ips for binding in bindings if binding.allowed_ips))
+        return Place(callers=callers, bound=bool(bindings), within=within)
 
-def _origin_of(head: RequestHead) -> Origin | Denial:
-    """The origin that the target names; Host must name the same one."""
-    if head.target_scheme is None or head.target_authority is None:
-        return Denial(code="host_not_allowed", detail="absolute_form: a proxy takes requests in absolute form")
-    scheme = head.target_scheme.decode("ascii", "replace").lower()
-    if scheme not in _DEFAULT_PORTS:
-        return Denial(code="host_not_allowed", detail="scheme: the scheme is neither http nor https")
-    target, host = _place(head.target_authority, scheme), _place(head.host, scheme)
-    if target is None or target != host:
-        return Denial(code="host_not_allowed", detail="host: Host and target name different origins, or none")
-    name, port = target
-    written = f"[{name}]" if ":" in name else name
-    authority = written if port == _DEFAULT_PORTS[scheme] else f"{written}:{port}"
-    return Origin(scheme=scheme, host=name, port=port, authority=authority.encode("ascii"))
+    def select(self, place: Place, request: BoundRequest) -> Selection:
+        """The credentials of a request there."""
+        return self.selector.select(request) if place.bound else NOTHING
 
+    def plan(self, selection: Selection, head: RequestHead, scheme: str) -> Selection:
+        """The selection with what stands for the body where a credential signs; with a refusal where it cannot."""
+        signing = selection.signing
+        if signing is None or selection.refusal:
+            return selection
+        payload = plan_payload(head, signing, scheme)
+        if isinstance(payload, SigningRefusal):
+            return replace(selection, code=payload.code, refusal=payload.detail)
+        return replace(selection, payload=payload)
 
-def _place(authority: bytes, scheme: str) -> tuple[str, int] | None:
-    text = authority.decode("ascii", "replace")
-    name, colon, digits = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        name, digits = text, ""
-    try:
-        port = int(digits) if digits else _DEFAULT_PORTS[scheme]
-        return canonical_host(name), port
-    except ValueError:
-        return None
+    def misuse(self, head: RequestHead, place: Place, selection: Selection) -> str:
+        """Why the request must not travel: it holds a placeholder that these credentials do not replace; "" if it may."""
+        if self._placeholders.none:
+            return ""
+        return self._placeholders.misuse(head, selection, place.callers, self.selector.fields_of(place.callers))
+
+    def route(self, route: Route, place: Place, selection: Selection, *, fields: frozenset[str] = frozenset()) -> Route:
+        """The route of a rule with them; without any it strips what a provider of the caller could write, and these `fields`."""
+        if place.callers:
+            fields |= self.selector.fields_of(place.callers)
+        return self._routes.get(route, selection, fields) if fields else route

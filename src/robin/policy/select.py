@@ -5,20 +5,20 @@ verified, never with what a caller wrote. Rules of the endpoint (access, allow a
 request, and never move it to another binding.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from robin.policy.patterns import ANY_METHOD, HostKind, HostPattern, Methods, PathPattern, Rank, rank
+from robin.policy.callers import CallerPattern
+from robin.policy.patterns import ANY_METHOD, HostKind, HostPattern, Methods, PathPattern, Rank, rank, text_matches
+from robin.policy.signing import Payload, Signing
 
-EVERY_CALLER: Final = "*"
-"""A name that every authenticated caller has."""
+_CALLERS_KEPT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundRequest:
-    """What a binding is matched with. `callers` are all names that the caller has, EVERY_CALLER among them if it is authenticated.
+    """What a binding is matched with. `callers` are all patterns of providers that the caller matches (`Selector.patterns_of`).
 
     `scheme`, `host` and `port` are those of the Permit's origin; `path` is canonical, without the query.
     """
@@ -51,7 +51,7 @@ class DenyRule:
         """Whether it denies this."""
         if not self.methods.matches(method):
             return False
-        return not self.path or re.fullmatch(".*".join(map(re.escape, re.split(r"\*+", self.path))), path, re.DOTALL) is not None
+        return not self.path or text_matches(self.path.split("*"), path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,11 @@ class EndpointRules:
         return ""
 
     @property
+    def sees_all_alike(self) -> bool:
+        """Whether neither method nor path can change the judgement."""
+        return self.access.names is None and not self.reads_paths and not self.upgrade_only
+
+    @property
     def reads_paths(self) -> bool:
         """Whether a path can change the judgement."""
         return bool(self.allow or self.deny)
@@ -96,8 +101,11 @@ OPEN: Final = EndpointRules()
 class Binding:
     """One credential at one place. `index` numbers the bindings of a credential as its profile lists them, overrides behind endpoints.
 
-    `header` is the field as it is written, `prefix` stands before the token in it. `grant` names the grant that obtains the token: equal
-    names obtain the same one. `allowed_ips`: networks that the dialled address must be in; () for any that the address guard permits.
+    `callers` are the texts of caller patterns. `header` is the field as it is written, `prefix` stands before the token in it. `grant`
+    names the grant that obtains the token: equal names obtain the same one. `allowed_ips`: networks that the dialled address must be in;
+    () for any that the address guard permits. `subject_fields`: fields of a request, by their canonical names, with tokens to be exchanged.
+    `also`: other fields that it writes. `signing` None: the token is written as it is. `placeholder`: what clients may send in its
+    place, "" for nothing.
     """
 
     provider: str
@@ -115,6 +123,10 @@ class Binding:
     grant: str
     rules: EndpointRules = OPEN
     allowed_ips: tuple[str, ...] = ()
+    subject_fields: frozenset[str] = frozenset()
+    also: tuple[str, ...] = ()
+    signing: Signing | None = None
+    placeholder: str = ""
 
     @property
     def label(self) -> str:
@@ -132,9 +144,14 @@ class Binding:
         return self.header.lower().replace("_", "-")
 
     @property
-    def same(self) -> tuple[str, str, str]:
+    def fields(self) -> frozenset[str]:
+        """The names of all fields that it writes."""
+        return frozenset({self.field, *(name.lower() for name in self.also)})
+
+    @property
+    def same(self) -> tuple[str, str, str, Signing | None]:
         """What two bindings that would do the same have in common: they write the same field with the same token."""
-        return self.field, self.prefix, self.grant
+        return self.field, self.prefix, self.grant, self.signing
 
     def mismatch(self, request: BoundRequest) -> str:
         """The first part that does not match, in one word; "" if all do."""
@@ -153,10 +170,25 @@ class Binding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The bindings of one request, one for each header name, in the order of the names. `refusal`: the request must not travel, and why."""
+    """The bindings of one request, one for each header name, in the order of the names. `refusal`: the request must not travel, and why.
+
+    `code` is that of the refusal. `payload`: what stands for the body where one of the bindings signs.
+    """
 
     bindings: tuple[Binding, ...] = ()
     refusal: str = ""
+    code: str = "endpoint_closed"
+    payload: Payload | None = None
+
+    @property
+    def grants(self) -> str:
+        """The names of their grants, each once, with spaces between them: what a route has."""
+        return " ".join(dict.fromkeys([binding.grant for binding in self.bindings]))
+
+    @property
+    def signing(self) -> Signing | None:
+        """How the request is signed; at most one binding signs, since all that do write Authorization."""
+        return next((binding.signing for binding in self.bindings if binding.signing is not None), None)
 
 
 NOTHING: Final = Selection()
@@ -173,19 +205,29 @@ class Explained:
 class Selector:
     """All bindings of one generation of the configuration, found by host."""
 
-    __slots__ = ("_exact", "_fields", "_names", "_wildcards", "bindings")
+    __slots__ = ("_callers", "_exact", "_fields", "_patterns", "_wildcards", "bindings")
 
     def __init__(self, bindings: Iterable[Binding]) -> None:
         self.bindings = tuple(bindings)
         self._exact: dict[str, list[Binding]] = {}
         self._wildcards: list[Binding] = []
         self._fields: dict[frozenset[str], frozenset[str]] = {}
-        self._names = frozenset(name for binding in self.bindings for name in binding.callers)
+        self._patterns = tuple(CallerPattern(text=text) for text in sorted({text for one in self.bindings for text in one.callers}))
+        self._callers: dict[str, frozenset[str]] = {}
         for binding in sorted(self.bindings, key=lambda one: one.rank, reverse=True):
             if binding.host.kind is HostKind.EXACT:
                 self._exact.setdefault(binding.host.text, []).append(binding)
             else:
                 self._wildcards.append(binding)
+
+    def patterns_of(self, caller: str) -> frozenset[str]:
+        """The patterns of all providers that this caller id matches."""
+        found = self._callers.get(caller)
+        if found is None:
+            if len(self._callers) >= _CALLERS_KEPT:
+                self._callers.clear()
+            found = self._callers[caller] = frozenset(pattern.text for pattern in self._patterns if pattern.matches(caller))
+        return found
 
     def select(self, request: BoundRequest) -> Selection:
         """Return the best binding for each header name, and whether their endpoints allow the request."""
@@ -221,27 +263,41 @@ class Selector:
             for binding in (*self._exact.get(host, ()), *self._wildcards)
         )
 
+    def looks_at_requests(self, host: str, port: int) -> bool:
+        """Whether a binding at this place looks at methods or paths."""
+        return any(
+            one.port == port and one.host.matches(host) and not (one.path.is_any and one.methods.names is None and one.rules.sees_all_alike)
+            for one in (*self._exact.get(host, ()), *self._wildcards)
+        )
+
     def allows_encoded_slash(self, host: str, port: int) -> bool:
         """Whether every binding at this place that looks at paths takes `%2F` for a character of a segment."""
         found = [one for one in (*self._exact.get(host, ()), *self._wildcards) if one.port == port and one.host.matches(host)]
         return all(one.rules.allow_encoded_slash for one in found if not one.path.is_any or one.rules.reads_paths)
 
-    def bound(self, callers: frozenset[str], scheme: str, host: str, port: int) -> bool:
-        """Whether a request of this caller to this place could get a credential: then the gateway must see it."""
-        return any(
-            binding.callers & callers and binding.scheme == scheme and binding.port == port and binding.host.matches(host)
+    def bound(self, callers: frozenset[str], scheme: str, host: str, port: int) -> tuple[Binding, ...]:
+        """The bindings from which a request of this caller to this place could get a credential: then the gateway must see it."""
+        return tuple(
+            binding
             for binding in (*self._exact.get(host, ()), *self._wildcards)
+            if binding.callers & callers and binding.scheme == scheme and binding.port == port and binding.host.matches(host)
         )
 
+    def fields_at(self, host: str, port: int) -> frozenset[str]:
+        """The names of all fields that a provider of any caller can write at this place, or takes a token from."""
+        found = [one for one in (*self._exact.get(host, ()), *self._wildcards) if one.port == port and one.host.matches(host)]
+        return frozenset(name for binding in found for name in binding.fields | binding.subject_fields)
+
     def fields_of(self, callers: frozenset[str]) -> frozenset[str]:
-        """The names of all fields that a provider of this caller can write: they are stripped from what it sends, wherever it goes."""
-        known = callers & self._names
-        found = self._fields.get(known)
+        """The names of all fields that a provider of this caller can write or takes a token from.
+
+        They are stripped from what it sends, wherever it goes.
+        """
+        found = self._fields.get(callers)
         if found is None:
-            found = self._fields[known] = frozenset(binding.field for binding in self.bindings if binding.callers & known)
+            if len(self._fields) >= _CALLERS_KEPT:
+                self._fields.clear()
+            found = self._fields[callers] = frozenset(
+                name for binding in self.bindings if binding.callers & callers for name in binding.fields | binding.subject_fields
+            )
         return found
-
-
-def grants_of(bindings: Sequence[Binding]) -> Mapping[str, str]:
-    """The header names of a selection and the grants that fill them."""
-    return {binding.field: binding.grant for binding in bindings}

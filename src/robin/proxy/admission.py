@@ -6,15 +6,15 @@ A refusal is written without reading what the peer sent, so that a refused peer 
 import asyncio
 import select
 import socket
+import struct
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from robin.model.address import is_loopback
-from robin.model.caller import Caller, Evidence
+from robin.model.caller import Caller, Evidence, ListenerRule
 from robin.model.faults import Fault
 from robin.telemetry.metrics import Metrics
-from robin.transport.listen import BoundSocket, peer_credentials
+from robin.transport.listen import BoundSocket
 from robin.transport.tasks import TaskOwner
 
 _REFUSALS_MAX: Final = 64
@@ -36,23 +36,10 @@ Refuse = Callable[[Caller, Fault], bytes]
 """Records a refused connection. Returns what its peer is sent before the close; empty: nothing, it is closed at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerRule:
-    """Who may connect to one listener.
-
-    The peer of a Unix socket is judged by the credentials that the kernel noted when it connected; `allow_uids` None: any local user. Both
-    ends of a TCP connection must be loopback addresses, unless `beyond_loopback`. `unix`: only a Unix socket may serve as this listener.
-    """
-
-    unix: bool = False
-    allow_uids: frozenset[int] | None = None
-    beyond_loopback: bool = False
-
-
 class Admission:
     """Takes each accepted socket of one plane: serves it, or writes a refusal and closes it. The limit counts all listeners together."""
 
-    __slots__ = ("_admitted", "_connections", "_details", "_loop", "_metrics", "_refusals", "_refuse", "_serve", "_tasks")
+    __slots__ = ("_admitted", "_details", "_loop", "_metrics", "_refusals", "_refuse", "_serve", "_tasks", "connections")
 
     def __init__(
         self,
@@ -69,7 +56,7 @@ class Admission:
         self._loop = loop
         self._tasks = tasks
         self._metrics = metrics
-        self._connections = connections
+        self.connections = connections
         self._details = details
         self._serve = serve
         self._refuse = refuse
@@ -80,14 +67,14 @@ class Admission:
         """Judge a socket that was accepted on `bound`, and own it from now on."""
         sock.setblocking(False)
         try:
-            caller, denied = judge(rule, sock, bound)
+            caller, denied = judge_peer(rule, sock, bound)
         except OSError:  # the peer reset the connection before it was judged: no caller, no exchange
             sock.close()
             return
         if denied is not None:
             self._metrics.peer_denied[denied] += 1
             self._write_refusal(sock, caller, Fault("peer_denied", self._details[denied]))
-        elif self._admitted >= self._connections:
+        elif self._admitted >= self.connections:
             self._write_refusal(sock, caller, Fault("limit_connections", self._details["connections"]))
         else:
             self._admitted += 1
@@ -125,7 +112,24 @@ class Admission:
             sock.close()
 
 
-def judge(rule: ListenerRule, sock: socket.socket, bound: BoundSocket) -> tuple[Caller, str | None]:
+class PeerCredentials(NamedTuple):
+    """The process that connected to a Unix socket, as it was at its connect."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: socket.socket) -> PeerCredentials | None:
+    """The credentials of a Unix peer, as the kernel noted them (SO_PEERCRED); None where it gives none."""
+    try:
+        packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except OSError:
+        return None
+    return PeerCredentials(*struct.unpack("3I", packed))
+
+
+def judge_peer(rule: ListenerRule, sock: socket.socket, bound: BoundSocket) -> tuple[Caller, str | None]:
     """Return the caller, and the reason for which it is denied (None: it is admitted). Raises OSError when the peer is gone already."""
     if bound.unix:
         peer = peer_credentials(sock)

@@ -11,6 +11,7 @@ from typing import Final, NoReturn
 from robin.model.faults import Fault
 from robin.model.message import HeldBody, RequestHead
 from robin.model.route import Route
+from robin.model.secret import Secret
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.request_body import StreamedBody
@@ -27,7 +28,10 @@ class CallerLeft(Exception):
 
 
 class StaleConnection(Exception):
-    """The upstream closed before a byte of a response. `may_repeat`: the request may be sent once more on a new connection."""
+    """The upstream closed before a byte of a response, or spoke before the request.
+
+    `may_repeat`: the request may be sent once more, on a new connection.
+    """
 
     def __init__(self, reason: str, *, may_repeat: bool) -> None:
         super().__init__(reason)
@@ -38,12 +42,14 @@ class StaleConnection(Exception):
 class Attempt:
     """The parts of one attempt.
 
-    `held`: the request body is held, so it can be sent again. `body`: the streamed body, where it is not sent with the head.
-    `upgrade`: the protocol that the route lets this request switch to. `interim`, `interim_bytes`: the interim
-    responses so far. `scanned`: bytes of an unfinished response head that were searched for its end.
+    `tokens` are those that this attempt and the ones before were sent with: no response head may show them. `held`: the request body is
+    held, so it can be sent again. `body`: the streamed body, where it is not sent with the head. `upgrade`: the protocol that the route
+    lets this request switch to. `interim`, `interim_bytes`: the interim responses so far. `scanned`: bytes of an unfinished response head
+    that were searched for its end. `own_fields`: lines of our own for the final response.
     """
 
     __slots__ = (
+        "_body_at",
         "body",
         "downstream",
         "engine",
@@ -52,9 +58,11 @@ class Attempt:
         "idle_s",
         "interim",
         "interim_bytes",
+        "own_fields",
         "record",
         "route",
         "scanned",
+        "tokens",
         "upgrade",
         "upstream",
     )
@@ -71,6 +79,7 @@ class Attempt:
     ) -> None:
         self.downstream = downstream
         self.upstream = upstream
+        self.tokens: tuple[Secret, ...] = ()
         self.head = head
         self.route = route
         self.record = record
@@ -82,12 +91,35 @@ class Attempt:
         self.interim = 0
         self.interim_bytes = 0
         self.scanned = 0
+        self.own_fields = route.response_fields
+        self._body_at = downstream.bytes_received - len(downstream.received)
         downstream.peer = upstream
+        downstream.ending = False
+
+    def took_body(self) -> bool:
+        """Whether a byte behind the request head was taken from the caller, framing and what was sent with the head included: gone."""
+        downstream = self.downstream
+        return downstream.bytes_received - len(downstream.received) != self._body_at
 
     @property
     def body_is_repeatable(self) -> bool:
-        """Whether the body can be sent again: there is none, or it is held."""
-        return self.held is not None or (self.body is None and not self.record.bytes_in)
+        """Whether the whole request can be sent again after a response: it has no body, or a held one.
+
+        A body that was announced and not sent is none: its connection must not be used again.
+        """
+        return self.held is not None or (self.body is None and not self.took_body())
+
+    def check_before_send(self) -> None:
+        """Raise CallerLeft, or StaleConnection if the upstream spoke or ended while we waited: that is no response to this request.
+
+        Nothing was sent yet, so a request of any method may be repeated.
+        """
+        upstream = self.upstream
+        if self.downstream.eof:
+            upstream.reusable = True
+            raise CallerLeft
+        if upstream.reused and (upstream.received or upstream.eof):
+            raise StaleConnection("eof", may_repeat=True)
 
     def check_caller(self) -> None:
         """Raise Fault if the request body failed, CallerLeft if the caller disconnected."""
@@ -141,12 +173,15 @@ class Attempt:
             raise StreamClosed
 
     def classify_eof(self, *, begun: bool) -> NoReturn:
-        """Raise what ended the wait for a response. `begun`: bytes of a head or an interim response arrived."""
+        """Raise what ended the wait for a response. `begun`: bytes of a head or an interim response arrived.
+
+        A request may be repeated if its method is idempotent, the connection had served another before, and no byte of a body that is not
+        held was taken from the caller.
+        """
         self.check_caller()
         if begun or self.interim:
             raise Fault("upstream_closed", "upstream_closed: the upstream closed within its response head")
-        streamed = self.held is None and (self.record.bytes_in or (self.body is not None and self.body.reader.began))
-        may_repeat = self.upstream.reused and self.head.method in _REPEATABLE and not streamed
+        may_repeat = self.upstream.reused and self.head.method in _REPEATABLE and not self.took_body()
         raise StaleConnection("reset" if self.upstream.was_reset else "eof", may_repeat=may_repeat)
 
     def classify_failure(self, error: Exception) -> Exception:

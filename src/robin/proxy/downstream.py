@@ -6,7 +6,7 @@ from typing import Final
 
 from robin.model.caller import Caller
 from robin.model.faults import Fault
-from robin.proxy.drain import CLOSING
+from robin.model.message import RequestHead
 from robin.proxy.engine import Engine
 from robin.transport.stream import Stream, StreamClosed
 from robin.wire.head_parser import RequestParser
@@ -20,14 +20,20 @@ _LINGER_BYTES: Final = 16 << 20  # none of it is kept; with 256 KiB a reset over
 
 
 class Downstream(Stream):
-    """The caller's side. `idle` while no byte of a next request has arrived. After `expires_at` (loop time) no request is served."""
+    """The caller's side.
 
-    __slots__ = ("_parser", "caller", "engine", "expires_at", "idle")
+    `idle` while no byte of a next request has arrived. `draining`: the drain has begun to close connections, so no exchange begins any
+    more and every response closes. `ending`: the response that is being relayed ends early, but as a whole message, as soon as that can
+    be. After `expires_at` (loop time) no request is served. `counted_for`: the id of the caller in whose number of connections it is.
+    """
+
+    __slots__ = ("_parser", "caller", "counted_for", "draining", "ending", "engine", "expires_at", "idle")
 
     def __init__(self, engine: Engine, caller: Caller) -> None:
         super().__init__(engine.loop, engine.sweeper)
-        self.idle = False
+        self.idle = self.draining = self.ending = False
         self.expires_at = math.inf
+        self.counted_for = ""
         self.serve(engine, caller)
 
     def serve(self, engine: Engine, caller: Caller) -> None:
@@ -36,17 +42,28 @@ class Downstream(Stream):
         self.caller = caller
         self._parser = RequestParser(target_bytes=engine.limits.target_bytes, fields_max=engine.limits.fields, forms=engine.forms)
 
+    def end_response(self) -> None:
+        """End the response that is being relayed, if it is chunked, behind a whole chunk; others go on."""
+        self.ending = True
+        if self.peer is not None:
+            self.peer.interrupt()
+
     def begin_closing(self) -> None:
         """Close if idle. A request that has arrived but was not read yet is still answered, with `draining`."""
+        self.draining = True
         if self.idle and not self.received and not self.has_unread():
             self.close()
+
+    def can_serve_another(self, head: RequestHead) -> bool:
+        """Whether a request may follow that of `head`: the caller keeps the connection open, no drain closes it, it has not expired."""
+        return head.keep_alive and not self.draining and (self.expires_at == math.inf or self.engine.now() < self.expires_at)
 
     async def await_request(self) -> bool:
         """Wait for the first byte of a next request. Returns False on EOF or keep-alive timeout; neither is logged."""
         if self.received:
             await asyncio.sleep(0)  # pipelined: other connections have their turn, and bytes behind the last response are noticed
             return self.expires_at == math.inf or self.engine.now() < self.expires_at
-        if self.engine.drain.state == CLOSING and not self.has_unread():
+        if self.draining and not self.has_unread():
             return False
         self.idle = True
         self.deadline_at = self.engine.now() + self.engine.deadlines.keepalive_s

@@ -1,7 +1,10 @@
-"""The drain: one value with three states, passed to all that must know; and the connections that it ends.
+"""The drain: one value with three states, passed to all that must know; and what it ends.
 
-SERVING: everything is served. LINGERING: a drain was asked for; readiness is gone, requests are still served. CLOSING: no new exchange,
-every response closes its connection, idle connections end. The states only go forward.
+SERVING: everything is served. LINGERING: a drain was asked for; readiness is gone, requests are still served. CLOSING: nothing is accepted
+any more. A connection that is idle closes at once; one that is not closes behind its response, and a request that it has not begun to serve
+gets 503 `draining`. The pool closes its idle connections upstream and keeps none. WebSockets get a Close frame, as it begins or a while
+before the drain's end, as the plane has it; other tunnels run on. The drain is over when every downstream connection has ended, its last
+response flushed. The states only go forward.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ CLOSING: Final = 2
 
 
 class Drainable(Protocol):
-    """A connection, a tunnel or a pool, as the drain sees it."""
+    """A connection, a tunnel or a pool, as the drain sees it. (CONNECT tunnels run on until the drain's deadline: `proxy/splice.py`.)"""
 
     def begin_closing(self) -> None:
         """CLOSING began: end as soon as nothing of value is cut."""
@@ -31,16 +34,24 @@ class Connection(Drainable, Protocol):
 class Drain:
     """`state` is one of the three numbers above (plain numbers: an enum costs 150 ns a look on CPython 3.11).
 
-    `drained` is set once the state is CLOSING and no connection is left.
+    `drained` is set once the state is CLOSING and no connection is left. `tunnels_closing`: WebSockets are asked to end.
     """
 
-    __slots__ = ("_members", "connections", "drained", "state")
+    __slots__ = ("_members", "_tunnels", "connections", "drained", "state", "tunnels_closing")
 
     def __init__(self) -> None:
         self.state: int = SERVING
         self.drained = asyncio.Event()
         self.connections: set[Connection] = set()
         self._members: set[Drainable] = set()
+        self._tunnels: set[Drainable] = set()
+        self.tunnels_closing = False
+
+    def connected(self, connection: Connection) -> None:
+        """The task that serves a downstream connection has begun; if the state is CLOSING already, it begins to end."""
+        self.connections.add(connection)
+        if self.state == CLOSING:
+            connection.begin_closing()
 
     def begin_lingering(self) -> None:
         """Enter LINGERING."""
@@ -59,12 +70,25 @@ class Drain:
         if self.state == CLOSING:
             member.begin_closing()
 
+    def add_tunnel(self, tunnel: Drainable) -> None:
+        """`close_tunnels` ends this one too; at once if it was called already."""
+        self._tunnels.add(tunnel)
+        if self.tunnels_closing:
+            tunnel.begin_closing()
+
+    def close_tunnels(self) -> None:
+        """Each tunnel that was opened by an upgrade begins to end, behind CLOSING."""
+        self.tunnels_closing = True
+        for tunnel in list(self._tunnels):
+            tunnel.begin_closing()
+
     def remove(self, member: Drainable) -> None:
-        """`member` has ended."""
+        """`member`, or a tunnel, has ended."""
         self._members.discard(member)
+        self._tunnels.discard(member)
 
     def disconnected(self, connection: Connection) -> None:
-        """A downstream connection has ended."""
+        """The task that serves a downstream connection has ended."""
         self.connections.discard(connection)
         self._check_drained()
 

@@ -11,6 +11,7 @@ from robin.model.limits import Deadlines, Limits
 from robin.model.message import HeldBody, RequestHead
 from robin.model.verdict import Permit, Verdict
 from robin.proxy.drain import Drain
+from robin.proxy.open_tunnels import OpenTunnel, OpenTunnels
 from robin.telemetry.logs import EventLog
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
@@ -52,18 +53,36 @@ Translate = Callable[[Fault, ExchangeRecord], Fault]
 """From a fault of the engine to the one that the plane answers with."""
 
 
+class CallerLimits(Protocol):
+    """Limits of each caller, by its id."""
+
+    def connect(self, downstream: "Downstream") -> None:
+        """Count a new connection, if its caller is known already. Raises Fault `limit_connections`."""
+        ...
+
+    def disconnect(self, downstream: "Downstream") -> None:
+        """The connection has ended."""
+        ...
+
+    def enter(self, downstream: "Downstream", head: RequestHead, record: ExchangeRecord) -> None:
+        """Count a request whose caller is known; its end is that of its record. Raises Fault."""
+        ...
+
+
 class Engine:
     """The shared parts. `limits` and `deadlines` are those of the downstream side; what differs per rule stands on the Route.
 
     `authenticate` None: the caller of a connection is the caller of each of its requests. `audit` None: decisions are not audited.
     `judge` None: the head decides alone.
     `refusals`: how refusals are written where the route has no form of its own. `translate` None: faults are answered as they are.
-    `forms`: the request targets that are parsed; `connect` serves CONNECT where they have it.
+    `forms`: the request targets that are parsed; `connect` serves CONNECT where they have it. `open_tunnels`: what is open now.
+    `callers` None: no caller has limits of its own.
     """
 
     __slots__ = (
         "audit",
         "authenticate",
+        "callers",
         "clock",
         "connect",
         "credentials",
@@ -72,11 +91,13 @@ class Engine:
         "entropy",
         "events",
         "forms",
+        "held_bytes",
         "judge",
         "limits",
         "loop",
         "metrics",
         "now",
+        "open_tunnels",
         "policy",
         "pool",
         "recorder",
@@ -84,6 +105,7 @@ class Engine:
         "sweeper",
         "tasks",
         "translate",
+        "wall",
     )
 
     def __init__(
@@ -110,10 +132,13 @@ class Engine:
         connect: Connect | None = None,
         judge: Judge | None = None,
         translate: Translate | None = None,
+        open_tunnels: OpenTunnels | None = None,
+        callers: CallerLimits | None = None,
     ) -> None:
         self.loop = loop
         self.now = loop.time  # for deadlines: cheap, and as coarse as a turn of the loop
         self.clock = clock.monotonic  # for what is recorded
+        self.wall = clock.wall  # for what others compare with their clocks
         self.policy = policy
         self.credentials = credentials
         self.pool = pool
@@ -130,7 +155,10 @@ class Engine:
         self.authenticate = authenticate
         self.audit = audit
         self.forms = forms
+        self.held_bytes = 0  # of the bodies that are held now
         self.connect = connect
         self.judge = judge
         self.translate = translate
+        self.open_tunnels: OpenTunnels = set[OpenTunnel]() if open_tunnels is None else open_tunnels
+        self.callers = callers
         drain.add(pool)

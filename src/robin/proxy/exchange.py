@@ -1,15 +1,16 @@
 """The request path: the one place that knows the order of the steps of an exchange (docs/explanation/request-path.md)."""
 
 import asyncio
+from typing import Final
 
 from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import HeldBody
-from robin.model.route import Held
+from robin.model.route import Held, Route
+from robin.model.secret import Secret
 from robin.model.verdict import BodyNeeded, LocalResponse, Permit
 from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.downstream import Downstream
-from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.proxy.request import send_request
 from robin.proxy.request_body import StreamedBody, hold_body
@@ -24,22 +25,24 @@ from robin.wire.framing import FramingError
 from robin.wire.oauth import parse_bearer_error
 from robin.wire.shape import ParsedRequest, ParsedResponse
 
+_UNAUTHORIZED: Final = 401
+
 
 async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
     """Serve one request whose first byte has arrived. Returns True if the connection can be reused."""
     record = ExchangeRecord(downstream.caller, engine.clock())
     engine.metrics.in_flight += 1
-    head, refusals = None, engine.refusals
+    head, held, refusals = None, None, engine.refusals
     try:
         head = downstream.take_head() or await downstream.receive_head()  # parsed and framed, refused if ambiguous
         record.note_head(head)
-        if engine.drain.state == CLOSING:
+        if downstream.draining:
             raise Fault("draining", "draining: this Robin is shutting down")
-        caller = downstream.caller
         if engine.authenticate is not None:
-            caller = record.caller = await engine.authenticate(head, caller)
-        verdict = record.verdict = engine.policy.decide(head, caller)  # pure
-        held = None
+            record.caller = await engine.authenticate(head, record.caller)
+        if engine.callers is not None:
+            engine.callers.enter(downstream, head, record)
+        verdict = record.verdict = engine.policy.decide(head, record.caller)  # pure
         if isinstance(verdict, BodyNeeded):
             held = await hold_body(downstream, head, Held(limit_bytes=verdict.limit_bytes), verdict.idle_s, record, engine)
             assert held is not None
@@ -61,6 +64,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         return False
     except asyncio.CancelledError:
         record.outcome = "drain_cut"
+        downstream.reset()  # cut: what the caller got must not look like the whole
         raise
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the process; it is logged with its stack
         engine.events.error("exchange_failed", code="internal_error", stack=stack_of(error))
@@ -69,7 +73,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
         )
     finally:
         engine.metrics.in_flight -= 1
-        record.duration_s = engine.clock() - record.started_at
+        record.duration_s, engine.held_bytes = engine.clock() - record.started_at, engine.held_bytes - record.held_bytes
         engine.recorder.finish(record)
 
 
@@ -78,6 +82,7 @@ async def _forward(
 ) -> bool:
     """From the Permit to the end of the response: credential, outbound head, connection, send, repeat once, relay."""
     route, credentials, pool = permit.route, engine.credentials, engine.pool
+    tokens: tuple[Secret, ...] = ()  # those that were sent
     while True:
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
         outbound = forward_request(head, permit, credential, held)  # pure: strip first, inject after
@@ -91,18 +96,20 @@ async def _forward(
             if waited:  # the wait may have outlived the credential
                 credential = credentials.ready(permit) or await _obtain(engine, permit, record)
                 outbound = forward_request(head, permit, credential, held)
-            record.identity, record.offered, record.reused, record.address = (
+            record.identity, record.offered, record.reused, record.address, record.dialled = (
                 credential.identity,
                 credential.note or None,
                 upstream.reused,
                 upstream.address,
+                upstream.dialled,
             )
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
-            outbound = outbound if route.sign is None else route.sign(outbound, held)  # the last change to the head
+            outbound = outbound if route.sign is None else route.sign(outbound, held, credential, engine.wall())  # last
+            attempt.tokens = tokens = (*tokens, *credential.tokens)
             response = await send_request(attempt, render(outbound))  # the final response head; the caller has seen nothing of it
             announced_idle_s = response.idle_s
-            if response.status != 401 or not await _renew(engine, permit, credential, attempt, response):
+            if response.status != route.rejects_with or not await _renew(engine, permit, credential, attempt, response):
                 return await relay_response(attempt, response)
             discard_response(attempt, response)
         except StaleConnection as stale:
@@ -145,19 +152,28 @@ async def _renew(engine: Engine, permit: Permit, credential: Credential, attempt
     if not route.repeat_on_401:
         credentials.rejected(permit, credential)
         return False
-    error = parse_bearer_error(response.values(b"www-authenticate"))
-    if not credential.fields or (error != "invalid_token" if route.invalid_token_only else error not in (None, "", "invalid_token")):
+    if not credential.fields or (route.rejects_with == _UNAUTHORIZED and not _blames_token(route, response)):
         return False
     if attempt.record.retries or not attempt.body_is_repeatable:
+        attempt.record.notes.setdefault("replayed", False)
         credentials.rejected(permit, credential)
         return False
-    return await credentials.renew(permit, credential) is not None
+    if await credentials.renew(permit, credential) is None:
+        return False
+    attempt.record.notes["replayed"] = True
+    return True
+
+
+def _blames_token(route: Route, response: ParsedResponse) -> bool:
+    """Whether a 401 is about the token. WWW-Authenticate belongs to a 401 alone (RFC 9110 section 11.6.1)."""
+    error = parse_bearer_error(response.values(b"www-authenticate"))
+    return error == "invalid_token" if route.invalid_token_only else error in (None, "", "invalid_token")
 
 
 async def _obtain(engine: Engine, permit: Permit, record: ExchangeRecord) -> Credential:
     """Wait for a credential: identity, then grant, single flight. Raises Fault."""
     began = engine.clock()
     try:
-        return await engine.credentials.obtain(permit)
+        return await engine.credentials.obtain(permit, record.notes)
     finally:
         record.identity_wait_s += engine.clock() - began

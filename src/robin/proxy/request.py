@@ -4,9 +4,9 @@ from typing import Final
 
 from robin.model.faults import Fault
 from robin.model.message import Framing
-from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
+from robin.proxy.attempt import Attempt
 from robin.proxy.request_body import StreamedBody
-from robin.wire.forwarding import forward_response
+from robin.wire.forwarding import forward_interim, redact_echo
 from robin.wire.framing import FramingError
 from robin.wire.http1 import find_bad_byte
 from robin.wire.shape import ParsedResponse
@@ -21,11 +21,7 @@ async def send_request(attempt: Attempt, outbound: bytes) -> ParsedResponse:
     The caller has seen nothing of that response yet. Raises Fault, CallerLeft, StaleConnection, StreamClosed, TimeoutError.
     """
     downstream, upstream = attempt.downstream, attempt.upstream
-    if downstream.eof:
-        upstream.reusable = True  # nothing was sent on it
-        raise CallerLeft
-    if upstream.reused and (upstream.received or upstream.eof):  # it spoke or ended while we waited: that is no response to this request
-        raise StaleConnection("eof", may_repeat=True)
+    attempt.check_before_send()
     attempt.record.credential = attempt.record.offered
     _send(attempt, outbound)
     while not upstream.received or (response := _take_response_head(attempt)) is None:
@@ -82,10 +78,12 @@ def _take_response_head(attempt: Attempt) -> ParsedResponse | None:
             raise _broken("the response head is too large")
         raw = upstream.take(end + 4)
         response = upstream.parser.parse(raw, method=attempt.head.method, fields_max=limits.response_fields)
+        if attempt.tokens and redact_echo(response, attempt.tokens):
+            attempt.record.notes["echoed"] = True
         if response.status >= 200 or response.status == 101:
             attempt.record.upstream_status = response.status
-            if attempt.route.accept_response is not None and response.status != 101:
-                attempt.route.accept_response(response)
+            if attempt.route.accept_response is not None:
+                attempt.own_fields += attempt.route.accept_response(response)
             return response
         attempt.scanned = 0
         _forward_interim(attempt, response, len(raw))
@@ -94,15 +92,15 @@ def _take_response_head(attempt: Attempt) -> ParsedResponse | None:
 
 
 def _forward_interim(attempt: Attempt, response: ParsedResponse, octets: int) -> None:
-    """Relay a 1xx to an HTTP/1.1 caller; a 100 lets the request body go. Raises Fault."""
+    """Relay a 1xx; a 100 lets the request body go. Raises Fault."""
     attempt.interim += 1
     attempt.interim_bytes += octets
     if attempt.interim > _INTERIM_MAX or attempt.interim_bytes > _INTERIM_BYTES:
         raise _broken("too many interim responses")
     if response.status == 100 and attempt.body is not None:
         attempt.body.got_continue()
-    if attempt.head.minor == 1:
-        attempt.downstream.write(forward_response(response, rules=attempt.route.header_rules, minor=1, keep_alive=True, chunked=False))
+    if attempt.route.relays_interim:
+        attempt.downstream.write(forward_interim(response, attempt.route.header_rules, minor=attempt.head.minor))
 
 
 def _broken(text: str) -> Fault:

@@ -25,18 +25,14 @@ _CONTINUE_S: Final = 1.0  # how long a body waits for a 100 of the origin (RFC 9
 
 
 class BodyReader:
-    """Takes one request body off its connection, without its framing.
+    """Takes one request body off its connection, without its framing. `done`: all of it was taken."""
 
-    `began`: some of it was taken, framing counted, so what is left cannot be read as a body once more. `done`: all of it was taken.
-    """
-
-    __slots__ = ("_downstream", "_left", "began", "decoder", "done")
+    __slots__ = ("_downstream", "_left", "decoder", "done")
 
     def __init__(self, downstream: Downstream, head: RequestHead) -> None:
         self._downstream = downstream
         self._left = head.length
         self.decoder = ChunkedDecoder() if head.framing == Framing.CHUNKED else None
-        self.began = False
         self.done = self.decoder is None and not head.length
 
     def take(self) -> bytes:
@@ -44,7 +40,6 @@ class BodyReader:
         downstream, decoder = self._downstream, self.decoder
         if not downstream.received:
             return b""
-        self.began = True
         if decoder is None:
             payload = downstream.take(min(self._left, len(downstream.received)))
             self._left -= len(payload)
@@ -65,31 +60,38 @@ class BodyReader:
 async def hold_body(
     downstream: Downstream, head: RequestHead, mode: Held, idle_s: float, record: ExchangeRecord, engine: Engine
 ) -> HeldBody | None:
-    """Receive the whole body, at most `idle_s` between its parts; None where `mode` streams it. Trailers are dropped (RFC 9110 6.5.1).
+    """Receive the whole body, at most `idle_s` between its parts and `mode.within_s` in all; None where `mode` streams it.
 
-    Raises Fault: limit_body, bad_request, request_timeout; and StreamClosed when the caller disconnects.
+    Trailers are dropped (RFC 9110 6.5.1).
+
+    Raises Fault: limit_body, limit_connections, bad_request, request_timeout; and StreamClosed when the caller disconnects.
     """
     limit_bytes = mode.limit_bytes
     if not mode.holds(head):
         return None
     if head.length > limit_bytes:
-        raise _too_large()
+        raise _too_large(mode)
+    if head.length:
+        _reserve(head.length, mode, record, engine)
     if head.expects_continue:
         downstream.write(CONTINUE)
     reader, digest, body = BodyReader(downstream, head), hashlib.sha256(), bytearray()
+    end_at = engine.now() + mode.within_s
     try:
         while not reader.done:
             payload = reader.take()
             record.bytes_in += len(payload)
             engine.metrics.body_bytes_in += len(payload)
             if record.bytes_in > limit_bytes:
-                raise _too_large()
+                raise _too_large(mode)
+            if record.bytes_in > record.held_bytes:
+                _reserve(record.bytes_in - record.held_bytes, mode, record, engine)
             digest.update(payload)
             body += payload  # no list of pieces: small ones would take many times their size
             if reader.has_more:
                 await asyncio.sleep(0)
             elif not reader.done:
-                downstream.deadline_at = engine.now() + idle_s
+                downstream.deadline_at = min(end_at, engine.now() + idle_s)
                 if not await downstream.fill():
                     raise StreamClosed
     except FramingError as error:
@@ -101,8 +103,18 @@ async def hold_body(
     return HeldBody(octets=bytes(body), sha256=digest.digest())
 
 
-def _too_large() -> Fault:
-    return Fault("limit_body", "limit_body: the request body is larger than this route allows")
+def _reserve(size: int, mode: Held, record: ExchangeRecord, engine: Engine) -> None:
+    """Count memory for a body, which the end of the exchange gives back. One body alone always finds room. Raises Fault."""
+    if engine.held_bytes + size > max(engine.limits.held_bytes, mode.limit_bytes):
+        raise Fault("limit_connections", "held: bodies that are held whole take all the memory that is meant for them; send it again")
+    engine.held_bytes += size
+    record.held_bytes += size
+
+
+def _too_large(mode: Held | None = None) -> Fault:
+    if mode is not None and mode.too_large:
+        return Fault(mode.too_large, "too_large: the request body is larger than may be held for it")
+    return Fault("limit_body", "limit_body: the request body is larger than is allowed here")
 
 
 def _stalled() -> Fault:
@@ -112,7 +124,19 @@ def _stalled() -> Fault:
 class StreamedBody:
     """One request body on its way to one upstream connection. `fault`: why it could not be sent; the upstream is aborted then."""
 
-    __slots__ = ("_continue", "_downstream", "_engine", "_options", "_record", "_route", "_task", "_upstream", "fault", "reader")
+    __slots__ = (
+        "_continue",
+        "_downstream",
+        "_engine",
+        "_limit_bytes",
+        "_options",
+        "_record",
+        "_route",
+        "_task",
+        "_upstream",
+        "fault",
+        "reader",
+    )
 
     def __init__(
         self, downstream: Downstream, upstream: Upstream, head: RequestHead, route: Route, record: ExchangeRecord, engine: Engine
@@ -122,6 +146,7 @@ class StreamedBody:
         self._route = route
         self._record = record
         self._engine = engine
+        self._limit_bytes = engine.limits.body_bytes or math.inf
         self._options = head.connection_options
         self._continue: asyncio.Event | None = asyncio.Event() if head.expects_continue else None
         self._task: asyncio.Task[None] | None = None
@@ -129,7 +154,7 @@ class StreamedBody:
         self.fault: Fault | None = None
 
     def start(self) -> None:
-        """Send what has arrived; a task sends the rest. Raises FramingError."""
+        """Send what has arrived; a task sends the rest. Raises FramingError, Fault `limit_body`."""
         if self._continue is not None or not self._advance():
             self._task = self._engine.tasks.start(self._run(), "request body")
 
@@ -147,7 +172,7 @@ class StreamedBody:
         return early
 
     def _advance(self) -> bool:
-        """Forward what has arrived. Returns True if the body is complete. Raises FramingError."""
+        """Forward what has arrived. Returns True if the body is complete. Raises FramingError, Fault `limit_body`."""
         downstream, reader = self._downstream, self.reader
         if not downstream.received:
             return reader.done
@@ -158,6 +183,8 @@ class StreamedBody:
                 octets += last_chunk(forward_trailers(reader.decoder.trailers, self._options, self._route.header_rules, Direction.UPSTREAM))
         self._record.bytes_in += len(payload)
         self._engine.metrics.body_bytes_in += len(payload)
+        if self._record.bytes_in > self._limit_bytes:
+            raise _too_large()
         if octets:
             self._upstream.write(octets)
         if reader.done:
@@ -172,6 +199,8 @@ class StreamedBody:
             await self._pump()
         except FramingError as error:
             self._fail(Fault("bad_request", str(error)))
+        except Fault as fault:
+            self._fail(fault)
         except TimeoutError:
             self._fail(_stalled())
         except StreamClosed:

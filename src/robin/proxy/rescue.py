@@ -6,7 +6,6 @@ from robin.model.faults import Fault, Refusals
 from robin.model.message import Framing, RequestHead
 from robin.model.verdict import LocalResponse
 from robin.proxy.downstream import Downstream
-from robin.proxy.drain import CLOSING
 from robin.proxy.engine import Engine
 from robin.telemetry.record import ExchangeRecord
 from robin.wire.proxy_status import render_local_response
@@ -26,21 +25,22 @@ async def rescue(
         downstream.reset()
         return False
     kind = fault.kind
-    unread = None if head is None or kind.closes else _unread_body(head, record)
-    reusable = unread is not None and head is not None and head.keep_alive and engine.drain.state != CLOSING
+    unread = None if head is None or kind.closes else _unread_body(downstream, head, record)
     if record.request_id is None:
         record.request_id = engine.recorder.request_id()
-    record.status = kind.status
+    record.status = fault.status
     record.ttfb_s = engine.clock() - record.started_at
     head_only = head is not None and head.method == "HEAD"
-    downstream.write(refusals.render(fault, request_id=record.request_id, close=not reusable, head_only=head_only))
-    return await _finish(downstream, unread if reusable else None)
+    downstream.write(refusals.render(fault, request_id=record.request_id, close=unread is None, head_only=head_only))
+    return await _finish(downstream, unread)
 
 
-def _unread_body(head: RequestHead, record: ExchangeRecord) -> int | None:
-    """How many bytes of the body to discard before the next request; None: too many, or their end is not known."""
-    if head.framing == Framing.CHUNKED or head.expects_continue or head.upgrade is not None:  # tunnel bytes may follow, no request
+def _unread_body(downstream: Downstream, head: RequestHead, record: ExchangeRecord) -> int | None:
+    """How many bytes of the body to discard before the next request; None: there is no next one, or the body has no near and known end."""
+    if not downstream.can_serve_another(head):
         return None
+    if head.framing == Framing.CHUNKED or head.expects_continue or head.upgrade is not None or head.method == "CONNECT":
+        return None  # the bytes of a tunnel may follow, sent before its refusal was seen: they must not be taken for a request
     left = head.length - record.bytes_in
     return left if left <= _DISCARD_BYTES else None
 
@@ -57,7 +57,7 @@ async def _finish(downstream: Downstream, unread: int | None) -> bool:
 
 async def respond_locally(downstream: Downstream, head: RequestHead, record: ExchangeRecord, response: LocalResponse) -> bool:
     """Write the proxy's own response. Returns True if the connection can be reused."""
-    unread = _unread_body(head, record) if head.keep_alive else None
+    unread = _unread_body(downstream, head, record)
     record.status = response.status
     record.outcome = "local_response"
     record.ttfb_s = downstream.engine.clock() - record.started_at

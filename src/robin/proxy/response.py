@@ -1,13 +1,10 @@
 """Relay one final response to the caller: its head, then its body as it arrives, with back-pressure and framing made anew."""
 
-import math
-
 from robin.model.message import Framing
 from robin.proxy.attempt import Attempt
-from robin.proxy.drain import CLOSING
 from robin.proxy.tunnel import check_switch, tunnel
 from robin.transport.stream import StreamClosed
-from robin.wire.forwarding import Direction, forward_response, forward_trailers
+from robin.wire.forwarding import Direction, forward_response, forward_trailers, redact_trailers
 from robin.wire.framing import ChunkedDecoder, chunk, last_chunk
 from robin.wire.shape import ParsedResponse
 
@@ -20,24 +17,24 @@ async def relay_response(attempt: Attempt, response: ParsedResponse) -> bool:
     downstream, upstream, head = attempt.downstream, attempt.upstream, attempt.head
     if response.status == 101:
         check_switch(head, attempt.upgrade, response, attempt.engine.metrics)
-        await tunnel(downstream, upstream, response, attempt.route, attempt.record, attempt.engine, protocol=attempt.upgrade or b"")
+        await tunnel(
+            downstream, upstream, attempt.head, response, attempt.route, attempt.record, attempt.engine, protocol=attempt.upgrade or b""
+        )
         return False
     if attempt.upgrade is not None:
         attempt.engine.metrics.upgrades["refused"] += 1
     early = attempt.body is not None and await attempt.body.stop()
-    reusable = head.keep_alive and not early and attempt.engine.drain.state != CLOSING
-    if downstream.expires_at != math.inf and attempt.engine.now() >= downstream.expires_at:
-        reusable = False  # who called is not known any more
+    reusable = not early and downstream.can_serve_another(head)
     if response.length == len(upstream.received) and response.framing == Framing.LENGTH:  # all of it is here: one write, no wait
         _count(attempt, response.length)
-        own, rules = attempt.route.response_fields, attempt.route.header_rules
+        own, rules = attempt.own_fields, attempt.route.header_rules
         head_bytes = forward_response(response, rules=rules, minor=head.minor, keep_alive=reusable, chunked=False, own=own)
         _write(attempt, head_bytes + upstream.take(response.length))
         if downstream.write_blocked:
             await attempt.flush_downstream()
     else:
         reusable = await _relay_body(attempt, response, reusable=reusable)
-    upstream.reusable = response.keep_alive and not early and not upstream.received
+    upstream.reusable = response.keep_alive and not early and not upstream.received and not downstream.ending
     attempt.record.outcome = "forwarded"
     return reusable and not (attempt.upgrade and downstream.received)
 
@@ -56,7 +53,7 @@ async def _relay_body(attempt: Attempt, response: ParsedResponse, *, reusable: b
     unframed = framing >= Framing.CHUNKED
     chunked = unframed and minor == 1
     reusable = reusable and chunked is unframed
-    own, rules = attempt.route.response_fields, attempt.route.header_rules
+    own, rules = attempt.own_fields, attempt.route.header_rules
     first = forward_response(response, rules=rules, minor=minor, keep_alive=reusable, chunked=chunked, own=own)
     if framing == Framing.NONE:
         _write(attempt, first)
@@ -89,18 +86,26 @@ async def _relay_length(attempt: Attempt, left: int, first: bytes) -> None:
 
 
 async def _relay_chunked(attempt: Attempt, first: bytes, options: frozenset[bytes], *, chunked: bool) -> None:
-    """A chunked body: decoded and, for an HTTP/1.1 caller, chunked anew."""
+    """A chunked body: decoded and, for an HTTP/1.1 caller, chunked anew.
+
+    `end_response` ends it behind a whole chunk of the upstream, with a last chunk of our own.
+    """
     upstream = attempt.upstream
     decoder = ChunkedDecoder()
     while True:
         if upstream.received:
             first += _decode(attempt, decoder, chunked=chunked)
         if decoder.done and chunked:
-            first += last_chunk(forward_trailers(decoder.trailers, options, attempt.route.header_rules, Direction.DOWNSTREAM))
+            trailers = redact_trailers(decoder.trailers, attempt.tokens) if decoder.trailers else decoder.trailers
+            first += last_chunk(forward_trailers(trailers, options, attempt.route.header_rules, Direction.DOWNSTREAM))
+        ended = decoder.done
+        if attempt.downstream.ending and not ended and chunked and decoder.between_chunks:
+            first += last_chunk([])
+            ended = True
         if first:
             _write(attempt, first)
             first = b""
-        if decoder.done:
+        if ended:
             return
         await attempt.next_piece(partial=bool(upstream.received) and not decoder.eager)
 

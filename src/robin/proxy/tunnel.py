@@ -7,8 +7,8 @@ from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
 from robin.model.route import Route
 from robin.proxy.downstream import Downstream
-from robin.proxy.drain import CLOSING
-from robin.proxy.engine import Engine
+from robin.proxy.engine import Engine, Policy
+from robin.proxy.open_tunnels import WITHDRAWN_S
 from robin.telemetry.metrics import Metrics
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.pool import Upstream
@@ -72,13 +72,27 @@ class _Direction:
 
 
 class Tunnel:
-    """Both directions: `up` from caller to origin, `down` back."""
+    """Both directions: `up` from caller to origin, `down` back. A `proxy.open_tunnels.OpenTunnel`."""
 
-    __slots__ = ("_engine", "_idle_s", "down", "up")
+    __slots__ = ("_engine", "_idle_s", "_timer", "_websocket", "down", "head", "record", "up")
 
-    def __init__(self, downstream: Stream, upstream: Stream, engine: Engine, *, idle_s: float, websocket: bool) -> None:
+    def __init__(
+        self,
+        downstream: Stream,
+        upstream: Stream,
+        engine: Engine,
+        *,
+        head: RequestHead,
+        record: ExchangeRecord,
+        idle_s: float,
+        websocket: bool,
+    ) -> None:
+        self.head = head
+        self.record = record
         self._engine = engine
         self._idle_s = idle_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._websocket = websocket
         mask = bytes.fromhex(engine.entropy.token_hex(4)) if websocket else None
         self.up = _Direction(downstream, upstream, FrameTracker() if websocket else None, mask)
         self.down = _Direction(upstream, downstream, FrameTracker() if websocket else None, None)
@@ -86,9 +100,31 @@ class Tunnel:
 
     def begin_closing(self) -> None:
         """Send Close on both sides of a WebSocket; other protocols continue until the drain ends."""
+        self.record.notes.setdefault("reason", "drain")
         for way in (self.up, self.down):
             way.send_close()
         self._touch()
+
+    @property
+    def policy(self) -> Policy:
+        """What judges it now."""
+        return self._engine.policy
+
+    def withdraw(self, _: Fault) -> None:
+        """Send Close on both sides of a WebSocket, and end soon; other protocols end now."""
+        if self._timer is None:
+            self.record.notes["reason"] = "policy_reload"
+            self._timer = self._engine.loop.call_later(WITHDRAWN_S if self._websocket else 0.0, self._cut)
+            self.begin_closing()
+
+    def _cut(self) -> None:
+        for way in (self.up, self.down):
+            way.source.abort()
+
+    def close(self) -> None:
+        """It has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _touch(self) -> None:
         """A byte moved: restart the idle deadline of both directions."""
@@ -96,9 +132,9 @@ class Tunnel:
         deadline_at = self._engine.now() + (min(_CLOSE_GRACE_S, self._idle_s) if gone else self._idle_s)
         self.up.source.deadline_at = self.down.source.deadline_at = deadline_at
 
-    async def pump(self, way: _Direction, record: ExchangeRecord) -> None:
+    async def pump(self, way: _Direction) -> None:
         """Relay one direction until either side ends."""
-        source, sink = way.source, way.sink
+        source, sink, record = way.source, way.sink, self.record
         upwards = way is self.up
         metrics = self._engine.metrics
         try:
@@ -130,6 +166,7 @@ class Tunnel:
 async def tunnel(
     downstream: Downstream,
     upstream: Upstream,
+    head: RequestHead,
     response: ParsedResponse,
     route: Route,
     record: ExchangeRecord,
@@ -142,20 +179,29 @@ async def tunnel(
     record.ttfb_s = engine.clock() - record.started_at
     record.outcome = "forwarded"
     downstream.write(forward_switch(response, route.header_rules, route.response_fields))
-    both = Tunnel(downstream, upstream, engine, idle_s=route.deadlines.stream_idle_s, websocket=protocol == b"websocket")
+    both = Tunnel(
+        downstream,
+        upstream,
+        engine,
+        head=head,
+        record=record,
+        idle_s=route.deadlines.stream_idle_s,
+        websocket=protocol == b"websocket",
+    )
     engine.metrics.upgrades["switched"] += 1
     engine.metrics.upgrades_active += 1
-    engine.drain.add(both)
+    engine.drain.add_tunnel(both)
+    engine.open_tunnels.add(both)
     upstream.peer = downstream
-    upwards = engine.tasks.start(both.pump(both.up, record), "tunnel")
+    upwards = engine.tasks.start(both.pump(both.up), "tunnel")
     try:
-        if engine.drain.state == CLOSING:
-            both.begin_closing()
-        await both.pump(both.down, record)
+        await both.pump(both.down)
         if downstream.eof and not upstream.eof:  # the caller's last bytes still go to the origin
             await asyncio.wait([upwards], timeout=_LAST_BYTES_S)
     finally:
         engine.drain.remove(both)
+        engine.open_tunnels.discard(both)
+        both.close()
         engine.metrics.upgrades_active -= 1
         upwards.cancel()
         upstream.peer = None

@@ -11,10 +11,11 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
-from robin.telemetry.audit_chain import LINE_BYTES, MEMBERS, RecordError, check, render_line
-from robin.telemetry.audit_file import AuditFile, AuditUnavailable
+from robin.telemetry.audit_chain import LINE_BYTES, MEMBERS, Draft, RecordError, check
+from robin.telemetry.audit_file import AuditUnavailable
+from robin.telemetry.logs import EventLog
 from robin.telemetry.timestamp import TimestampFormatter
 
 _ENVELOPE_BYTES: Final = 1024  # more than the members of every record take
@@ -49,8 +50,36 @@ class _Entry:
         self.future = future
 
 
+class Target(Protocol):
+    """What the thread writes to; `telemetry.audit_file.AuditFile` says what each does, `AuditStream` is another."""
+
+    failure: str
+    plane: str
+    wall: Callable[[], float]
+
+    def append(self, drafts: Sequence[Mapping[str, object]]) -> int:
+        """Write records. How many of them, from the first, are written now."""
+        ...
+
+    def checkpoint(self, reason: Literal["open", "interval", "rotate", "close"]) -> bool:
+        """Write a checkpoint. Returns False if it could not be written."""
+        ...
+
+    def sync(self) -> bool:
+        """Force what was written to the disk. Returns False if that failed."""
+        ...
+
+    def reopen(self) -> bool:
+        """After a rename: go on in a new file. Returns False where there is none. Raises AuditUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
 class AuditLog:
-    """Writes records of one plane to one file from one event loop."""
+    """Writes records of one plane to one file, or stream, from one event loop."""
 
     __slots__ = (
         "_closed",
@@ -60,6 +89,7 @@ class AuditLog:
         "_loop",
         "_lost",
         "_monotonic",
+        "_nudged",
         "_reopened",
         "_sync_at",
         "_sync_within_s",
@@ -73,7 +103,7 @@ class AuditLog:
 
     def __init__(
         self,
-        file: AuditFile,
+        file: Target,
         *,
         monotonic: Callable[[], float],
         sync_within_s: float = 0.2,
@@ -92,6 +122,7 @@ class AuditLog:
         self._waiting: list[_Entry] = []
         self._waiting_bytes = 0
         self._lost = 0
+        self._nudged = False
         self._closing = False
         self._reopened: asyncio.Future[bool] | None = None
         self._closed: asyncio.Future[bool] = self._loop.create_future()
@@ -161,8 +192,8 @@ class AuditLog:
         if not fields.keys().isdisjoint(MEMBERS):
             raise RecordError("a field has the name of a member of the chain")
         ts = self._timestamps.text(self._file.wall())
-        draft = {"ts": ts, "plane": self._file.plane, "event": record.event, "id": record.id, **fields}
-        octets = len(render_line(draft))
+        draft = Draft({"ts": ts, "plane": self._file.plane, "event": record.event, "id": record.id, **fields})
+        octets = len(draft.line)
         if octets + _ENVELOPE_BYTES > LINE_BYTES:
             raise RecordError("it is too large")
         with self._condition:
@@ -172,8 +203,18 @@ class AuditLog:
                 return "too many records wait for the disk"
             self._waiting.append(_Entry(draft, octets, sync=record.sync, future=future))
             self._waiting_bytes += octets
-            self._condition.notify()
+            if future is not None:
+                self._condition.notify()
+        if future is None and not self._nudged:
+            self._nudged = True
+            self._loop.call_soon(self._nudge)
         return ""
+
+    def _nudge(self) -> None:
+        """Records of one turn that nothing waits for are written together, unless they were with one that something waited for."""
+        self._nudged = False
+        with self._condition:
+            self._condition.notify()
 
     # The thread: it alone touches the file.
 
@@ -270,3 +311,12 @@ def _set_results(futures: Sequence[asyncio.Future[Any]], result: bool | AuditUna
             future.set_exception(result)
         else:
             future.set_result(result)
+
+
+async def reopen_audit(audit: AuditLog, events: EventLog) -> None:
+    """Go on in a new file if the old one was renamed, and note it."""
+    try:
+        if await audit.reopen():
+            events.info("audit_reopened")
+    except AuditUnavailable as error:
+        events.error("audit_reopen_failed", code=error.code, detail=error.reason)

@@ -5,11 +5,13 @@ hexadecimal digits, of the RFC 8785 form of the record without `hash`; `prev` is
 zeros. Records hold text, whole numbers, bool, None, lists and objects: no fractions, so that the canonical form needs no rule for them.
 """
 
+import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final, Protocol
 
 VERSION: Final = 1
 ZEROS: Final = "0" * 64
@@ -24,6 +26,19 @@ _INTEGER_MAX: Final = 2**53 - 1  # RFC 8785 takes the numbers of ECMAScript: bey
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
+_CANONICAL: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":")
+)  # made once: json.dumps makes one for each call
+_LINE: Final = json.JSONEncoder(separators=(",", ":"))
+
+
+class CheckpointKey(Protocol):
+    """An Ed25519 private key."""
+
+    def sign(self, data: bytes) -> bytes:
+        """The 64 octets of the signature."""
+        ...
+
 
 class RecordError(ValueError):
     """A record or a line does not have the form of the chain."""
@@ -31,7 +46,7 @@ class RecordError(ValueError):
 
 def canonical(record: Mapping[str, object]) -> bytes:
     """The RFC 8785 form of a record that passed `check`: names are ASCII, so that the order by code point is that of UTF-16."""
-    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return _CANONICAL.encode(record).encode()
 
 
 def hash_of(record: Mapping[str, object]) -> str:
@@ -41,7 +56,30 @@ def hash_of(record: Mapping[str, object]) -> str:
 
 def render_line(record: Mapping[str, object]) -> bytes:
     """The line of a record, with its newline."""
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return _LINE.encode(record).encode() + b"\n"
+
+
+class Draft(dict[str, object]):
+    """A record before it has its place in the chain, with its `line` as rendered so far: `ts plane event id`, then the event's fields."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, members: Mapping[str, object]) -> None:
+        super().__init__(members)
+        self.line = render_line(self)
+
+
+def chain_lines(drafts: Sequence[Mapping[str, object]], seq: int, head: str) -> tuple[list[bytes], list[str]]:
+    """The lines of records that follow the record `seq` with the hash `head`, and the hash of each."""
+    lines: list[bytes] = []
+    hashes: list[str] = []
+    for draft in drafts:
+        seq += 1
+        prev, head = head, hashlib.sha256(canonical({"v": VERSION, "seq": seq, "prev": head, **draft})).hexdigest()
+        hashes.append(head)
+        line = draft.line if isinstance(draft, Draft) else render_line(draft)
+        lines.append(f'{{"v":{VERSION},"seq":{seq},"prev":"{prev}","hash":"{head}",'.encode() + line[1:])
+    return lines, hashes
 
 
 def check(value: object, depth: int = DEPTH_MAX) -> None:
@@ -60,14 +98,24 @@ def check(value: object, depth: int = DEPTH_MAX) -> None:
         raise RecordError("it is nested too deep")
     elif isinstance(value, dict):
         for name, item in value.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not _is_name(name):
                 raise RecordError("a name is not an ASCII identifier")
+            if item is None or item is True or item is False or (type(item) is str and item.isascii()):
+                continue  # nearly all that records hold, beside small numbers; the call below is for the rest
+            if type(item) is int and -_INTEGER_MAX <= item <= _INTEGER_MAX:
+                continue
             check(item, depth - 1)
     elif isinstance(value, list | tuple):
         for item in value:
             check(item, depth - 1)
     else:
         raise RecordError(f"a record cannot hold {type(value).__name__}")
+
+
+@lru_cache(1024)
+def _is_name(name: object) -> bool:
+    """Records of one kind have the same names again and again."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def parse_line(line: bytes) -> dict[str, object]:
@@ -109,6 +157,15 @@ def checkpoint_message(seq: int, head: str, reason: str) -> bytes:
     `reason` is covered so that a log that was cut behind a checkpoint cannot be given out as one that was closed.
     """
     return f"robin audit checkpoint v1\n{seq}\n{head}\n{reason}\n".encode()
+
+
+def checkpoint_fields(seq: int, head: str, reason: str, key: tuple[CheckpointKey, str] | None) -> dict[str, object]:
+    """The fields of the checkpoint with this number. `key`: an Ed25519 key that signs it, and its key_id; None: it is not signed."""
+    key_id = sig = None
+    if key is not None:
+        signer, key_id = key
+        sig = base64.b64encode(signer.sign(checkpoint_message(seq, head, reason))).decode()
+    return {"reason": reason, "head": head, "key_id": key_id, "sig": sig}
 
 
 def key_id_of(public_key: bytes) -> str:

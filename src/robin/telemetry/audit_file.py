@@ -4,7 +4,6 @@ Rules: the chain advances by what is in the file and by nothing else, so a faile
 whole line. One process holds the lock file for its life. A torn last line, of a process that was killed, is moved to `PATH.torn`.
 """
 
-import base64
 import contextlib
 import fcntl
 import hashlib
@@ -12,18 +11,18 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from robin.telemetry.audit_chain import (
     LINE_BYTES,
-    VERSION,
     ZEROS,
+    CheckpointKey,
     RecordError,
-    checkpoint_message,
+    chain_lines,
+    checkpoint_fields,
     hash_of,
     key_id_of,
     parse_line,
-    render_line,
 )
 from robin.telemetry.timestamp import TimestampFormatter
 
@@ -43,14 +42,6 @@ class AuditUnavailable(Exception):
     def __init__(self, reason: Literal["locked", "damaged", "write_failed", "overloaded", "timeout", "closed"], detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
-
-
-class CheckpointKey(Protocol):
-    """An Ed25519 private key."""
-
-    def sign(self, data: bytes) -> bytes:
-        """The 64 octets of the signature."""
-        ...
 
 
 def load_checkpoint_key(path: Path) -> tuple[CheckpointKey, str]:
@@ -127,11 +118,7 @@ class AuditFile:
 
     def checkpoint(self, reason: Literal["open", "interval", "rotate", "close"]) -> bool:
         """Write a checkpoint: the head of the chain, signed if there is a key. Returns False if it could not be written."""
-        key_id = sig = None
-        if self._key is not None:
-            key, key_id = self._key
-            sig = base64.b64encode(key.sign(checkpoint_message(self._seq + 1, self._head, reason))).decode()
-        written = self._write([self._draft("audit.checkpoint", {"reason": reason, "head": self._head, "key_id": key_id, "sig": sig})])
+        written = self._write([self._draft("audit.checkpoint", checkpoint_fields(self._seq + 1, self._head, reason, self._key))])
         if written:
             self._since_checkpoint = 0
         return written == 1
@@ -202,15 +189,7 @@ class AuditFile:
 
     def _write(self, drafts: Sequence[Mapping[str, object]]) -> int:
         """Write whole lines and advance the chain by them. How many were written."""
-        seq, head = self._seq, self._head
-        lines: list[bytes] = []
-        hashes: list[str] = []
-        for draft in drafts:
-            seq += 1
-            record: dict[str, object] = {"v": VERSION, "seq": seq, "prev": head, "hash": "", **draft}
-            record["hash"] = head = hash_of(record)
-            hashes.append(head)
-            lines.append(render_line(record))
+        lines, hashes = chain_lines(drafts, self._seq, self._head)
         if not lines:
             return 0
         reached = self._put(b"".join(lines))

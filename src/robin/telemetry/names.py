@@ -83,6 +83,38 @@ ACCESS_RECORDS_DROPPED: Final = _counter("robin_access_records_dropped_total", "
 UNSAFE: Final = _gauge("robin_unsafe", "1 where an unsafe switch is in force.", "switch")
 BUILD: Final = _gauge("robin_build_info", "Always 1; the labels say what runs.", "version", "python")
 
+GRANT_CALLS: Final = _counter(
+    "robin_grant_calls_total", "Calls to token issuers: `issued` or the code of the failure.", "provider", "kind", "outcome"
+)
+GRANT_CALL_DURATION: Final = _histogram("robin_grant_call_duration_seconds", "One call to a token issuer.", "provider", "kind")
+GRANT_CACHE: Final = _counter(
+    "robin_grant_cache_total",
+    "How requests found their token: `hit`, `stale`, `miss`, `joined`, `negative`, `bypass` (an identity token).",
+    "provider",
+    "result",
+)
+GRANT_CACHE_ENTRIES: Final = _gauge("robin_grant_cache_entries", "Keys that the cache of tokens holds.")
+GRANT_FLIGHTS: Final = _gauge("robin_grant_flights", "Fetches of tokens under way.", "provider")
+GRANT_WAITERS: Final = _gauge("robin_grant_waiters", "Requests that wait for a token.", "provider")
+GRANT_NEGATIVE: Final = _gauge("robin_grant_negative_entries", "Keys whose last fetch failed and that wait, by class of failure.", "class")
+GRANT_FORCED: Final = _counter(
+    "robin_grant_forced_refresh_total",
+    "What a 401 led to: `refreshed`, `same_token`, `suppressed`, `failed`.",
+    "provider",
+    "result",
+)
+GRANT_REPLAYS: Final = _counter(
+    "robin_grant_replays_total", "Requests sent again after a 401: `accepted`, `rejected`, `not_replayable`.", "provider", "result"
+)
+GRANT_INJECTIONS: Final = _counter("robin_grant_injections_total", "Credentials written into requests.", "provider", "style")
+GRANT_THROTTLED: Final = _counter("robin_grant_throttled_total", "Fetches refused by the rate of their issuer.", "provider")
+GRANT_WARNINGS: Final = _counter(
+    "robin_grant_answer_warnings_total", "Tokens taken although `scope` or `audience` is not what was asked for.", "provider", "reason"
+)
+GRANT_REDACTED: Final = _counter("robin_grant_echo_redacted_total", "Responses with a field that held the credential.", "provider")
+GRANT_USABLE: Final = _gauge("robin_grant_usable_seconds", "Seconds that the token in use can still be used.", "provider", "credential")
+GRANT_CLOCK_OFFSET: Final = _gauge("robin_grant_clock_offset_seconds", "Clock of the issuer less our own.", "provider")
+
 PASSPORT_ISSUED: Final = _counter("robin_passport_issued_total", "Passports that the broker issued.", "profile", "class")
 PASSPORT_DENIED: Final = _counter("robin_passport_denied_total", "Refusals of broker and verifier by their code.", "component", "reason")
 PASSPORT_VERIFIED: Final = _counter("robin_passport_verified_total", "Requests that the verifier judged.", "profile", "surface", "outcome")
@@ -90,7 +122,47 @@ PASSPORT_VERIFY: Final = _histogram("robin_passport_verify_seconds", "One verifi
 REPLAY_ENTRIES: Final = _gauge("robin_replay_entries", "Passports and nonces that the replay store holds.")
 BUNDLE_AGE: Final = _gauge("robin_bundle_age_seconds", "Seconds since the signed time of the bundle in force.")
 BUNDLE_RELOAD_ERRORS: Final = _counter("robin_bundle_reload_errors_total", "Bundles that were not taken.")
+SVID_EXPIRY: Final = _gauge("robin_svid_expiry_seconds", "Seconds until the broker's X.509-SVID expires.")
 BROKER_CONNECTIONS: Final = _gauge("robin_broker_connections", "Open connections of the broker's clients.")
+
+KUBE_REQUESTS: Final = _counter("robin_kube_requests_total", "Requests of agents that were judged.", "agent", "tier", "decision", "code")
+KUBE_REFUSALS: Final = _counter("robin_kube_refusals_total", "Requests that were refused before they were judged.", "code")
+KUBE_AUTH_FAILURES: Final = _counter("robin_kube_auth_failures_total", "Requests without an agent, by cause.", "reason")
+KUBE_SECONDS: Final = _histogram(
+    "robin_kube_request_seconds", "Parts of a request: `decide`, `mint`, `upstream`, and `total`.", "tier", "phase"
+)
+KUBE_MINTS: Final = _counter("robin_kube_mints_total", "TokenRequests for agents: `ok` or the code.", "result")
+KUBE_TOKEN_SECONDS: Final = _histogram("robin_kube_token_seconds", "Lives of tokens: `asked`, `granted`, `effective`.", "kind")
+KUBE_SESSIONS: Final = _gauge("robin_kube_sessions", "Requests that last and are open, by kind.", "kind")
+KUBE_SESSION_ENDS: Final = _counter("robin_kube_session_ends_total", "Requests that lasted and ended.", "kind", "reason")
+KUBE_POLICY_RELOADS: Final = _counter("robin_kube_policy_reloads_total", "Reloads of the policy: `ok` or `error`.", "result")
+KUBE_POLICY: Final = _gauge("robin_kube_policy_info", "Always 1; the label is the digest of the policy in force.", "digest")
+KUBE_BOOTSTRAP_EXPIRY: Final = _gauge("robin_kube_bootstrap_expiry_seconds", "Seconds until the bootstrap credential expires.")
+CONFIG_RELOADS: Final = _counter("robin_config_reload_total", "Reloads of the settings: `ok`, or `refused` whole.", "result")
+GATEWAY_DECISIONS: Final = _counter(
+    "robin_gateway_decisions_total", "Decisions, by what was asked for.", "listener", "op", "verdict", "code", "rule"
+)
+GATEWAY_WOULD_DENY: Final = _counter(
+    "robin_gateway_would_deny_total", "Denials by rules that were reported alone; something else may have refused the request then.", "rule"
+)
+GATEWAY_AUTH_FAILURES: Final = _counter("robin_gateway_auth_failures_total", "Callers that were not accepted.", "listener", "reason")
+GATEWAY_EXCHANGE: Final = _histogram("robin_gateway_exchange_seconds", "From the request head to the end.", "op", "tls")
+GATEWAY_BYTES: Final = _counter("robin_gateway_bytes_total", "Octets of tunnels, and of bodies, `up` and `down`.", "direction", "tls")
+GATEWAY_TUNNELS: Final = _gauge("robin_gateway_tunnels", "Open CONNECTs.", "tls")
+GATEWAY_DNS: Final = _histogram("robin_gateway_dns_seconds", "One resolution that asked a name server: `ok` or its code.", "result")
+GATEWAY_ADDRESS_REFUSED: Final = _counter("robin_gateway_address_refused_total", "Names without an address to connect to.", "class")
+GATEWAY_UPSTREAM_TLS: Final = _counter("robin_gateway_upstream_tls_errors_total", "Handshakes with origins that failed.", "reason")
+GATEWAY_CLIENT_TLS: Final = _counter("robin_gateway_client_tls_rejects_total", "Handshakes with clients that failed.", "alert")
+GATEWAY_MINTS: Final = _counter("robin_gateway_leaf_mints_total", "Certificates that were signed.")
+GATEWAY_LEAF_HITS: Final = _counter("robin_gateway_leaf_cache_hits_total", "Bridges that found their certificate.")
+GATEWAY_CA_ENDS: Final = _gauge("robin_gateway_ca_not_after_seconds", "When the CA of a slot ends, since the epoch.", "slot")
+GATEWAY_CA_SIGNING: Final = _gauge("robin_gateway_ca_signing", "1 for the slot that signs, else 0.", "slot")
+GATEWAY_CA_PENDING: Final = _gauge("robin_gateway_ca_pending", "1 while another key waits in the signing slot for a restart.")
+GATEWAY_JWKS_AGE: Final = _gauge("robin_gateway_jwks_age_seconds", "Seconds since the keys of an issuer were fetched.", "issuer")
+GATEWAY_JWKS: Final = _counter("robin_gateway_jwks_fetches_total", "Fetches of keys: `ok`, or why not.", "issuer", "result")
+GATEWAY_CANARY_UP: Final = _gauge("robin_gateway_canary_up", "1 while each address of the canary accepts a connection.")
+GATEWAY_LIMITS: Final = _counter("robin_gateway_limit_hits_total", "Refusals because of a limit.", "limit")
+GATEWAY_MODE: Final = _gauge("robin_gateway_mode", "1 for the mode of the policy, else 0.", "mode")
 
 PROCESS_CPU: Final = _counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
 PROCESS_OPEN_FDS: Final = _gauge("process_open_fds", "Number of open file descriptors.")

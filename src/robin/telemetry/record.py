@@ -4,7 +4,7 @@ A record is mutable while its exchange runs and belongs to that exchange alone. 
 nothing here holds token bytes, a query string or a field value.
 """
 
-from robin.model.address import ResolvedAddress
+from robin.model.address import Dialled, ResolvedAddress
 from robin.model.caller import Caller
 from robin.model.identity import IdentityToken
 from robin.model.message import RequestHead
@@ -20,8 +20,10 @@ class ExchangeRecord:
         "bytes_out",
         "caller",
         "credential",
+        "dialled",
         "duration_s",
         "ended_at",
+        "held_bytes",
         "identity",
         "identity_wait_s",
         "method",
@@ -53,6 +55,7 @@ class ExchangeRecord:
         self.upstream_status: int | None = None
         self.bytes_in = 0  # body bytes from the caller
         self.bytes_out = 0  # body bytes to the caller
+        self.held_bytes = 0  # of memory for a body that is received whole
         self.ttfb_s: float | None = None
         self.duration_s = 0.0
         self.ended_at = 0.0  # seconds since the epoch, unlike the others: set by the recorder
@@ -65,6 +68,7 @@ class ExchangeRecord:
         self.traceparent: bytes | None = None
         self.verdict: Verdict | None = None
         self.address: ResolvedAddress | None = None  # of the upstream connection
+        self.dialled: Dialled | None = None  # how that connection came about
         self.notes: dict[str, object] = {}  # what a plane has to add to its records
 
     def note_head(self, head: RequestHead) -> None:

@@ -1,7 +1,8 @@
 """Log lines are written by a thread of their own, so that a full or blocked pipe never stops traffic: it costs lines, which are counted.
 
-`put` appends to a list and returns. The thread sleeps while the list is empty, collects lines for `flush_s`, and writes; only it uses the
-descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread, `_taken` and `_lost` the writer's.
+`put` appends to a list and returns. The thread sleeps while the list is empty, collects lines for `flush_s`, and writes; beside it
+only `write_through` uses the descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread, `_taken` and `_lost` the
+writer's.
 """
 
 import os
@@ -25,6 +26,7 @@ class LineWriter:
         "_given_up",
         "_limit",
         "_lines",
+        "_lock",
         "_lost",
         "_put",
         "_refused",
@@ -42,6 +44,7 @@ class LineWriter:
         self._put = self._taken = self._refused = self._lost = 0
         self._given_up = False
         self._waiting = True  # the thread sleeps on _wake: the next put must set it
+        self._lock = threading.Lock()  # held while something is written
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="robin-log", daemon=True)
@@ -65,6 +68,12 @@ class LineWriter:
         if self._waiting and self._lines:
             self._waiting = False
             self._wake.set()
+
+    def write_through(self, text: bytes) -> tuple[bool, bool]:
+        """Write at once, from another thread than the loop's. Returns whether all of it was written, and whether any was."""
+        with self._lock:
+            left = self._write(text)
+        return not left, left < len(text)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write the queued lines, for at most `timeout_s`; the rest, and lines put later, are dropped."""
@@ -92,12 +101,14 @@ class LineWriter:
         lines = self._lines[:_BATCH]
         del self._lines[: len(lines)]
         text = "".join(lines)
-        if not self._write(text.encode("utf-8", "backslashreplace")):
+        with self._lock:
+            left = self._write(text.encode("utf-8", "backslashreplace"))
+        if left:
             self._lost += len(lines)
         self._taken += len(text)
 
-    def _write(self, text: bytes) -> bool:
-        """Write all of `text`, however long that takes. Returns False if it fails (closed pipe, full disk) or is given up."""
+    def _write(self, text: bytes) -> int:
+        """Write `text`, however long that takes. Returns how many bytes are left where it fails (closed pipe, full disk) or is given up."""
         rest = memoryview(text)
         while rest and not self._given_up:
             try:
@@ -107,5 +118,5 @@ class LineWriter:
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll(1000)
             except OSError:
-                return False
-        return not rest
+                break
+        return len(rest)

@@ -72,6 +72,7 @@ class ApiServer:
         self.tokens: dict[str, tuple[str, str, float]] = {bootstrap: ("minter", "", float("inf"))}
         self.grants_s: float | None = None  # what is granted at most
         self.certificate_user = ""  # of a client certificate, which goes before any bearer, as in a real API server
+        self.gates: dict[str, asyncio.Event] = {}  # by path: what a response waits for
         self.replies: dict[str, bytes] = {}  # a whole response by path, in place of the server's own
         self._tls = tls
         self._clock = clock or SystemClock()
@@ -121,6 +122,8 @@ class ApiServer:
     async def _answer(self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Judge and answer one request. Returns False where the connection is used up."""
         path = request.target.partition("?")[0]
+        if path in self.gates:
+            await self.gates[path].wait()
         if path in self.replies:
             self._note(request, 0)
             writer.write(self.replies[path])
@@ -279,7 +282,7 @@ class ApiServer:
         protocol = request.fields.get("sec-websocket-protocol", "").partition(",")[0].strip()
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
         writer.write(b"Sec-WebSocket-Accept: %b\r\n" % accept_value(key.encode()))
-        writer.write(b"Sec-WebSocket-Protocol: %b\r\n\r\n" % protocol.encode())
+        writer.write((b"Sec-WebSocket-Protocol: %b\r\n" % protocol.encode() if protocol else b"") + b"\r\n")
         while octets := await reader.read(65536):
             writer.write(octets)
             await writer.drain()

@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 import ssl
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +61,36 @@ class CertificateAuthority:
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(self.ca_pem)
 
-    def issue(self, *names: str, starts_in_s: float = -_HOUR_S, ends_in_s: float = _HOUR_S) -> Leaf:
-        """A leaf for these DNS names and IP literals, usable as server and client; ends_in_s < 0 makes an expired one."""
-        if not names:
-            raise ValueError("a leaf needs at least one DNS name or IP address")
+    def issue(
+        self,
+        *names: str,
+        starts_in_s: float = -_HOUR_S,
+        ends_in_s: float = _HOUR_S,
+        usages: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+        common_name: str | None = None,
+    ) -> Leaf:
+        """A leaf for these DNS names, IP literals and URIs, by default for server and client; ends_in_s < 0 makes an expired one.
+
+        Without names it has its common name alone; without usages it does not say what it is for.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         extensions: list[tuple[x509.ExtensionType, bool]] = [
-            (x509.SubjectAlternativeName([_general_name(name) for name in names]), False),
             (x509.BasicConstraints(ca=False, path_length=None), True),
-            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False),
         ]
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-        certificate = self._sign(subject, key.public_key(), (starts_in_s, ends_in_s), extensions)
+        if names:
+            extensions.append((x509.SubjectAlternativeName([_general_name(name) for name in names]), False))
+        if usages:
+            extensions.append((x509.ExtendedKeyUsage(usages), False))
+        common_name = names[0][:64] if common_name is None else common_name
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        return self._write(self._sign(subject, key.public_key(), (starts_in_s, ends_in_s), extensions), key)
+
+    def self_signed(self) -> Leaf:
+        """The certificate of the CA itself, as a server that has no other would show it."""
+        return self._write(self.certificate, self._key)
+
+    def _write(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Leaf:
         self._leaves += 1
         leaf = Leaf(certificate_file=self._folder / f"leaf-{self._leaves}.pem", key_file=self._folder / f"leaf-{self._leaves}.key")
         leaf.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -129,6 +147,8 @@ class CertificateAuthority:
 
 
 def _general_name(name: str) -> x509.GeneralName:
+    if "://" in name:
+        return x509.UniformResourceIdentifier(name)
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -1,8 +1,11 @@
 """Identities of a development authority in this process: there is no socket and no file at which another program could ask for one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from robin.identity.identity import Identity, describe
+from robin.model.faults import Fault
 from robin.model.identity import IdentityStatus, IdentityToken
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
@@ -11,7 +14,7 @@ from robin.wire.jwt_inspection import TokenRules, inspect_token
 
 
 class EmbeddedIdentity:
-    """JWT-SVIDs for one audience. An `identity.identity.Identity`; `minted` counts them."""
+    """JWT-SVIDs for one audience. An `identity.identity.Identity`; `minted` counts them. `mint` may raise Fault."""
 
     def __init__(self, mint: Callable[[str], bytes], audience: str, clock: Clock) -> None:
         self.minted = 0
@@ -39,6 +42,10 @@ class EmbeddedIdentity:
         self.rejected(token)
         return await self.obtain()
 
+    async def fresh(self) -> IdentityToken:
+        """A new one."""
+        return self._renew()
+
     def status(self) -> IdentityStatus:
         """Always usable."""
         return describe("embedded", self._token, self._clock.wall(), usable=True, stale=False, code="")
@@ -60,26 +67,39 @@ class EmbeddedIdentity:
 
 
 class EmbeddedIdentities:
-    """One identity for each audience, all with the same subject. An `app.grants.IdentitySources`, with one source, `default`."""
+    """One identity for each source and audience. An `app.grants.IdentitySources`; the source `default` has `path`, and `others` theirs."""
 
-    def __init__(self, authority: IdentityAuthority, clock: Clock, *, path: str = "/demo/agent") -> None:
-        self.by_audience: dict[str, EmbeddedIdentity] = {}
+    def __init__(
+        self, authority: IdentityAuthority, clock: Clock, *, path: str = "/demo/agent", others: Mapping[str, str] | None = None
+    ) -> None:
+        self.by_audience: dict[str, EmbeddedIdentity] = {}  # of `default`
+        self.claims: dict[str, Any] = {}  # of tokens that are minted from now on, in place of theirs
+        self.missing = False  # none is minted
         self._authority = authority
         self._clock = clock
-        self._path = path
+        self._paths = {"default": path, **(others or {})}
+        self._built: dict[tuple[str, str], EmbeddedIdentity] = {}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The configured sources."""
-        return ("default",)
+    def audiences(self) -> dict[str, str | None]:
+        """The sources, none of which has one audience alone."""
+        return dict.fromkeys(self._paths)
 
-    def get(self, _source: str, audience: str | None = None) -> Identity:
+    def get(self, source: str, audience: str | None = None) -> Identity:
         """The identity for this audience."""
         assert audience is not None
-        found = self.by_audience.get(audience)
+        found = self._built.get((source, audience))
         if found is None:
-            found = self.by_audience[audience] = EmbeddedIdentity(self._mint, audience, self._clock)
+            found = self._built[source, audience] = EmbeddedIdentity(partial(self._mint, self._paths[source]), audience, self._clock)
+        if source == "default":
+            self.by_audience[audience] = found
         return found
 
-    def _mint(self, audience: str) -> bytes:
-        return self._authority.jwt_svid(audience=audience, path=self._path)
+    def subject_of(self, token: str) -> str | None:
+        """The `sub` of a token, unverified."""
+        return inspect_token(Secret(token.encode()), TokenRules(), now=self._clock.wall()).subject
+
+    def _mint(self, path: str, audience: str) -> bytes:
+        if self.missing:
+            raise Fault("identity_unavailable", "missing: the embedded identity was taken away")
+        return self._authority.jwt_svid(audience=audience, path=path, **self.claims)

@@ -1,4 +1,4 @@
-"""The server side of one HTTP/2 connection that carries unary gRPC calls, without I/O; for the development Workload API."""
+"""The server side of one HTTP/2 connection that carries gRPC calls, without I/O; for the development Workload API."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -35,6 +35,7 @@ class GrpcServer:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
         self.h2.initiate_connection()
         self._open: dict[int, GrpcRequest] = {}
+        self._streaming: set[int] = set()
         self._unsent: dict[int, tuple[bytes, list[tuple[str, str]]]] = {}
 
     def outgoing(self) -> bytes:
@@ -68,11 +69,22 @@ class GrpcServer:
         self._unsent[stream] = (render_message(message), [("grpc-status", "0")])
         self._pump(stream)
 
+    def stream(self, stream: int, message: bytes) -> bool:
+        """Send one message of a call that stays open. Returns False once its caller has gone."""
+        if self._gone(stream):
+            return False
+        if stream not in self._streaming:
+            self._streaming.add(stream)
+            self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
+        self.h2.send_data(stream, render_message(message))
+        return True
+
     def refuse(self, stream: int, code: str, text: str = "") -> None:
         """Answer a call with a status alone (Trailers-Only)."""
         if self._gone(stream):
             return
-        headers = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", str(CODES.index(code)))]
+        head = [] if stream in self._streaming else [(":status", "200"), ("content-type", "application/grpc")]
+        headers = [*head, ("grpc-status", str(CODES.index(code)))]
         self.h2.send_headers(stream, [*headers, ("grpc-message", render_status_text(text).decode("ascii"))], end_stream=True)
 
     def _take_body(self, event: h2.events.DataReceived) -> None:

@@ -1,4 +1,4 @@
-"""A small real SPIFFE Workload API: FetchJWTSVID over gRPC on a Unix socket or TCP, its responses made by a function that may be replaced.
+"""A small real SPIFFE Workload API: FetchJWTSVID, its responses made by a function that may be replaced, and FetchX509SVID as a stream.
 
 It keeps the rules of the endpoint: no security metadata or no audience is InvalidArgument, any other method Unimplemented.
 """
@@ -13,7 +13,9 @@ from typing import Any
 from robin.model.address import TcpAddress, UnixAddress
 from robin.testing.grpc_serve import GrpcRequest, GrpcServer
 from robin.transport.tasks import TaskOwner
-from robin.wire.workload_api import FETCH_JWT_SVID, BadMessage, JwtSvid, JwtSvidRequest, parse_request, render_reply
+from robin.wire.protobuf import BadMessage
+from robin.wire.workload_api import FETCH_JWT_SVID, JwtSvid, JwtSvidRequest, parse_request, render_reply
+from robin.wire.workload_x509 import FETCH_X509_SVID, X509SvidMessage, render_x509_reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class WorkloadApi:
         self.requests: list[JwtSvidRequest] = []
         self.metadata: list[dict[str, str]] = []
         self.connections = 0
+        self.x509: tuple[X509SvidMessage, ...] | Refusal = Refusal(code="PermissionDenied", text="no identity issued")
+        self._watchers: set[tuple[_Peer, int]] = set()
         self.failures: list[BaseException] = []
         self.address: UnixAddress | TcpAddress | None = None
         self._tasks = TaskOwner(lambda _name, error: self.failures.append(error))
@@ -85,6 +89,21 @@ class WorkloadApi:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.address.path)
 
+    def replace_x509(self, outcome: "tuple[X509SvidMessage, ...] | Refusal") -> None:
+        """What FetchX509SVID gives from now on, to those that watch it as well."""
+        self.x509 = outcome
+        for peer, stream in list(self._watchers):
+            self._watchers.discard((peer, stream))
+            self.watch(peer, stream)
+
+    def watch(self, peer: "_Peer", stream: int) -> None:
+        """Send what there is on a call of FetchX509SVID, which stays open unless it is refused."""
+        if isinstance(self.x509, Refusal):
+            peer.machine.refuse(stream, self.x509.code, self.x509.text)
+        elif peer.machine.stream(stream, render_x509_reply(self.x509)):
+            self._watchers.add((peer, stream))
+        peer.flush()
+
     def _connect(self) -> "_Peer":
         self.connections += 1
         return _Peer(self)
@@ -113,35 +132,39 @@ class _Peer(asyncio.Protocol):
     def __init__(self, api: WorkloadApi) -> None:
         self.api = api
         self.transport: Any = None
-        self._machine = GrpcServer()
+        self.machine = GrpcServer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.api._peers.add(self)
-        self._flush()
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.api._peers.discard(self)
 
     def data_received(self, data: bytes) -> None:
         try:
-            calls = self._machine.receive(data)
+            calls = self.machine.receive(data)
         except Exception:  # noqa: BLE001 - whatever it was, it was not gRPC
-            self._flush()
+            self.flush()
             self.transport.close()
             return
         for call in calls:
+            if call.path == FETCH_X509_SVID and call.metadata.get("workload.spiffe.io") == "true":
+                self.api.watch(self, call.stream)
+                continue
             self.api._tasks.start(self._answer(call), "workload api call")
-        self._flush()
+        self.flush()
 
     async def _answer(self, call: GrpcRequest) -> None:
         outcome = await self.api.serve(call)
         if isinstance(outcome, Refusal):
-            self._machine.refuse(call.stream, outcome.code, outcome.text)
+            self.machine.refuse(call.stream, outcome.code, outcome.text)
         else:
-            self._machine.reply(call.stream, outcome)
-        self._flush()
+            self.machine.reply(call.stream, outcome)
+        self.flush()
 
-    def _flush(self) -> None:
-        if not self.transport.is_closing() and (outgoing := self._machine.outgoing()):
+    def flush(self) -> None:
+        """Send what is pending."""
+        if not self.transport.is_closing() and (outgoing := self.machine.outgoing()):
             self.transport.write(outgoing)

@@ -1,6 +1,7 @@
 """The only reader of clocks: wall seconds since the epoch, and monotonic seconds; both come in as arguments elsewhere."""
 
 import time
+from functools import partial
 from typing import Protocol
 
 
@@ -15,6 +16,10 @@ class Clock(Protocol):
         """Seconds that never step back; the same clock as the event loop's `time()`."""
         ...
 
+    def boottime(self) -> float:
+        """As `monotonic`, and it also counts while the machine is suspended."""
+        ...
+
 
 class SystemClock:
     """The machine's clocks: the functions themselves, since they are asked several times an exchange."""
@@ -23,3 +28,4 @@ class SystemClock:
 
     wall = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+    boottime = staticmethod(partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)))

@@ -6,10 +6,11 @@ a row. It carries one call at a time. It needs no Permit: the operator configure
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from robin.model.address import TcpAddress, UnixAddress
+from robin.model.secret import Secret
 from robin.wire.grpc import GrpcResponse
 from robin.wire.grpc_call import GrpcClientConnection, Header
 
@@ -58,6 +59,30 @@ class ControlChannel:
         self._timeouts = 0
         return response
 
+    async def watch(
+        self, path: str, metadata: Sequence[Header], message: bytes, *, first_s: float, on_message: Callable[[Secret], None]
+    ) -> GrpcResponse:
+        """One call that the server streams, until it ends; the first message has to come within `first_s`, dialling included.
+
+        Returns how the call ended. Never raises for what the network or the peer does.
+        """
+        deadline_at = asyncio.get_running_loop().time() + first_s
+        try:
+            async with asyncio.timeout_at(deadline_at) as deadline:
+                connection = await self._reach()
+
+                def take(octets: Secret) -> None:
+                    deadline.reschedule(None)
+                    on_message(octets)
+
+                return await connection.watch(path, metadata, message, take)
+        except TimeoutError:
+            return GrpcResponse(code="DeadlineExceeded", text=f"no answer within {first_s:g} s")
+        except OSError as error:
+            return GrpcResponse(code="Unavailable", text=error.strerror or type(error).__name__)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Abort the connection, if there is one."""
         connection, self._connection, self._timeouts = self._connection, None, 0
@@ -85,19 +110,26 @@ class ControlChannel:
 class _Connection(asyncio.Protocol):
     """Moves bytes between a socket and its GrpcClientConnection."""
 
-    __slots__ = ("_transport", "_waiter", "grpc")
+    __slots__ = ("_on_message", "_transport", "_waiter", "grpc")
 
     def __init__(self, authority: str) -> None:
         self.grpc = GrpcClientConnection(authority)
         self._transport: Any = None
         self._waiter: asyncio.Future[None] | None = None
+        self._on_message: Callable[[Secret], None] | None = None
 
     async def call(self, path: str, metadata: Sequence[Header], message: bytes, *, deadline_at: float) -> GrpcResponse:
         if not self.grpc.usable:
             return GrpcResponse(code="Unavailable", text="the peer ended the connection before the call")
-        loop = asyncio.get_running_loop()
-        self.grpc.begin(path, metadata, message, timeout_s=deadline_at - loop.time())
-        self._waiter = loop.create_future()
+        return await self._run(path, metadata, message, timeout_s=deadline_at - asyncio.get_running_loop().time())
+
+    async def watch(self, path: str, metadata: Sequence[Header], message: bytes, on_message: Callable[[Secret], None]) -> GrpcResponse:
+        self._on_message = on_message
+        return await self._run(path, metadata, message, timeout_s=None)
+
+    async def _run(self, path: str, metadata: Sequence[Header], message: bytes, *, timeout_s: float | None) -> GrpcResponse:
+        self.grpc.begin(path, metadata, message, timeout_s=timeout_s)
+        self._waiter = asyncio.get_running_loop().create_future()
         self._flush()
         try:
             if self.grpc.response is None:
@@ -130,6 +162,10 @@ class _Connection(asyncio.Protocol):
         """Send what is pending, wake the waiter, and close a connection on which no further call can begin."""
         if self._transport is not None and not self._transport.is_closing() and (outgoing := self.grpc.outgoing()):
             self._transport.write(outgoing)
+        messages, self.grpc.messages = self.grpc.messages, []
+        if self._on_message is not None:
+            for message in messages:
+                self._on_message(message)
         if self.grpc.response is not None and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         if not self.grpc.usable and self.grpc.idle and self._transport is not None:

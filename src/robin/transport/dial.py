@@ -6,12 +6,13 @@ are not read; the name is resolved anew for each connection.
 
 import asyncio
 import errno
+import hashlib
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from robin.model.address import ResolvedAddress
+from robin.model.address import Dialled, ResolvedAddress
 from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
 from robin.model.verdict import Permit
@@ -37,7 +38,10 @@ class Resolver(Protocol):
 
 
 class Dialer:
-    """Connects streams. `tls` holds the TLS contexts, None where no origin is https. `connect_s` bounds all steps together, 0: no bound."""
+    """Connects streams. `tls` holds the TLS contexts, None where no origin is https. `connect_s` bounds all steps together, 0: no bound.
+
+    A plane may replace how names are resolved and judged while the process runs (`use`): the next dial meets it.
+    """
 
     __slots__ = ("_connect_s", "_judge", "_loop", "_resolver", "tls")
 
@@ -50,6 +54,10 @@ class Dialer:
         self._connect_s = connect_s
         self.tls = tls
 
+    def use(self, *, resolver: Resolver, judge: Judge, tls: UpstreamTls | None, connect_s: float) -> None:
+        """Dial with these from now on."""
+        self._resolver, self._judge, self._connect_s, self.tls = resolver, judge, connect_s, tls
+
     async def dial(self, permit: Permit, build: Callable[[ResolvedAddress], AnyStream]) -> AnyStream:
         """A connected stream to `permit.endpoint`, made by `build(address)`. DNS, TCP and TLS share one deadline. Raises Fault."""
         step = "resolve"
@@ -58,9 +66,13 @@ class Dialer:
                 found = await self._resolver.resolve(permit)
                 permitted = self._judge(permit, found)
                 step = "connect"
+                began = self._loop.time()
                 sock, address = await connect(self._loop, permitted)
                 step = "secure"
-                return await self._secure(permit, sock, lambda: build(address))
+                connected = self._loop.time()
+                stream = await self._secure(permit, sock, lambda: build(address))
+                stream.dialled = _describe(stream, connected - began, self._loop.time() - connected)
+                return stream
         except TimeoutError:
             code = "dns_timeout" if step == "resolve" else "connect_timeout"
             raise Fault(code, f"{code}: no connection within {{upstream_connect_timeout}}") from None
@@ -83,6 +95,19 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
+
+
+def _describe(stream: Stream, connect_s: float, tls_s: float) -> Dialled:
+    tls: ssl.SSLObject | None = stream.transport.get_extra_info("ssl_object")
+    if tls is None:
+        return Dialled(connect_s=connect_s)
+    shown = tls.getpeercert(binary_form=True)
+    return Dialled(
+        connect_s=connect_s,
+        tls_s=tls_s,
+        tls=(tls.version() or "").removeprefix("TLSv"),
+        cert_sha256=None if shown is None else hashlib.sha256(shown).hexdigest(),
+    )
 
 
 async def connect(loop: asyncio.AbstractEventLoop, addresses: Sequence[ResolvedAddress]) -> tuple[socket.socket, ResolvedAddress]:

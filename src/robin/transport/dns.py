@@ -18,6 +18,7 @@ from robin.transport.resolve import interleave
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as Stub
 
+_NO_HOSTS: Final = "hosts files are not read: `addresses.hosts` gives a name fixed addresses"
 _CACHE_S: Final = 30.0
 _CACHE_NAMES: Final = 4096
 _CHAIN_MAX: Final = 8
@@ -27,7 +28,7 @@ _ANSWERS_MAX: Final = 16
 class DnsResolver:
     """A `transport.dial.Resolver`. `hosts` are names with fixed addresses; `servers` are `(host, port)`, empty: those of resolv.conf."""
 
-    __slots__ = ("_cache", "_hosts", "_is_own_listener", "_now", "_servers", "_stub", "_timeout_s")
+    __slots__ = ("_cache", "_hosts", "_is_own_listener", "_now", "_on_query", "_servers", "_stub", "_timeout_s")
 
     def __init__(
         self,
@@ -37,7 +38,10 @@ class DnsResolver:
         timeout_s: float,
         now: Callable[[], float],
         is_own_listener: Callable[[str, int], bool],
+        on_query: Callable[[str, float], None] = lambda _result, _seconds: None,
     ) -> None:
+        """`on_query(result, seconds)` is called after each resolution that asked a name server."""
+        self._on_query = on_query
         self._servers = tuple(servers)
         self._hosts = dict(hosts)
         self._timeout_s = timeout_s
@@ -48,12 +52,13 @@ class DnsResolver:
 
     async def resolve(self, permit: Permit) -> list[ResolvedAddress]:
         """Every address of the permitted origin, families interleaved; an address is itself. Raises Fault `dns_failed`, `dns_timeout`."""
-        origin = permit.endpoint.origin
-        hosts = [origin.host] if _is_literal(origin.host) else await self.lookup(origin.host)
-        is_own = self._is_own_listener
+        host, port = permit.endpoint.origin.host, permit.endpoint.origin.port
+        began = self._now()
+        hosts = [host] if _is_literal(host) else await self.lookup(host)
+        took_s, is_own = self._now() - began, self._is_own_listener
         return [
-            ResolvedAddress(host=host, port=origin.port, own_listener=is_own(host, origin.port), own_host=is_own_host(host, origin.port))
-            for host in hosts
+            ResolvedAddress(host=found, port=port, own_listener=is_own(found, port), own_host=is_own_host(found, port), dns_s=took_s)
+            for found in hosts
         ]
 
     async def lookup(self, name: str) -> list[str]:
@@ -65,9 +70,17 @@ class DnsResolver:
         if cached is not None and now < cached[0]:
             self._cache.move_to_end(name)
             return cached[1]
-        ttl_s, hosts = await self._query(name)
-        if not hosts:
-            raise Fault("dns_failed", "dns_failed: the name has no address")
+        result = "cancelled"
+        try:
+            ttl_s, hosts = await self._query(name)
+            if not hosts:
+                raise Fault("dns_failed", f"dns_failed: the name has no address; {_NO_HOSTS}")
+            result = "ok"
+        except Fault as fault:
+            result = fault.code
+            raise
+        finally:
+            self._on_query(result, self._now() - now)
         hosts = interleave(hosts)[:_ANSWERS_MAX]
         if ttl_s > 0:
             self._cache[name] = (now + min(ttl_s, _CACHE_S), hosts)
@@ -98,7 +111,7 @@ class DnsResolver:
             raise failure
         if isinstance(failure, dns.exception.Timeout):
             raise Fault("dns_timeout", "dns_timeout: no name server answered in time")
-        raise Fault("dns_failed", "dns_failed: the name does not resolve")
+        raise Fault("dns_failed", f"dns_failed: the name does not resolve; {_NO_HOSTS}")
 
     async def _ask(self, stub: "Stub", name: str, kind: str) -> tuple[float, list[str]]:
         import dns.resolver  # noqa: PLC0415

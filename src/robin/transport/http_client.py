@@ -38,12 +38,13 @@ class HttpClient:
         *,
         limit_bytes: int,
         deadline_at: float,
+        repeatable: bool = False,
     ) -> HttpResponse:
         """The response to one request. `limit_bytes` is of its body; `deadline_at` is the loop's time when response and all must be there.
 
         Raises Fault: what `acquire` raises, `response_timeout`, `upstream_closed`, `upstream_protocol` (reason `response_too_large` where
         the body has more than `limit_bytes`). Raises ValueError for what cannot be one request. An idempotent request is sent once more if
-        a reused connection turns out to be closed.
+        a reused connection turns out to be closed; so is any other that the caller calls `repeatable`.
         """
         call = render_call(method, permit.endpoint.origin.authority, target, fields, body)
         try:
@@ -51,7 +52,7 @@ class HttpClient:
                 try:
                     return await self._exchange(permit, method, call, limit_bytes, fresh=False)
                 except _StaleConnection:
-                    if method not in _IDEMPOTENT:
+                    if method not in _IDEMPOTENT and not repeatable:
                         raise Fault("upstream_closed", "upstream_closed: the upstream closed before it answered") from None
                 return await self._exchange(permit, method, call, limit_bytes, fresh=True)
         except TimeoutError:

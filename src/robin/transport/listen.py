@@ -6,9 +6,8 @@ import errno
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
 from robin.model.exhaustion import EXHAUSTED
@@ -117,7 +116,7 @@ def _bind_unix(address: UnixAddress, warn: Callable[[str, str], None]) -> BoundS
     except BindLockRefused as refused:
         raise BindError(f"{address}: {refused}") from None
     except OSError as error:
-        raise BindError(f"{address}: {error.strerror}") from None
+        raise BindError(f"{address}: {error.strerror or error}") from None  # a path that is too long is no error of the kernel
 
 
 def _bind_locked(address: UnixAddress) -> BoundSocket:
@@ -131,6 +130,8 @@ def _bind_locked(address: UnixAddress) -> BoundSocket:
             sock.bind(path)
         finally:
             os.umask(before)
+        if address.group is not None:
+            os.chown(path, -1, address.group, follow_symlinks=False)  # before `listen`, so that its old group could not connect
         sock.listen(_BACKLOG)
     except OSError:
         sock.close()
@@ -173,23 +174,6 @@ def _clear_stale(path: str) -> None:
         raise BindError(f"unix:{path}: another process is listening there; stop it or choose another path")
     finally:
         probe.close()
-
-
-class PeerCredentials(NamedTuple):
-    """The process that connected to a Unix socket, as it was at its connect."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-def peer_credentials(sock: socket.socket) -> PeerCredentials | None:
-    """The credentials of a Unix peer, as the kernel noted them (SO_PEERCRED); None where it gives none."""
-    try:
-        packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except OSError:
-        return None
-    return PeerCredentials(*struct.unpack("3I", packed))
 
 
 class Acceptor:

@@ -130,6 +130,11 @@ class Pool:
         self._closing = False
         self.open_count = 0
 
+    def use(self, limits: Limits, deadlines: Deadlines) -> None:
+        """These bounds hold from now on; what is open beyond them goes on."""
+        self._limit, self._total, self._deadlines = limits.upstream_connections, limits.upstream_total, deadlines
+        self._idle_s = _IDLE_DEFAULT_S if deadlines.upstream_idle_s is None else deadlines.upstream_idle_s
+
     # take and acquire
 
     def take(self, permit: Permit) -> Upstream | None:
@@ -341,6 +346,10 @@ class Pool:
     def retire_generation(self) -> None:
         """The files of a TLS profile changed: close every idle connection that was verified with older ones."""
         self._discard(lambda upstream: upstream.bucket.tls is not None and upstream.generation != upstream.bucket.tls.generation)
+
+    def retire_endpoints(self, generation: int) -> None:
+        """Close every idle connection to an endpoint of another generation: no request can have it any more."""
+        self._discard(lambda upstream: upstream.bucket.endpoint.generation != generation)
 
     def _discard(self, chosen: Callable[[Upstream], bool]) -> None:
         for upstream in [upstream for bucket in self.buckets.values() for upstream in bucket.idle]:

@@ -8,13 +8,13 @@ from robin.model.origin import UpstreamUrl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSettings:
-    """`peer_credentials`: `proxy` is one Unix socket (a path, or `systemd:NAME`) and callers are judged by SO_PEERCRED.
+    """`on_unix_socket`: `proxy` is one Unix socket (a path, or `systemd:NAME`) and callers are judged by SO_PEERCRED.
 
     `allow_uids` None: any local peer; (): no peer at all. `admin` (): there is no admin listener.
     """
 
     proxy: tuple[Address, ...]
-    peer_credentials: bool
+    on_unix_socket: bool
     allow_uids: tuple[int, ...] | None
     admin: tuple[Address, ...]
     admin_quit: bool

@@ -16,6 +16,7 @@ from functools import update_wrapper
 from types import FunctionType
 from typing import Any, Final
 
+from robin.model.address import Dialled
 from robin.transport.deadlines import Sweeper
 from robin.transport.write_coalescer import SMALL_BYTES
 
@@ -48,6 +49,7 @@ class Stream(asyncio.Protocol):
         "closed",
         "closing",
         "deadline_at",
+        "dialled",
         "eof",
         "paused",
         "peer",
@@ -81,6 +83,7 @@ class Stream(asyncio.Protocol):
         self.write_blocked = False  # the transport buffers bytes that the peer does not take
         self.closing = False  # closed by us; the last bytes are being flushed
         self.peer: Stream | None = None
+        self.dialled: Dialled | None = None  # how the connection came about, where the dialer made it
         self.deadline_at = math.inf
         self.paused = False
         self.pending_write = b""  # a small write, sent together with those of other streams
@@ -307,15 +310,18 @@ class Stream(asyncio.Protocol):
         """
         if self.pending_write:
             self._coalescer.flush()
+        if self.transport.is_closing():
+            raise ConnectionResetError
         self.transport.write_eof()
 
-    def close(self) -> None:
-        """Flush what is buffered, then close. A peer that does not take it cannot keep the descriptor for longer than `_FLUSH_S`."""
+    def close(self, within_s: float = _FLUSH_S) -> None:
+        """Flush what is buffered, then close. A peer that does not take it cannot keep the descriptor for longer than `within_s`."""
         if self.transport is not None and not self.closed:
             if self.pending_write:
                 self._coalescer.flush()
-            self.closing = True
-            self.deadline_at = self._loop.time() + _FLUSH_S
+            if not self.closing:
+                self.closing = True
+                self.deadline_at = self._loop.time() + within_s
             self.transport.close()
 
     def abort(self) -> None:

@@ -1,6 +1,7 @@
 """Streams over TLS: from a connected socket, or on a stream that is open already, in either role; what a server sees before it decides."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,22 @@ async def connect_tls(
         tls.abort()
         raise
     return await _opened(tls, opened)
+
+
+async def accept_tls(loop: asyncio.AbstractEventLoop, sock: socket.socket, stream: Stream, context: ssl.SSLContext) -> None:
+    """Open an accepted socket, which is owned from now on, as this stream over TLS. The caller bounds the time.
+
+    Raises like `connect_tls`.
+    """
+    tls = TlsTransport(loop, lambda: stream, context)
+    opened = tls.opened
+    try:
+        await loop.connect_accepted_socket(lambda: tls, sock)
+        await opened
+    except BaseException:
+        opened.cancel()
+        tls.abort()
+        raise
 
 
 async def start_tls(

@@ -1,29 +1,40 @@
 """The broker's protocol: one JSON object and LF each way, in two envelopes, both strict (docs/reference/passports.md).
 
-Parsing never guesses: an unknown, missing or wrongly typed member is `ipc_malformed`. No reply holds a byte of the request but its
-`request_id`, so that a bearer among the fields cannot come back.
+Parsing never guesses: an unknown, missing or wrongly typed member is `ipc_malformed` (`wire.ipc_members`). No reply holds a byte of the
+request but its `request_id`, so that a bearer among the fields cannot come back.
 """
 
+import base64
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
-from robin.model.passport import CTX_NAMES, IDENTITY, KEY_PROTECTION, PROFILES, SIGNER_CLASSES, TRANSCRIPT, Axes
+from robin.model.passport import IDENTITY, KEY_PROTECTION, PROFILES, SIGNER_CLASSES, TRANSCRIPT, Axes
 from robin.model.passport_reasons import Refused
-from robin.wire.transcript import NORMALIZATION, hash_value, is_digest, normalize_query
+from robin.wire.compact_jws import decode_base64url
+from robin.wire.ipc_members import Members, is_id, refuse_line
+from robin.wire.strict_json import refuse_half_surrogates
+from robin.wire.transcript import NORMALIZATION, hash_value, normalize_query
 
 PUBLIC: Final = "trustplane-broker-ipc-v1"
 OWN: Final = "robin-broker-ipc-v1"
 LINE_BYTES: Final = 65536
+SVID_ALGORITHMS: Final = ("ES256", "ES384", "PS256")
 _DEPTH: Final = 8
-_NAMES_MAX: Final = 32
-_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
-_NONCE: Final = re.compile(r"[\x21-\x7e]{8,128}")
-_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_CHAIN_MAX: Final = 5
 
 Document = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvidProof:
+    """What a caller shows of its SVID: certificates in DER, leaf first, and a signature over the request and a challenge."""
+
+    chain: tuple[bytes, ...]
+    challenge: str
+    alg: str
+    signature: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +63,15 @@ class IssueRequest:
     classes: tuple[str, ...] = ()
     software_fallback: bool = False
     minimum: Axes = field(default_factory=Axes)
+    svid_proof: SvidProof | None = None
     inconsistent: str = ""  # what contradicts what, judged after the peer and the route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeRequest:
+    """A request for a challenge that a caller signs with the key of its SVID."""
+
+    request_id: str
 
 
 class Reader:
@@ -64,21 +83,24 @@ class Reader:
         self.version = OWN
         self.request_id = ""
 
-    def parse(self, line: bytes) -> IssueRequest:
+    def parse(self, line: bytes) -> IssueRequest | ChallengeRequest:
         """One request without its LF. Raises Refused: ipc_malformed, ipc_version_unsupported, ipc_operation_unsupported."""
-        envelope = _parse_line(line)
-        version = envelope.get("version")
-        request = envelope.get("request")
+        document = _parse_line(line)
+        version = document.get("version")
+        request = document.get("request")
         if version in (PUBLIC, OWN):
             self.version = str(version)
         elif isinstance(version, str):
             raise Refused("ipc_version_unsupported", extra={"supported": [PUBLIC, OWN]})
-        if isinstance(request, dict) and isinstance(request.get("request_id"), str) and _ID.fullmatch(request["request_id"]):
+        if isinstance(request, dict) and is_id(request.get("request_id")):
             self.request_id = request["request_id"]
-        if envelope.keys() != {"version", "kind", "request"} or not isinstance(version, str) or not isinstance(request, dict):
-            _refuse_form("envelope")
-        kind = envelope["kind"]
-        if kind != ("broker_ipc_exchange" if version == PUBLIC else "issue"):
+        envelope = Members(document, "version kind request", "envelope")
+        envelope.text("version")
+        if not isinstance(request, dict):
+            envelope.refuse("request", "an object")
+        if version == OWN and envelope["kind"] == "challenge":
+            return ChallengeRequest(request_id=Members(request, "request_id", "request").request_id("request_id"))
+        if envelope["kind"] != ("broker_ipc_exchange" if version == PUBLIC else "issue"):
             raise Refused("ipc_operation_unsupported", "kind")
         return _parse_public(request) if version == PUBLIC else _parse_own(request)
 
@@ -87,78 +109,72 @@ def _parse_line(line: bytes) -> Document:
     def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            _refuse_form("duplicate_member")
+            refuse_line("duplicate_member")
         return found
 
+    def fraction(_: str) -> NoReturn:
+        refuse_line("fraction")
+
     try:
-        document = json.loads(line.decode("utf-8"), object_pairs_hook=members, parse_float=_refuse_form, parse_constant=_refuse_form)
+        document = json.loads(line.decode("utf-8"), object_pairs_hook=members, parse_float=fraction, parse_constant=fraction)
     except (ValueError, RecursionError):
-        _refuse_form("not_json")
+        refuse_line("not_json")
     if not isinstance(document, dict):
-        _refuse_form("not_json")
+        refuse_line("not_json")
     _check_depth(document, _DEPTH)
+    try:
+        refuse_half_surrogates(document, line)
+    except UnicodeEncodeError:
+        refuse_line("half_surrogate")
     return document
 
 
 def _check_depth(value: object, left: int) -> None:
     if isinstance(value, dict | list):
         if not left:
-            _refuse_form("depth")
+            refuse_line("depth")
         for item in value.values() if isinstance(value, dict) else value:
             _check_depth(item, left - 1)
 
 
-def _parse_public(request: Document) -> IssueRequest:
-    _exactly(request, "request_id protocol operation http ctx key_binding")
+def _parse_public(document: Document) -> IssueRequest:
+    request = Members(document, "request_id protocol operation http ctx key_binding", "request")
     if request["protocol"] != "local-json-ipc" or request["operation"] != "issue_request_bound_passport":
         raise Refused("ipc_operation_unsupported", "operation")
-    http = _mapping(request, "http")
-    _exactly(http, "method scheme authority path content_encoding audience route_id body_sha256 nonce query headers")
-    query = _mapping(http, "query")
-    _exactly(query, "raw normalization normalized sha256")
-    headers = _mapping(http, "headers")
-    _exactly(headers, "allow_list selected")
-    selected = []
-    for one in _items(headers, "selected"):
-        if not isinstance(one, dict):
-            _refuse_form("selected")
-        _exactly(one, "name value_sha256")
-        selected.append((_name(one["name"]), _digest(one["value_sha256"])))
-    allow_list = [_name(name) for name in _items(headers, "allow_list")]
-    if len(allow_list) > _NAMES_MAX or query["normalization"] != NORMALIZATION:
-        _refuse_form("headers")
-    nonce, raw = _nonce(http["nonce"]), _text(query, "raw", empty=True)
-    binding = _mapping(request, "key_binding")
-    _exactly(binding, "intent requested_key_binding acceptable_key_bindings allow_software_fallback")
-    requested, acceptable = binding["requested_key_binding"], _items(binding, "acceptable_key_bindings")
-    classes = (requested, *acceptable)
-    if binding["intent"] != "route_policy_minimum" or type(binding["allow_software_fallback"]) is not bool:
-        _refuse_form("key_binding")
-    if not all(isinstance(one, str) and one in SIGNER_CLASSES for one in classes):
-        _refuse_form("key_binding")
-    path = _text(http, "path")
+    http = request.nested("http", "method scheme authority path content_encoding audience route_id body_sha256 nonce query headers")
+    query = http.nested("query", "raw normalization normalized sha256")
+    headers = http.nested("headers", "allow_list selected")
+    selected, allow_list = headers.hashed("selected"), headers.names("allow_list")
+    query.word("normalization", NORMALIZATION)
+    nonce, raw = http.nonce("nonce"), query.text("raw", empty=True)
+    binding = request.nested("key_binding", "intent requested_key_binding acceptable_key_bindings allow_software_fallback")
+    binding.word("intent", "route_policy_minimum")
+    classes = [binding.word("requested_key_binding", *SIGNER_CLASSES), *map(str, binding.items("acceptable_key_bindings"))]
+    if not all(one in SIGNER_CLASSES for one in classes):
+        binding.refuse("acceptable_key_bindings", f"a list of: {', '.join(SIGNER_CLASSES)}")
+    path = http.text("path")
     return IssueRequest(
         version=PUBLIC,
-        request_id=_id(request["request_id"]),
+        request_id=request.request_id("request_id"),
         profile=TRANSCRIPT,
-        method=_text(http, "method"),
-        scheme=_text(http, "scheme"),
-        authority=_text(http, "authority"),
+        method=http.text("method"),
+        scheme=http.text("scheme"),
+        authority=http.text("authority"),
         target=f"{path}?{raw}" if raw else path,
-        content_encoding=_text(http, "content_encoding"),
-        audience=_text(http, "audience"),
-        route_id=_text(http, "route_id"),
+        content_encoding=http.text("content_encoding"),
+        audience=http.text("audience"),
+        route_id=http.text("route_id"),
         nonce=nonce,
-        body_sha256=_digest(http["body_sha256"]),
+        body_sha256=http.digest("body_sha256"),
         headers=tuple(selected),
         ctx=_parse_ctx(request),
-        classes=tuple(str(one) for one in classes),
-        software_fallback=bool(binding["allow_software_fallback"]),
-        inconsistent=_inconsistent(query, raw, allow_list, selected, nonce),
+        classes=tuple(classes),
+        software_fallback=binding.flag("allow_software_fallback"),
+        inconsistent="path" if "?" in path else _inconsistent(query, raw, allow_list, selected, nonce),
     )
 
 
-def _inconsistent(query: Document, raw: str, allow_list: list[str], selected: list[tuple[str, str]], nonce: str) -> str:
+def _inconsistent(query: Members, raw: str, allow_list: list[str], selected: list[tuple[str, str]], nonce: str) -> str:
     normalized = normalize_query(raw)
     if query["normalized"] != normalized:
         return "normalized"
@@ -169,65 +185,62 @@ def _inconsistent(query: Document, raw: str, allow_list: list[str], selected: li
     return "nonce" if ("x-trustplane-nonce", hash_value(nonce)) not in selected else ""
 
 
-def _parse_ctx(request: Document) -> Mapping[str, str]:
-    ctx = _mapping(request, "ctx")
-    _exactly(ctx, "selected_fields values")
-    values = _values(_mapping(ctx, "values"))
-    names = _items(ctx, "selected_fields")
+def _parse_ctx(request: Members) -> Mapping[str, str]:
+    ctx = request.nested("ctx", "selected_fields values")
+    values = ctx.context("values")
+    names = ctx.items("selected_fields")
     if not all(isinstance(name, str) for name in names) or sorted(map(str, names)) != sorted(values):
-        _refuse_form("selected_fields")
+        ctx.refuse("selected_fields", "the names of values")
     return values
 
 
-def _parse_own(request: Document) -> IssueRequest:
-    _exactly(request, "request_id profile http audience route_id nonce ctx signer svid_proof")
-    if request["svid_proof"] is not None:
-        raise Refused("ipc_operation_unsupported", "svid_proof")
-    profile = request["profile"]
-    if profile not in PROFILES:
-        _refuse_form("profile")
-    http = _mapping(request, "http")
-    _exactly(http, "method scheme authority target fields body_sha256")
-    fields = []
-    for pair in _items(http, "fields"):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            _refuse_form("fields")
-        fields.append((_name(pair[0].lower()), pair[1].strip(" \t")))
-    if len(fields) > _NAMES_MAX:
-        _refuse_form("fields")
-    signer = _mapping(request, "signer")
-    _exactly(signer, "identity key_protection")
-    if signer["identity"] not in IDENTITY or signer["key_protection"] not in KEY_PROTECTION:
-        _refuse_form("signer")
+def _parse_own(document: Document) -> IssueRequest:
+    request = Members(document, "request_id profile http audience route_id nonce ctx signer svid_proof", "request")
+    profile = request.word("profile", *PROFILES)
+    http = request.nested("http", "method scheme authority target fields body_sha256")
+    fields = http.fields("fields")
+    signer = request.nested("signer", "identity key_protection")
     codings = [value for name, value in fields if name == "content-encoding"]
-    body = http["body_sha256"]
-    nonce = request["nonce"]
     return IssueRequest(
         version=OWN,
-        request_id=_id(request["request_id"]),
-        profile=str(profile),
-        method=_text(http, "method"),
-        scheme=_text(http, "scheme"),
-        authority=_text(http, "authority"),
-        target=_text(http, "target"),
+        request_id=request.request_id("request_id"),
+        profile=profile,
+        method=http.text("method"),
+        scheme=http.text("scheme"),
+        authority=http.text("authority"),
+        target=http.text("target"),
         content_encoding=codings[0] if profile == TRANSCRIPT and codings else "identity",
-        audience=None if request["audience"] is None else _text(request, "audience"),
-        route_id=None if request["route_id"] is None else _text(request, "route_id"),
-        nonce=None if nonce is None else _nonce(nonce),
-        body_sha256=None if body is None else _digest(body),
+        audience=None if request["audience"] is None else request.text("audience"),
+        route_id=None if request["route_id"] is None else request.text("route_id"),
+        nonce=None if request["nonce"] is None else request.nonce("nonce"),
+        body_sha256=None if http["body_sha256"] is None else http.digest("body_sha256"),
         headers=tuple((name, hash_value(value)) for name, value in fields),
         fields=tuple(fields),
-        ctx=_values(_mapping(request, "ctx")),
-        minimum=Axes(identity=str(signer["identity"]), key_protection=str(signer["key_protection"])),
+        ctx=request.context("ctx"),
+        minimum=Axes(identity=signer.word("identity", *IDENTITY), key_protection=signer.word("key_protection", *KEY_PROTECTION)),
+        svid_proof=None if request["svid_proof"] is None else _parse_svid_proof(request),
     )
 
 
-def _values(values: Document) -> Mapping[str, str]:
-    if len(values) > 16 or not all(
-        len(name) <= 64 and isinstance(value, str) and len(value) <= 256 and name in CTX_NAMES for name, value in values.items()
-    ):
-        _refuse_form("ctx")
-    return {name: str(value) for name, value in values.items()}
+def _parse_svid_proof(request: Members) -> SvidProof:
+    proof = request.nested("svid_proof", "chain challenge alg signature")
+    chain = [_decode(one) for one in proof.items("chain")]
+    ders = tuple(der for der in chain if der is not None)
+    if not 1 <= len(ders) == len(chain) <= _CHAIN_MAX:
+        proof.refuse("chain", f"a list of 1 to {_CHAIN_MAX} certificates: base64 of DER, leaf first")
+    try:
+        signature = decode_base64url(proof.text("signature"))
+    except ValueError:
+        proof.refuse("signature", "base64url without padding")
+    return SvidProof(chain=ders, challenge=proof.nonce("challenge"), alg=proof.word("alg", *SVID_ALGORITHMS), signature=signature)
+
+
+def _decode(text: object) -> bytes | None:
+    """The bytes of a base64 text with its padding; None where it is no such text."""
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 # replies
@@ -274,6 +287,12 @@ def render_allow_own(
     )
 
 
+def render_challenge(request: ChallengeRequest, challenge: str, expires_at: int) -> bytes:
+    """The reply to a request for a challenge."""
+    allow = {"request_id": request.request_id, "status": "allow", "reason": "challenge_issued"}
+    return _line({**allow, "challenge": challenge, "expires_at": expires_at})
+
+
 def render_deny(reader: Reader, refused: Refused) -> bytes:
     """The reply to a request that is refused, in the form of its version."""
     reason = refused.reason
@@ -291,63 +310,6 @@ def render_issue(request: Mapping[str, object], kind: str = "issue") -> bytes:
 
 def _line(document: Document) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-# members
-
-
-def _exactly(document: Document, names: str) -> None:
-    if document.keys() != set(names.split()):
-        _refuse_form("members")
-
-
-def _mapping(document: Document, name: str) -> Document:
-    value = document.get(name)
-    if not isinstance(value, dict):
-        _refuse_form(name)
-    return value
-
-
-def _items(document: Document, name: str) -> list[object]:
-    value = document.get(name)
-    if not isinstance(value, list) or len(value) > _NAMES_MAX:
-        _refuse_form(name)
-    return value
-
-
-def _text(document: Document, name: str, *, empty: bool = False) -> str:
-    value = document.get(name)
-    if not isinstance(value, str) or not (value or empty):
-        _refuse_form(name)
-    return value
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
-        _refuse_form("name")
-    return value
-
-
-def _digest(value: object) -> str:
-    if not isinstance(value, str) or not is_digest(value):
-        _refuse_form("digest")
-    return value
-
-
-def _id(value: object) -> str:
-    if not isinstance(value, str) or _ID.fullmatch(value) is None:
-        _refuse_form("request_id")
-    return value
-
-
-def _nonce(value: object) -> str:
-    if not isinstance(value, str) or _NONCE.fullmatch(value) is None:
-        _refuse_form("nonce")
-    return value
-
-
-def _refuse_form(detail: str) -> NoReturn:
-    raise Refused("ipc_malformed", detail if detail.isidentifier() else "fraction") from None
 
 
 HTTPSIG_FIELDS: Final = ("content-type", "authorization", "txn-token")

@@ -36,15 +36,18 @@ def encode_base64url(octets: bytes) -> str:
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
 
 
-def decode_base64url(text: str) -> bytes:
-    """The octets of canonical base64url without padding. Raises NotCanonical."""
+def decode_base64url(text: str, *, canonical: bool = True) -> bytes:
+    """The octets of base64url without padding (RFC 7515 section 2), by default in its one canonical spelling. Raises NotCanonical.
+
+    `canonical` False: bits behind the end may be anything, as in a token that was cut short.
+    """
     if _SEGMENT.fullmatch(text) is None:
         raise NotCanonical
     try:
         octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except binascii.Error:
         raise NotCanonical from None
-    if encode_base64url(octets) != text:  # bits behind the end that are not zero
+    if canonical and encode_base64url(octets) != text:  # bits behind the end that are not zero
         raise NotCanonical
     return octets
 

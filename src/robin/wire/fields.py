@@ -3,8 +3,6 @@
 import re
 from typing import Final
 
-from robin.model.message import canonical_name
-
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 LENGTH_MAX: Final = 2**63 - 1
 _TOKEN = re.compile(TOKEN)
@@ -12,7 +10,6 @@ _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PORT: Final = rb"[0-5]?[0-9]{1,4}|6(?:[0-4][0-9]{3}|5(?:[0-4][0-9]{2}|5(?:[0-2][0-9]|3[0-5])))"
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~\-]{1,255})(?::(?:" + _PORT + rb"))?")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;])[ \t]*timeout[ \t]*=[ \t]*([0-9]{1,6})[ \t]*(?:[,;]|$)", re.IGNORECASE)
-_NEVER_OPTIONS: Final = frozenset({b"host", b"content-length"})
 
 
 def is_token(text: bytes) -> bool:
@@ -38,15 +35,6 @@ def parse_length(value: bytes) -> int | None:
     if len(digits) > 19 or (length := int(digits or b"0")) > LENGTH_MAX:
         return None
     return length
-
-
-def parse_connection(value: bytes) -> frozenset[bytes]:
-    """The options of Connection in canonical form (RFC 9110 7.6.1). None of them can remove Host or Content-Length."""
-    return frozenset(part.strip(b" \t") for part in canonical_name(value).split(b",")) - _NEVER_OPTIONS
-
-
-COMMON_CONNECTION: Final = {value: parse_connection(value) for value in (b"keep-alive", b"Keep-Alive", b"close", b"Close")}
-"""The usual values, parsed."""
 
 
 def parse_keep_alive(value: bytes) -> int | None:

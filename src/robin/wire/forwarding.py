@@ -12,6 +12,7 @@ from robin.model.credential import Credential
 from robin.model.faults import Fault
 from robin.model.message import Framing, HeldBody, OutboundRequest, RequiredField, canonical_name
 from robin.model.route import HeaderRules, Route
+from robin.model.secret import Secret
 from robin.model.verdict import Permit
 from robin.wire.framing import Trailer
 from robin.wire.shape import HeadShape, ParsedRequest, ParsedResponse
@@ -25,6 +26,7 @@ DEFAULT_STRIP: Final = (
     "x-warden-token",
     "x-warden-agent-token",
 )
+"""The usual fields for API keys."""
 
 # Hop-by-hop, both ways (RFC 9110 7.6.1); Content-Length is written anew.
 HOP_BY_HOP: Final = frozenset(
@@ -34,6 +36,8 @@ HOP_BY_HOP: Final = frozenset(
 OURS_UPSTREAM: Final = HOP_BY_HOP | frozenset(b"host via expect authorization proxy-authorization".split())
 NEVER_UPSTREAM: Final = OURS_UPSTREAM | frozenset({b"forwarded", b"x-real-ip"})
 _CLAIMS: Final = b"x-forwarded-"
+_REDACTED: Final = b"[redacted]"
+_TOKEN_OCTETS_MIN: Final = 8
 NEVER_IN_TRAILERS: Final = frozenset(b"cookie set-cookie max-forwards cache-control range te age expires date location".split())
 _NEVER_IN_TRAILERS_PREFIXES: Final = (b"content-", b"proxy-")
 
@@ -42,6 +46,11 @@ _NEVER_IN_TRAILERS_PREFIXES: Final = (b"content-", b"proxy-")
 _SLASH: Final = rb"(?:[/\\]|%(?:25)*(?:2f|5c))"
 _DOT: Final = rb"(?:\.|%(?:25)*2e)"
 _DOT_SEGMENT = re.compile(_SLASH + _DOT + rb"{1,2}(?:" + _SLASH + rb"|;|%(?:25)*(?:3b|00|3f|23)|$)", re.IGNORECASE)
+
+
+def has_dot_segment(path: bytes) -> bool:
+    """Whether an origin may read a segment of one or two dots in it."""
+    return _DOT_SEGMENT.search(path) is not None
 
 
 def header_rules(*, strip: tuple[str, ...], required: RequiredField | None, pseudonym: str) -> HeaderRules:
@@ -60,13 +69,17 @@ class Direction(Enum):
 
 
 def forwardable(name: bytes, options: frozenset[bytes], rules: HeaderRules, direction: Direction, *, trailer: bool = False) -> bool:
-    """Whether a field of this canonical name is forwarded. `options` are those of Connection in the head of its message.
+    """Whether a field of this name is forwarded. `options` are those of Connection in the head of its message.
+
+    Names and options are canonical: in lower case, and with `-` for `_`, as some servers read them.
 
     A trailer must also be one that a request could carry, in both directions: none that frames, routes, authenticates or sets a cookie.
     """
     if name in HOP_BY_HOP or name in options:
         return False
     if direction is Direction.UPSTREAM or trailer:
+        if name == b"authorization" and rules.pass_authorization and not trailer:
+            return name not in rules.strip
         if name in NEVER_UPSTREAM or name in rules.strip or name.startswith((_CLAIMS, *rules.strip_prefixes)):
             return False
         if trailer and (name in NEVER_IN_TRAILERS or name.startswith(_NEVER_IN_TRAILERS_PREFIXES)):
@@ -163,7 +176,7 @@ def _one_hop_less(head: ParsedRequest) -> tuple[bytes, ...]:
     digits = head.field_values[at]
     if not digits.isdigit() or len(digits) > 9:
         return head.field_values
-    return (*head.field_values[:at], b"%d" % (int(digits) - 1), *head.field_values[at + 1 :])
+    return (*head.field_values[:at], b"%d" % max(0, int(digits) - 1), *head.field_values[at + 1 :])
 
 
 def forward_response(
@@ -195,6 +208,36 @@ def forward_response(
     head += b"\r\n"
     response.forwarded = rules, form, head
     return head if not own else head[:-2] + own + b"\r\n"
+
+
+def forward_interim(response: ParsedResponse, rules: HeaderRules, *, minor: int) -> bytes:
+    """A 1xx as the caller gets it, without fields of our own; nothing for an HTTP/1.0 caller."""
+    if minor == 0:
+        return b""
+    return forward_response(response, rules=rules, minor=1, keep_alive=True, chunked=False)
+
+
+def redact_echo(response: ParsedResponse, tokens: tuple[Secret, ...]) -> bool:
+    """Replace each value that holds one of the tokens of the request. Returns True if there was one."""
+    found = False
+    for octets in _telling(tokens):
+        if octets in response.reason or any(octets in value for value in response.field_values):
+            response.field_values = tuple([_REDACTED if octets in value else value for value in response.field_values])
+            response.reason = response.reason.replace(octets, b"")
+            response.forwarded = None  # a head that repeats is kept, and it may have been forwarded to others as it came
+            found = True
+    return found
+
+
+def redact_trailers(trailers: list[Trailer], tokens: tuple[Secret, ...]) -> list[Trailer]:
+    """The same for the fields behind a body."""
+    telling = _telling(tokens)
+    return [(name, _REDACTED if any(octets in value for octets in telling) else value) for name, value in trailers]
+
+
+def _telling(tokens: tuple[Secret, ...]) -> list[bytes]:
+    """Those that no other value holds by chance."""
+    return [octets for token in tokens if len(octets := token.reveal()) >= _TOKEN_OCTETS_MIN]
 
 
 def forward_switch(response: ParsedResponse, rules: HeaderRules, own: bytes = b"") -> bytes:

@@ -53,6 +53,11 @@ class ChunkedDecoder:
         self._overhead = 0
         self._scanned = 0  # bytes of an unfinished line or trailer section that were looked at
 
+    @property
+    def between_chunks(self) -> bool:
+        """Whether all that was taken so far are whole chunks."""
+        return self._phase == self._LINE
+
     def decode(self, buffer: bytes | bytearray) -> tuple[list[bytes], int]:
         """Decode what `buffer` holds, CHUNKS_A_TURN at most: the payload pieces, and how many bytes of it were used.
 

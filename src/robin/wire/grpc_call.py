@@ -1,8 +1,9 @@
-"""The client half of one HTTP/2 connection that carries unary gRPC calls, one at a time; sans-I/O.
+"""The client half of one HTTP/2 connection that carries gRPC calls, unary or streamed by the server, one at a time; sans-I/O.
 
 Bytes in by `receive`, bytes out by `outgoing`; `response` is set when the call has ended, whatever the peer did. The peer may be hostile:
-what it sends from one `begin` to the next is bounded in bytes and frames, a reply in size; anything against the protocol ends the
-connection (`usable` False) and never raises. GOAWAY frames are read here: h2 would drop the call that they let finish (RFC 9113 6.8).
+what it sends from one `begin`, or one streamed message, to the next is bounded in bytes and frames, a message in size; anything against the
+protocol ends the connection (`usable` False) and never raises. GOAWAY frames are read here: h2 would drop the call that they let finish
+(RFC 9113 6.8).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ _FRAME_LIMIT_BYTES: Final = 16384  # SETTINGS_MAX_FRAME_SIZE that we leave at it
 _GOAWAY: Final = 0x7
 _GOAWAY_LEAST_BYTES: Final = 8
 _TIMEOUT_LIMIT_MS: Final = 99_999_999  # grpc-timeout: at most 8 digits
+_MESSAGES_MAX: Final = 16  # of a streamed call, not taken yet
 _CALLS_MAX: Final = 1000  # per connection: h2 remembers every stream that it closed
 _SETTINGS: Final = {SettingCodes.ENABLE_PUSH: 0, SettingCodes.MAX_HEADER_LIST_SIZE: 65536}
 
@@ -32,7 +34,10 @@ Header = tuple[bytes, bytes]
 
 
 class GrpcClientConnection:
-    """One connection. `usable`: a further call may begin. `response`: how the call ended, None while it runs."""
+    """One connection. `usable`: a further call may begin. `response`: how the call ended, None while it runs.
+
+    `messages`: of a streamed call, those that arrived and were not taken yet.
+    """
 
     def __init__(self, authority: str) -> None:
         self._authority = authority.encode("ascii")
@@ -48,6 +53,8 @@ class GrpcClientConnection:
         self._headers: dict[bytes, bytes] = {}
         self._trailers: dict[bytes, bytes] | None = None
         self._body = bytearray()
+        self._streamed = False
+        self.messages: list[Secret] = []
         self.usable = True
         self.response: GrpcResponse | None = None
 
@@ -60,16 +67,17 @@ class GrpcClientConnection:
         """What is to be sent."""
         return self._h2.data_to_send()
 
-    def begin(self, path: str, metadata: Sequence[Header], message: bytes, *, timeout_s: float) -> None:
-        """Start a call; `timeout_s` is sent to the peer. Only on a usable connection with no call running."""
+    def begin(self, path: str, metadata: Sequence[Header], message: bytes, *, timeout_s: float | None) -> None:
+        """Start a call, only on a usable connection with no call running. `timeout_s` is sent to the peer; None: a streamed call."""
         if self._stream or not self.usable:
             raise RuntimeError("a call is running, or the connection cannot be used")
         self.response = None
         self._calls += 1
         self._received_bytes = self._received_frames = 0
         self._headers, self._trailers, self._body = {}, None, bytearray()
+        self._streamed, self.messages = timeout_s is None, []
         self._pending = render_message(message)
-        timeout_ms = min(max(1, round(timeout_s * 1000)), _TIMEOUT_LIMIT_MS)
+        timeout = [] if timeout_s is None else [(b"grpc-timeout", b"%dm" % min(max(1, round(timeout_s * 1000)), _TIMEOUT_LIMIT_MS))]
         headers: list[Header] = [
             (b":method", b"POST"),
             (b":scheme", b"http"),
@@ -77,7 +85,7 @@ class GrpcClientConnection:
             (b":authority", self._authority),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
-            (b"grpc-timeout", b"%dm" % timeout_ms),
+            *timeout,
             (b"user-agent", b"robin"),
             *metadata,
         ]
@@ -169,6 +177,22 @@ class GrpcClientConnection:
         self._body += piece
         if len(self._body) > REPLY_LIMIT_BYTES + 5 or int.from_bytes(self._body[1:5], "big") > REPLY_LIMIT_BYTES:
             self._end(GrpcResponse(code="ResourceExhausted", text=f"the reply is larger than {REPLY_LIMIT_BYTES} bytes"), reset=True)
+        elif self._streamed:
+            self._take_messages()
+
+    def _take_messages(self) -> None:
+        """Whole messages of a streamed call; each starts the count of what the peer may send anew."""
+        while len(self._body) >= 5 and len(self._body) >= (end := 5 + int.from_bytes(self._body[1:5], "big")):
+            message = parse_message(bytes(self._body[:end]))
+            if message is None:
+                self._end(GrpcResponse(code="Internal", text="the answer holds a compressed message"), reset=True)
+                return
+            del self._body[:end]
+            if len(self.messages) >= _MESSAGES_MAX:
+                self._end(GrpcResponse(code="ResourceExhausted", text="messages without end"), reset=True)
+                return
+            self.messages.append(Secret(message))
+            self._received_bytes = self._received_frames = 0
 
     def _conclude(self) -> GrpcResponse:
         """The stream ended: its status is in the trailers, or in the only headers where nothing else came (Trailers-Only)."""
@@ -179,6 +203,8 @@ class GrpcClientConnection:
         code, text = code_of_status(status), parse_status_text(last.get(b"grpc-message", b""))
         if code != "OK":
             return GrpcResponse(code=code, text=text)
+        if self._streamed:
+            return GrpcResponse(code="OK", text=text) if not self._body else GrpcResponse(code="Internal", text="a message was cut short")
         message = parse_message(bytes(self._body))
         if message is None:
             return GrpcResponse(code="Internal", text="the answer does not hold exactly one plain message")

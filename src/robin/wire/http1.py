@@ -105,7 +105,10 @@ def build_request(
     """The facts of a head whose syntax was judged, in origin-form. `known_host` is a Host known to be valid. Raises Fault."""
     if shape.defect is not None:
         raise bad(*shape.defect)
-    if shape.host_at < 0 or (values[shape.host_at] != known_host and not host_is_valid(values[shape.host_at])):
+    if shape.host_at < 0:
+        if method != "CONNECT" or minor or b"host" in shape.names:  # Python's http.client before 3.12: CONNECT in HTTP/1.0, without Host
+            raise bad("bad_host", "exactly one valid Host is required")
+    elif values[shape.host_at] != known_host and not host_is_valid(values[shape.host_at]):
         raise bad("bad_host", "exactly one valid Host is required")
     head = ParsedRequest(method, target, minor, shape, values)
     if head.framing == Framing.LENGTH:

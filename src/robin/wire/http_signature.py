@@ -202,11 +202,6 @@ def normal_authority(authority: str, scheme: str) -> str:
     return authority.lower().removesuffix({"https": ":443", "http": ":80"}.get(scheme, "\n"))
 
 
-def render_digest(octets: bytes) -> str:
-    """Content-Digest (RFC 9530) of a body."""
-    return f"sha-256={render_binary(hashlib.sha256(octets).digest())}"
-
-
 def digest_matches(text: str, body: bytes) -> bool:
     """Whether every known digest of a Content-Digest value is that of the body, and there is a known one. Raises BadField."""
     digests = parse_binaries(text)

@@ -16,12 +16,12 @@ class ProblemRefusals:
     """Refusals as problem bodies (RFC 9457) with Proxy-Status (RFC 9209). A `model.faults.Refusals`.
 
     `proxy` is the name of this proxy in Proxy-Status; `setting_names` are those of the plane, as `name_settings` takes them. `fields` are
-    whole header lines to add, by status: the challenges of a 407.
+    whole header lines to add, by code or by status: the challenges of a 407 or 401.
     """
 
     __slots__ = ("_fields", "_proxy", "_setting_names")
 
-    def __init__(self, proxy: str, setting_names: Mapping[str, str], *, fields: Mapping[int, bytes] = MappingProxyType({})) -> None:
+    def __init__(self, proxy: str, setting_names: Mapping[str, str], *, fields: Mapping[int | str, bytes] = MappingProxyType({})) -> None:
         self._proxy = proxy.encode("ascii")
         self._setting_names = setting_names
         self._fields = fields
@@ -34,7 +34,7 @@ class ProblemRefusals:
             {
                 "type": f"urn:robin:fault:{kind.code}",
                 "title": kind.title,
-                "status": kind.status,
+                "status": fault.status,
                 "code": kind.code,
                 "source": kind.source.value,
                 "retry": "never" if after is None else "after",
@@ -46,11 +46,11 @@ class ProblemRefusals:
         ).encode("ascii")
         proxy_status = (self._proxy, kind.error.encode("ascii"), kind.code.encode("ascii"))
         lines = [
-            b"HTTP/1.1 %d %b\r\n" % (kind.status, HTTPStatus(kind.status).phrase.encode("ascii")),
+            b"HTTP/1.1 %d %b\r\n" % (fault.status, HTTPStatus(fault.status).phrase.encode("ascii")),
             b"Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % len(body),
             b'Proxy-Status: %b; error=%b; details="%b"\r\n' % proxy_status,
         ]
-        lines.append(self._fields.get(kind.status, b""))
+        lines.append(self._fields.get(kind.code) or self._fields.get(fault.status, b""))
         if after is not None:
             lines.append(b"Retry-After: %d\r\n" % after)
         if kind.code == "method_refused":

@@ -15,7 +15,6 @@ from typing import Final
 
 from robin.model.message import Framing, RequestHead, ResponseHead, canonical_name
 from robin.model.route import Endpoint, HeaderRules, Route
-from robin.wire.fields import COMMON_CONNECTION, parse_connection
 
 _SHAPES_MAX: Final = 256
 _SHAPE_FIELDS_MAX: Final = 64  # a head of more fields, or of more bytes of names, gets a shape of its own each time
@@ -30,6 +29,14 @@ _VALUE: Final = rb"([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ]))"
 _ASKS_FOR_MORE: Final = frozenset(b"upgrade expect origin sec-fetch-site via te max-forwards".split())
 _QUERY: Final = ord("?")  # a number: `in` takes bytes by way of an exception
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
+
+
+def parse_connection(value: bytes) -> frozenset[bytes]:
+    """The options of Connection in canonical form (RFC 9110 7.6.1): names of fields that end at this hop, `close`, `keep-alive`."""
+    return frozenset(part.strip(b" \t") for part in canonical_name(value).split(b","))
+
+
+_COMMON_CONNECTION: Final = {value: parse_connection(value) for value in (b"keep-alive", b"Keep-Alive", b"close", b"Close")}
 
 
 class HeadShape:
@@ -152,7 +159,7 @@ class ParsedRequest(RequestHead):
         self.names = shape.names
         self.field_values = values
         if shape.connection_at >= 0:
-            self.connection_options = options = COMMON_CONNECTION.get(values[shape.connection_at]) or shape.options(values)
+            self.connection_options = options = _COMMON_CONNECTION.get(values[shape.connection_at]) or shape.options(values)
             self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
         elif shape.connections_at:
             self.connection_options = options = shape.options(values)
@@ -160,7 +167,7 @@ class ParsedRequest(RequestHead):
         else:
             self.connection_options, self.keep_alive = _NO_OPTIONS, minor == 1
         self.path = target if _QUERY not in target else target.partition(b"?")[0]
-        self.host = values[shape.host_at]
+        self.host = values[shape.host_at] if shape.host_at >= 0 else target  # of CONNECT alone
         self.framing = shape.framing
         self.length = 0
         self.traceparent = values[shape.trace_at] if shape.trace_at >= 0 else None
@@ -182,7 +189,7 @@ class ParsedResponse(ResponseHead):
         self.names = shape.names
         self.field_values = values
         if shape.connection_at >= 0:
-            self.connection_options = options = COMMON_CONNECTION.get(values[shape.connection_at]) or shape.options(values)
+            self.connection_options = options = _COMMON_CONNECTION.get(values[shape.connection_at]) or shape.options(values)
             self.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
         elif shape.connections_at:
             self.connection_options = options = shape.options(values)

@@ -15,13 +15,18 @@ def parse_json_object(text: bytes) -> JsonObject:
     try:
         decoded = text.decode("utf-8")
         parsed = json.loads(decoded, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
-        if "\\u" in decoded:
-            json.dumps(parsed, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+        refuse_half_surrogates(parsed, text)
     except (ValueError, RecursionError):  # ValueError covers JSON, UTF-8 and integers of thousands of digits
         raise ValueError("not a JSON object") from None
     if isinstance(parsed, dict):
         return parsed
     raise ValueError("not a JSON object")
+
+
+def refuse_half_surrogates(parsed: object, text: bytes) -> None:
+    """Raise UnicodeEncodeError, a ValueError, where a name or a value of what was parsed from `text` is one that UTF-8 cannot hold."""
+    if b"\\u" in text:  # there is no other way to write one
+        json.dumps(parsed, ensure_ascii=False).encode()
 
 
 def _object(pairs: list[tuple[str, object]]) -> JsonObject:

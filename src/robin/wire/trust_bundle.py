@@ -4,11 +4,13 @@ The signature covers `robin-bundle-v1`, LF, and the document less `signature` as
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Final, NoReturn
 
 from robin.model.passport import (
+    CTX_NAMES,
     IDENTITY,
     KEY_PROTECTION,
     PROFILES,
@@ -21,22 +23,32 @@ from robin.model.passport import (
 )
 from robin.wire.compact_jws import decode_base64url
 from robin.wire.passport_keys import BadKey, PublicKey, parse_public
+from robin.wire.strict_json import refuse_half_surrogates
 
 VERSION: Final = "robin-bundle-v1"
 LIMIT_BYTES: Final = 4 << 20
+ROUTES_MAX: Final = 1024
+_WORD: Final = re.compile(r"[\x21-\x7e]+")  # it goes into headers and records
+_TEMPLATE: Final = re.compile(r"(/(\{[A-Za-z0-9_.-]{1,64}\}|[^{}/?#\\]*))+")
+_FIELD: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _KINDS: Final = ("broker", "wit", "self")
 _REVOCATIONS: Final = ("kid", "jti", "sub")
 _DOCUMENT: Final = frozenset("version serial created_at not_after trust_domains routes revocations signature".split())
+_DOMAIN: Final = frozenset({"name", "issuers"})
+_REVOCATION: Final = frozenset({"kind", "value", "until"})
 _ISSUER: Final = frozenset("iss kind source_type profiles keys max_identity max_key_protection subject_exact".split())
 
 
 class BundleRefused(ValueError):
-    """A bundle that cannot be in force. `reason` is a code of the reason table."""
+    """A bundle that cannot be in force. `reason` is a code of the reason table; `member` and `fix` are those of a route, where known."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, *, member: str = "", fix: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.member = member
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +89,11 @@ def parse_document(text: bytes) -> dict[str, object]:
         _refuse("it is larger than 4 MiB")
     try:
         document = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_float=_no_fraction, parse_constant=_no_fraction)
+        refuse_half_surrogates(document, text)  # what is signed is UTF-8
     except BundleRefused:
         raise
+    except UnicodeEncodeError:
+        _refuse("a text holds half of a surrogate pair")
     except (ValueError, RecursionError):
         _refuse("it is not JSON")
     if not isinstance(document, dict):
@@ -95,33 +110,46 @@ def parse_bundle(text: bytes, signers: Mapping[str, PublicKey] | None) -> TrustB
         _refuse("its version or a member is unknown")
     keys: dict[tuple[str, str], IssuerKey] = {}
     for domain in _objects(document, "trust_domains"):
+        _known(domain, _DOMAIN, "a trust domain")
         for issuer in _objects(domain, "issuers"):
             for kid, key in _parse_issuer(issuer):
                 if keys.setdefault((_text(domain, "name"), kid), key) is not key:
                     _refuse("a kid is there twice in one trust domain")
     routes = tuple(parse_route(route) for route in _objects(document, "routes"))
     check_routes(routes)
-    revocations = {
-        (_word(one, "kind", _REVOCATIONS), _text(one, "value")): _integer(one, "until") for one in _objects(document, "revocations")
-    }
     return TrustBundle(
         serial=_integer(document, "serial"),
         created_at=_integer(document, "created_at"),
         not_after=_integer(document, "not_after"),
         keys=keys,
         routes=routes,
-        revocations=revocations,
+        revocations=_parse_revocations(document),
     )
+
+
+def _parse_revocations(document: Mapping[str, object]) -> dict[tuple[str, str], int]:
+    """When each ends; of two of one value the later end counts."""
+    found: dict[tuple[str, str], int] = {}
+    for one in _objects(document, "revocations"):
+        _known(one, _REVOCATION, "a revocation")
+        revoked = (_word(one, "kind", _REVOCATIONS), _text(one, "value"))
+        found[revoked] = max(_integer(one, "until"), found.get(revoked, 0))
+    return found
 
 
 def check_routes(routes: tuple[PassportRoute, ...]) -> None:
     """Raise BundleRefused where a route is there twice, or where two of them could fit one request equally well."""
+    if len(routes) > ROUTES_MAX:
+        _refuse(f"there are more than {ROUTES_MAX} routes")
     if len({route.route_id for route in routes}) != len(routes):
         _refuse("a route_id is there twice")
-    for at, one in enumerate(routes):
-        for other in routes[at + 1 :]:
-            if one.method == other.method and one.is_exact == other.is_exact and _overlap(one.path_template, other.path_template):
-                _refuse(f"the routes {one.route_id} and {other.route_id} fit one path")
+    alike: dict[tuple[str, bool, int], list[PassportRoute]] = {}
+    for route in routes:
+        peers = alike.setdefault((route.method, route.is_exact, route.path_template.count("/")), [])
+        for other in peers:
+            if _overlap(route.path_template, other.path_template):
+                _refuse(f"the routes {other.route_id} and {route.route_id} fit one path")
+        peers.append(route)
 
 
 def parse_route(document: Mapping[str, object]) -> PassportRoute:
@@ -144,18 +172,36 @@ def parse_route(document: Mapping[str, object]) -> PassportRoute:
 
 
 def _check_route(route: PassportRoute) -> None:
-    texts = (route.route_id, route.method, route.path_template, route.scheme)
+    texts = (route.route_id, route.method, route.path_template, route.scheme, route.freshness_class)
     lists = (route.audiences, route.authorities, route.profiles, route.covered_headers, route.covered_if_present, route.extra_components)
-    if not all(isinstance(text, str) and text for text in texts) or not all(
-        isinstance(items, tuple) and all(isinstance(item, str) and item for item in items) for items in lists
-    ):
-        _refuse("a member of a route has another type")
+    if not all(map(_is_word, texts)) or not all(isinstance(items, tuple) and all(map(_is_word, items)) for items in lists):
+        _refuse("a member of a route has another type, or is not visible ASCII")
     flags = (route.require_authority, route.repeated_keys)
     if not all(isinstance(flag, bool) for flag in flags) or type(route.max_staleness_seconds) is not int:
         _refuse("a member of a route has another type")
-    if not route.audiences or not route.authorities or not route.path_template.startswith("/") or route.method != route.method.upper():
-        _refuse(f"the route {route.route_id} lacks an audience or authority, or its method or path cannot be one")
+    _check_words(route)
+    for member in ("audiences", "authorities"):
+        if not getattr(route, member):
+            _refuse(f"the route {route.route_id} has no {member}", member, "name one at least")
+    if route.method != route.method.upper():
+        _refuse(f"the method of {route.route_id} is not in upper case", "method", "write it in upper case, such as GET")
+    if not route.path_template.startswith("/"):
+        _refuse(f"the path_template of {route.route_id} has no slash in front", "path_template", "write such as /orders/{id}")
+    if _TEMPLATE.fullmatch(route.path_template) is None:
+        text = f"the path_template of {route.route_id} is not segments and {{names}}"
+        _refuse(text, "path_template", "write such as /orders/{id}: a name in braces is one whole segment")
+    for member in ("authorities", "covered_headers", "covered_if_present", "extra_components"):
+        if any(name != name.lower() for name in getattr(route, member)):
+            _refuse(f"{member} of {route.route_id} are not in lower case", member, "write them in lower case")
+    if not all(map(_FIELD.fullmatch, route.extra_components)):
+        _refuse(f"an extra component of {route.route_id} is no field name", "extra_components", "name header fields")
+    if "x-trustplane-nonce" not in route.covered_headers:
+        _refuse(f"the covered headers of {route.route_id} lack x-trustplane-nonce", "covered_headers", "add it")
+
+
+def _check_words(route: PassportRoute) -> None:
     chosen = (
+        (route.scheme, ("https", "http")),
         (route.required_key_binding, tuple(SIGNER_CLASSES)),
         (route.audience_match, ("exact", "target-uri")),
         (route.query_order, ("strict", "any")),
@@ -163,14 +209,10 @@ def _check_route(route: PassportRoute) -> None:
     )
     if any(value not in words for value, words in chosen) or not set(route.profiles) <= set(PROFILES):
         _refuse(f"a member of the route {route.route_id} is not one of its words")
-    names = (*route.covered_headers, *route.covered_if_present, *route.extra_components)
-    if any(name != name.lower() for name in names) or "x-trustplane-nonce" not in route.covered_headers:
-        _refuse(f"the covered headers of {route.route_id} are not in lower case, or lack x-trustplane-nonce")
 
 
 def _parse_issuer(issuer: Mapping[str, object]) -> Iterator[tuple[str, IssuerKey]]:
-    if not issuer.keys() <= _ISSUER:
-        _refuse("an issuer has an unknown member")
+    _known(issuer, _ISSUER, "an issuer")
     kind = _word(issuer, "kind", _KINDS)
     subject = issuer.get("subject_exact")
     if subject is not None and not isinstance(subject, str):
@@ -245,9 +287,27 @@ def _parse_ctx(value: object) -> CtxRules:
         _refuse("ctx has an unknown member")
     allow = value.get("allow") or []
     texts = {name: text for name, text in value.items() if name != "allow"}
-    if not all(isinstance(text, str) for text in (*allow, *texts.values())):
+    if not isinstance(allow, list | tuple) or not all(isinstance(text, str) for text in (*allow, *texts.values())):
         _refuse("a member of ctx has another type")
+    if not set(allow) <= set(CTX_NAMES):
+        _refuse(f"ctx.allow names another value than {', '.join(CTX_NAMES)}")
+    if texts.get("max_txn_value") and not is_amount(texts["max_txn_value"]):
+        _refuse("max_txn_value is not an amount such as 100.00")
     return CtxRules(allow=tuple(allow), **texts)
+
+
+def is_amount(text: object) -> bool:
+    """Whether it is an amount in ASCII digits, perhaps with a fraction."""
+    return isinstance(text, str) and _AMOUNT.fullmatch(text) is not None
+
+
+def _known(document: Mapping[str, object], names: frozenset[str], what: str) -> None:
+    if not document.keys() <= names:
+        _refuse(f"{what} has an unknown member")
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 def _verify(document: Mapping[str, object], signers: Mapping[str, PublicKey]) -> None:
@@ -256,9 +316,12 @@ def _verify(document: Mapping[str, object], signers: Mapping[str, PublicKey]) ->
         key = signers.get(str(signature.get("kid")))
         try:
             octets = decode_base64url(str(signature.get("value")))
+            covered = signed_bytes(document)
         except ValueError:
-            octets = b""
-        if key is not None and key.raw and key.verifies(octets, signed_bytes(document)):
+            octets = covered = b""
+        except RecursionError:  # rendering can need one call more than parsing did
+            _refuse("it is nested too deeply")
+        if key is not None and key.raw and key.verifies(octets, covered):
             return
     raise BundleRefused("bundle_signature_invalid", "no pinned key made its signature")
 
@@ -307,5 +370,5 @@ def _no_fraction(_: str) -> NoReturn:
     _refuse("a number has a fraction")
 
 
-def _refuse(detail: str) -> NoReturn:
-    raise BundleRefused("bundle_policy_missing", detail)
+def _refuse(detail: str, member: str = "", fix: str = "") -> NoReturn:
+    raise BundleRefused("bundle_policy_missing", detail, member=member, fix=fix)

@@ -1,6 +1,7 @@
 """`robin check` (item O2): every key with its value and origin, for people and machines; errors, all of them, and exit 2."""
 
 import json
+import os
 from pathlib import Path
 
 from tests.cli.conftest import RunRobin
@@ -110,6 +111,19 @@ async def test_errors_of_a_robin_yaml_have_file_line_column_code_message_and_fix
     assert ended.err.splitlines()[0] == (
         f'{config}:4:12: error: unknown_key: "feilds" is not a key of sidecar.limits. Fix: write fields (the nearest), or remove it.'
     )
+
+
+async def test_a_file_that_is_missing_or_a_profile_is_named_with_the_flag_for_it(run_robin: RunRobin, tmp_path: Path) -> None:
+    profile = tmp_path / "x.yaml"
+    profile.write_text("id: x\ndisplay_name: X\nendpoints: [{host: api.test}]\n")
+    os.mkfifo(tmp_path / "pipe")
+    for words, message in (
+        ([str(tmp_path / "pipe")], "the file is not a regular file; name a regular file"),
+        (["nosuch.yaml"], "nosuch.yaml: cannot read the file: No such file or directory; name a readable file with --config"),
+        ([str(profile)], f"provider profile; check it with robin check --profile {profile}"),
+    ):
+        ended = await run_robin("check", "--config", *words)
+        assert (ended.code, ended.err.endswith(message)) == (2, True), ended.err
 
 
 async def test_a_plane_that_does_not_exist_is_a_usage_error(run_robin: RunRobin) -> None:

@@ -39,7 +39,12 @@ async def test_a_command_line_of_the_sidecar_may_be_taken_as_it_is(run_robin: Ru
 async def test_its_help_lists_the_settings_that_it_reads_and_no_others(run_robin: RunRobin) -> None:
     ended = await run_robin("token", "--help")
     assert ended.code == 0
-    listed = set(re.findall(r"^  (--[a-z-]+)", ended.out, flags=re.MULTILINE)) - {"--json", "--unsafe-print-token"}
+    listed = set(re.findall(r"^  (--[a-z-]+)", ended.out, flags=re.MULTILINE)) - {
+        "--json",
+        "--unsafe-print-token",
+        "--grant",
+        "--grant-audience",
+    }
     assert listed == {SETTINGS[key].flag for key in (*IDENTITY_KEYS, "ROBIN_CONFIG")}
     assert "[required]" not in ended.out
 

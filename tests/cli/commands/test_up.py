@@ -8,6 +8,7 @@ import pytest
 from tests.testing.asking import port_above_a_free_one
 
 from robin.cli.commands import up
+from robin.testing.demos.catalog import DEMOS
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -37,6 +38,8 @@ def test_each_flag_is_taken():
         (("--rotate", "61m"), "use 1s to 1h"),
         (("--source", "vault"), "invalid choice"),
         (("--demo", "vault"), "invalid choice"),
+        (("--demo", "grants", "--port-base", "0"), "from 1 to 65531"),
+        (("--demo", "grants", "--port-base", "65532"), "from 1 to 65531"),
     ],
 )
 def test_a_bad_flag_is_refused_with_the_reason(words, said, capsys):
@@ -44,6 +47,26 @@ def test_a_bad_flag_is_refused_with_the_reason(words, said, capsys):
         parse(*words)
     assert left.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--port", "0"), ("--source", "jwtsvid"), ("--rotate", "1s")])
+def test_flags_of_the_main_job_are_refused_beside_a_demonstration(words, capsys):
+    assert up.run(parse("--demo", "gateway", *words)) == up.EXIT_USAGE
+    assert capsys.readouterr().err.startswith(f"robin up: {words[0]}: not for --demo; ")
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_the_gateway_demonstration_takes_the_ports_from_the_first_one(at, capsys):
+    with port_above_a_free_one() as taken:
+        port = taken.getsockname()[1]
+        assert up.run(parse("--demo", "gateway", "--port-base", str(port - at))) == up.EXIT_USAGE
+    assert f"port {port} on 127.0.0.1 is not free" in capsys.readouterr().err
+
+
+def test_each_demonstration_has_a_line_of_the_help():
+    parser = argparse.ArgumentParser()
+    up.configure(parser)
+    assert all(f"\n  {name}: " in parser.format_help() for name in DEMOS)
 
 
 @pytest.mark.parametrize("which", ["port", "admin port"])

@@ -7,11 +7,12 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.descriptors import open_descriptors
 
 from robin.cli.main import main
 from robin.testing.process import RobinProcess, free_port
@@ -46,7 +47,7 @@ class Life:
                 "bundle_keys": [str(folder / "sign.jwk.pub")],
                 "authorities": [self.authority],
                 "scheme": "http",
-                "clock_skew": "1s",
+                "clock_skew": "0s",  # one clock here; a start takes as long as the skew
                 "inbound": {"listen": self.authority, "upstream": f"127.0.0.1:{service.port}"},
                 "forward_auth": {"listen": self.forward},
             },
@@ -58,14 +59,24 @@ class Life:
     def write(self) -> None:
         self.config.write_text(json.dumps({"version": 1, "broker": self.broker}))
 
-    def make_bundle(self) -> None:
+    def serve(self, authority: str) -> None:
+        """Be what verifies for this authority, which a proxy has."""
+        self.authority = authority
+        for route in self.broker["issue"]["routes"]:
+            route["authorities"] = [authority]
+        self.broker["verify"]["authorities"] = [authority]
+        self.write()
+
+    def make_bundle(self, change: Callable[[dict[str, Any]], object] = lambda _: None, serial: int = 1) -> None:
+        """Build and sign a bundle; `change` is made to the draft between."""
         draft, key, bundle = (str(self.folder / name) for name in ("draft.json", "sign.jwk", "bundle.json"))
-        for words in (
-            ("keygen", "--out", key),
-            ("build", "--config", str(self.config), "--out", draft),
-            ("sign", "--bundle", draft, "--key", key, "--out", bundle),
-        ):
-            assert main(["passport", "bundle", *words]) == 0
+        if not Path(key).exists():
+            assert main(["passport", "bundle", "keygen", "--out", key]) == 0
+        assert main(["passport", "bundle", "build", "--config", str(self.config), "--out", draft, "--serial", str(serial)]) == 0
+        document = json.loads(Path(draft).read_text())
+        change(document)
+        Path(draft).write_text(json.dumps(document))
+        assert main(["passport", "bundle", "sign", "--bundle", draft, "--key", key, "--out", bundle]) == 0
 
     def request(self, profile: str = "wimse-httpsig", method: str = "GET", target: str = "/orders", **changes: Any) -> dict[str, Any]:
         body = changes.pop("body", b"")
@@ -76,12 +87,14 @@ class Life:
         rest = {"nonce": None, "ctx": {}, "signer": {"identity": "none", "key_protection": "software"}, "svid_proof": None}
         return {**asked, **rest, **changes}
 
-    async def ask_line(self, line: bytes) -> bytes:
-        """Send these bytes; return all that comes until EOF."""
+    async def ask_line(self, line: bytes, *, finish: bool = False) -> bytes:
+        """Send these bytes, and FIN with `finish`; return all that comes until EOF."""
         reader, writer = await asyncio.open_unix_connection(self.socket)
         async with asyncio.timeout(20):
             writer.write(line)
             await writer.drain()
+            if finish:
+                writer.write_eof()
             reply = await reader.read()
         writer.close()
         return reply
@@ -99,13 +112,25 @@ class Life:
         return [tuple(pair) for pair in reply["headers"]]
 
     async def send(
-        self, headers: list[tuple[str, str]], method: str = "GET", target: str = "/orders", body: bytes = b"", to: str = ""
+        self,
+        headers: list[tuple[str, str]],
+        method: str = "GET",
+        target: str = "/orders",
+        *,
+        body: bytes = b"",
+        to: str = "",
+        host: str = "",
+        chunked: bool = False,
     ) -> tuple[int, dict[str, Any], bytes]:
         """One request on its own connection: status, JSON body, head."""
-        host, port = (to or self.authority).split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.authority}", "Connection: close", *(f"{n}: {v}" for n, v in headers)]
-        lines += [f"Content-Length: {len(body)}"] if body else []
+        address, port = (to or self.authority).split(":")
+        reader, writer = await asyncio.open_connection(address, int(port))
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host or self.authority}", "Connection: close", *(f"{n}: {v}" for n, v in headers)]
+        if chunked:
+            lines += ["Transfer-Encoding: chunked"]
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        elif body:
+            lines += [f"Content-Length: {len(body)}"]
         async with asyncio.timeout(20):
             writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
             await writer.drain()
@@ -117,6 +142,16 @@ class Life:
         except ValueError:
             document = {}
         return int(head.split(b" ")[1]), document, head
+
+    async def text(self, target: str, *, to: str) -> str:
+        """The body of a page."""
+        host, port = to.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(20):
+            page = await reader.read()
+        writer.close()
+        return page.partition(b"\r\n\r\n")[2].decode()
 
     def records(self, event: str = "") -> list[dict[str, Any]]:
         lines = (self.folder / "state" / "audit.jsonl").read_text().splitlines()
@@ -161,6 +196,6 @@ def ask_as(uid: int, path: str, line: bytes) -> bytes:
 
 def tcp_listeners(pid: int) -> list[int]:
     """Ports on which sockets of a process listen."""
-    inodes = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    inodes = open_descriptors(pid)
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]

@@ -4,21 +4,23 @@ import dataclasses
 import hashlib
 import json
 import os
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from robin.model.passport import HTTPSIG, TRANSCRIPT, ReceivedRequest
 from robin.model.passport_reasons import Refused
 from robin.planes.broker.issuer import Issuer, IssuerSettings
-from robin.planes.broker.keys import make_key
+from robin.planes.broker.keys import IssuerKeyPair, make_key
 from robin.planes.broker.replay import MemoryReplayStore
-from robin.policy.broker_issue import Peer, PeerRule, find_principal, guard_request, judge_issue
+from robin.policy.broker_issue import Peer, PeerRule, find_principal, find_rules, guard_request, judge_issue
 from robin.policy.passport_proof import ProofRules, check_body
 from robin.policy.passport_verify import Findings, VerifyRules, replay_key, verify_head
 from robin.wire.broker_ipc import IssueRequest
+from robin.wire.compact_jws import encode_base64url
 from robin.wire.passport_keys import public_jwk
 from robin.wire.transcript import hash_value
-from robin.wire.trust_bundle import parse_bundle, parse_route
+from robin.wire.trust_bundle import TrustBundle, parse_bundle, parse_route
 
 NOW = 1740000000
 ISSUER, DOMAIN, SUBJECT = "https://issuer.example", "example.org", "spiffe://example.org/agent"
@@ -43,9 +45,16 @@ ROUTES = (
 class Rig:
     """`now` is the clock of both."""
 
-    def __init__(self, *routes: dict[str, object], cap: str = "peercred", extended: bool = True, alg: str = "Ed25519") -> None:
+    def __init__(
+        self,
+        *routes: dict[str, object],
+        cap: str = "peercred",
+        extended: bool = True,
+        alg: str = "Ed25519",
+        key: IssuerKeyPair | None = None,
+    ) -> None:
         self.now = float(NOW)
-        self.key = make_key(status="active", created=NOW)
+        self.key = key or make_key(status="active", created=NOW)
         self.routes = tuple(parse_route(one) for one in routes or ROUTES)
         settings = IssuerSettings(issuer=ISSUER, trust_domain=DOMAIN, extended=extended, jose_alg_name=alg)
         self.issuer = Issuer(settings, (self.key,), os.urandom)
@@ -66,6 +75,10 @@ class Rig:
         keys = [{**public_jwk(self.key.key), "kid": self.key.kid, "alg": "Ed25519"}]
         entry = {"iss": ISSUER, "kind": "broker", "source_type": "software_jwks", "profiles": [TRANSCRIPT, HTTPSIG], "keys": keys}
         return {**entry, "max_identity": cap, "max_key_protection": "software", "subject_exact": None, **changes}
+
+    def sign(self, octets: bytes) -> str:
+        """A signature of the issuer's key, as a bundle has it."""
+        return encode_base64url(self.key.key.sign(octets))
 
     def ask(self, profile: str, method: str = "GET", target: str = "/orders/1", *, body: bytes = b"", **changes: object) -> IssueRequest:
         """What a client of the own envelope asks for."""
@@ -93,7 +106,7 @@ class Rig:
         if guarded:
             guard_request(request)
         rule = PeerRule(name="me", subject=SUBJECT, routes=tuple(one.route_id for one in self.routes), uid=1000)
-        principal = find_principal(Peer(uid=1000, gid=1000, pid=1), [rule])
+        principal = find_principal(find_rules(Peer(uid=1000, gid=1000, pid=1), [rule]))
         draft = self.issuer.draft(judge_issue(request, principal, self.routes), now=self.now, monotonic=0)
         return self.issuer.sign(draft).headers
 
@@ -108,7 +121,7 @@ class Rig:
     def verify(self, request: ReceivedRequest, body: bytes = b"", *, consume: bool = True, **rules: object) -> str:
         """The reason code of the verifier, with the detail behind a slash where there is one."""
         proof = ProofRules(**{"scheme": "https", "max_age_s": 60.0, "skew_s": 5.0, "not_before_at": 0.0, **rules})
-        bundle = parse_bundle(json.dumps(self.document).encode(), None)
+        bundle = parsed(json.dumps(self.document))
         found = self.found = Findings()
         try:
             verify_head(request, bundle, "", VerifyRules(authorities=frozenset({AUTHORITY}), proof=proof), self.now, found)
@@ -118,6 +131,12 @@ class Rig:
         except Refused as refused:
             return "/".join(filter(None, (refused.reason.code, refused.detail)))
         return "passport_verified"
+
+
+@lru_cache(maxsize=16)
+def parsed(text: str) -> TrustBundle:
+    """The bundle of a document."""
+    return parse_bundle(text.encode(), None)
 
 
 def with_field(request: ReceivedRequest, name: str, value: str | None) -> ReceivedRequest:

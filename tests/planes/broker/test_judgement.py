@@ -1,22 +1,28 @@
 """Items P8, P10 to P12 and P14 to P22: what broker and verifier say of one request, by tables and a clock that is set."""
 
 import dataclasses
+import hashlib
 import json
+import re
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.planes.broker.rig import NOW, Rig, field, more, route, with_field
+from tests.planes.broker.rig import NOW, SOURCE, Rig, field, more, route, with_field
 
-from robin.model.passport import HTTPSIG, PROFILES, TRANSCRIPT
+from robin.model.passport import HTTPSIG, PROFILES, TRANSCRIPT, Axes
 from robin.model.passport_reasons import REASONS, Refused
+from robin.planes.broker.keys import IssuerKeyPair
 from robin.planes.broker.replay import MemoryReplayStore, RateLimit
 from robin.planes.broker.responses import status_of
 from robin.wire.compact_jws import encode_base64url, render_compact
 from robin.wire.passport_keys import public_jwk
+from robin.wire.transcript import EMPTY_SHA256, Transcript, build_transcript, hash_value
+from robin.wire.trust_bundle import BundleRefused, check_routes, parse_route
 
 BODY = b'{"order_id":"ord_123"}'
 TYPE = (("content-type", "application/json"),)
 
+OF_ABC = ":ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:"
 both = pytest.mark.parametrize("profile", PROFILES)
 
 
@@ -81,6 +87,7 @@ def test_a_covered_header_changed_is_not_accepted(profile):
         ("q=%2f", "query_not_canonical"),
         ("a=2&a=10", "query_repeated_key"),
         ("a", "query_not_canonical"),
+        ("", "query_not_canonical"),
         ("a=1&", "query_not_canonical"),
         ("b=1&a=1", "query_order"),
     ],
@@ -152,6 +159,13 @@ def test_a_signature_input_outside_the_profile_is_malformed(change):
     rig = Rig()
     request = rig.signed(HTTPSIG)
     assert rig.verify(with_field(request, "signature-input", change(field(request, "signature-input")))).startswith("proof_malformed")
+
+
+def test_the_detail_of_a_refusal_holds_no_text_of_the_request():
+    rig = Rig()
+    request = rig.signed(HTTPSIG)
+    named = field(request, "signature-input").replace('"@authority"', '"@authority" "told-by-the-client"')
+    assert rig.verify(with_field(request, "signature-input", named)) == "proof_malformed/component"
 
 
 def test_a_signed_response_is_not_supported():
@@ -284,6 +298,32 @@ def test_a_bundle_decides(wanted):
     assert rig.verify(request).partition("/")[0] == wanted
 
 
+def test_a_digest_that_the_route_always_covers_is_that_of_the_body():
+    rig = Rig(route(method="POST", path_template="/orders", extra_components=["content-digest"]))
+    assert rig.verify(rig.signed(HTTPSIG, "POST", "/orders", body=b"abc"), b"abc") == "passport_verified"
+    for asked in ({}, {"body": b"abc", "fields": (("content-digest", f"sha-256={OF_ABC}"),)}):
+        with pytest.raises(Refused, match="covered_headers_mismatch"):
+            rig.signed(HTTPSIG, "POST", "/orders", **asked)
+
+
+@pytest.mark.parametrize("where", ["trust_domains", "revocations"])
+def test_a_member_that_is_not_known_is_not_passed_over_in_silence(where):
+    rig = Rig()
+    rig.document["revocations"] = [{"kind": "kid", "value": "other", "until": NOW + 60}]
+    assert rig.verify(rig.signed(TRANSCRIPT)) == "passport_verified"
+    rig.document[where][0]["not_befor"] = NOW + 60
+    with pytest.raises(BundleRefused, match="unknown member"):
+        rig.verify(rig.signed(TRANSCRIPT))
+
+
+def test_of_two_revocations_of_one_value_the_longer_one_counts():
+    rig = Rig()
+    request = rig.signed(TRANSCRIPT)
+    ends = [NOW + 60, NOW - 60]
+    rig.document["revocations"] = [{"kind": "kid", "value": rig.key.kid, "until": until} for until in ends]
+    assert rig.verify(request) == "passport_revoked/kid"
+
+
 def test_a_context_value_that_the_route_does_not_allow():
     rig = Rig(route(ctx={"allow": ["purpose", "max_txn_value"], "max_txn_value": "100.00"}))
     request = rig.signed(TRANSCRIPT, ctx={"purpose": "test", "max_txn_value": "99.5"})
@@ -291,8 +331,20 @@ def test_a_context_value_that_the_route_does_not_allow():
     with pytest.raises(Refused, match="context_mismatch") as refused:
         rig.signed(TRANSCRIPT, ctx={"max_txn_value": "100.01"})
     assert refused.value.detail == "max_txn_value"
+    for amount in ("-1", "1e1", "\u0661", "1_0", " 1", "1.", "NaN"):
+        with pytest.raises(Refused, match="context_mismatch"):
+            rig.signed(TRANSCRIPT, ctx={"max_txn_value": amount})
     with pytest.raises(Refused, match="context_mismatch"):
         rig.signed(TRANSCRIPT, ctx={"tool_name": "shell", "max_txn_value": "1"})
+
+
+def test_the_provenance_is_that_of_the_source_rule():
+    rig = Rig()
+    changed_source(provenance_policy={"required_posture": "spiffe_svid_verified"})(rig)
+    signer = {"class": "software", "identity": "none", "key_protection": "software"}
+    extension = {"route_id": "orders.read", "signer": signer, "provenance": {"posture": "none"}, "ctx": {}}
+    token = forged(rig, claims={"urn:robin:passport:v1": extension})
+    assert rig.verify(with_field(rig.signed(TRANSCRIPT), "authorization", f"Bearer {token}")) == "provenance_mismatch/posture"
 
 
 def test_another_issuers_signature_is_not_right():
@@ -339,6 +391,60 @@ def test_a_proof_from_before_the_start_could_have_been_used(profile):
     assert rig.verify(rig.signed(profile), not_before_at=NOW) == "nonce_stale/before_start"
 
 
+def test_a_proof_expires_before_it_is_stale():
+    rig = Rig()
+    request = rig.signed(HTTPSIG)
+    with_short = with_field(request, "signature-input", re.sub(r"expires=\d+", f"expires={NOW + 1}", field(request, "signature-input")))
+    rig.now = NOW + 6
+    assert rig.verify(with_short) == "proof_expired"
+    assert rig.verify(with_field(request, "signature", None)) == "proof_missing"
+
+
+def test_credentials_have_a_limit():
+    rig = Rig()
+    assert rig.verify(more(rig.signed(TRANSCRIPT), "signature", "x" * 16384)) == "header_too_large"
+
+
+SEGMENTS = {
+    True: ["a%20b", "a..b", "...", "a;b", "%2e%2e%2e", "a%3Fb", "..a"],
+    False: ["..", ".", "%2e%2E", "%252e.", "..;a", "..%3b", "..%00", "a%2Fb", "a%252fb", "a%5cb", "a\\b", "a%00", "a%2", "%", ".%23", ""],
+}
+
+
+@pytest.mark.parametrize("fits", SEGMENTS)
+def test_a_name_of_a_template_is_one_segment_for_every_server(fits):
+    rig = Rig()
+    for segment in SEGMENTS[fits]:
+        target = f"/orders/{segment}"
+        if fits:
+            assert rig.verify(rig.signed(HTTPSIG, target=target)) == "passport_verified", segment
+            continue
+        with pytest.raises(Refused, match="route_mismatch"):
+            rig.signed(HTTPSIG, target=target)
+        assert rig.verify(dataclasses.replace(rig.signed(HTTPSIG), target=target)) == "bundle_route_missing", segment
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"route_id": "a\r\nX: y"}, "not visible ASCII"),
+        ({"path_template": "/orders/x{id}"}, "path_template"),
+        ({"path_template": "/orders?a=1"}, "path_template"),
+        ({"authorities": ["Orders.example"]}, "lower case"),
+        ({"scheme": "ftp"}, "not one of its words"),
+        ({"ctx": {"max_txn_value": "1e3"}}, "max_txn_value"),
+        ({"ctx": {"allow": ["colour"]}}, "ctx.allow"),
+        ({"freshness_class": {"a": 1}}, "another type"),
+        ({"extra_components": ["@path"]}, "no field name"),
+    ],
+)
+def test_a_route_that_could_never_fit_or_would_break_a_header_is_refused(change, part):
+    with pytest.raises(BundleRefused, match=re.escape(part)):
+        parse_route(route(**change))
+    with pytest.raises(BundleRefused, match="more than 1024 routes"):
+        check_routes(tuple(parse_route(route(f"r{number}", path_template=f"/r{number}")) for number in range(1025)))
+
+
 def test_an_unauthorised_replay_is_reported_as_unauthorised():
     rig = Rig()
     request = rig.signed(HTTPSIG)
@@ -355,12 +461,19 @@ def test_junk_proofs_with_the_name_of_a_victim_use_nothing_up():
     assert rig.verify(request) == "passport_verified"
 
 
-def test_a_header_with_an_underscore_is_no_credential():
-    rig = Rig()
-    request = rig.signed(TRANSCRIPT)
-    name = "x-trustplane-nonce"
-    folded = with_field(more(request, name.replace("-", "_"), field(request, name)), name, None)
-    assert rig.verify(folded) == "passport_malformed/underscore"
+def test_a_name_that_a_service_could_take_for_a_covered_one_is_refused():
+    """CGI and WSGI read `_` and `-` as one."""
+    tenant = {"covered_headers": ["x-trustplane-nonce", "x-tenant-id"], "extra_components": ["x-tenant-id"]}
+    rig = Rig(route(), route("orders.all", path_template="/orders", **tenant))
+    for profile in PROFILES:
+        request = rig.signed(profile)
+        for name in ("x_trustplane_nonce", "x-trustplane_nonce", "workload_identity-token", "txn_token", "content_type", "content-digest"):
+            wanted = "proof_coverage_insufficient/content-digest" if profile == HTTPSIG else "passport_verified"
+            wanted = "passport_malformed/underscore" if "_" in name else wanted
+            assert rig.verify(more(request, name, "x"), consume=False) == wanted, name
+        covered = rig.signed(profile, target="/orders", fields=(("x-tenant-id", "1"),))
+        assert rig.verify(more(covered, "x_tenant-id", "2")) == "passport_malformed/underscore"
+        assert rig.verify(more(covered, "x_other", "2")) == "passport_verified"
 
 
 @pytest.mark.parametrize(
@@ -395,7 +508,8 @@ def test_the_rate_of_one_user_is_not_that_of_another():
 
 
 def test_a_bundle_with_a_self_issued_key_admits_only_its_own_subject():
-    rig = Rig()
+    """Item P4; the public SDK shows the same in tests/real."""
+    rig = Rig(route(allowed_sources=[SOURCE, {**SOURCE, "issuer": "https://self.example"}]))
     key = Ed25519PrivateKey.generate()
     jwk = {**public_jwk(key), "kid": "self-1", "alg": "EdDSA"}
     issuer = rig.issuer_entry(cap="none", iss="https://self.example", kind="self", keys=[jwk], subject_exact="spiffe://example.org/agent")
@@ -407,5 +521,37 @@ def test_a_bundle_with_a_self_issued_key_admits_only_its_own_subject():
     token = forged(rig, {"kid": "self-1"}, claims)
     request = with_field(rig.signed(TRANSCRIPT), "authorization", f"Bearer {token}")
     assert rig.verify(request) == "passport_signature_invalid"  # signed by the broker's key, not by its own
+    broker, rig.key = rig.key, IssuerKeyPair(kid="self-1", status="active", created=NOW, since=NOW, key=key)
+    passport = {"x-trustplane-nonce": "nonce-of-mine", "authorization": f"Bearer {forged(rig, claims=claims)}"}
+    built = build_transcript(
+        Transcript(
+            method="GET",
+            scheme="https",
+            authority="orders.example",
+            path="/orders/1",
+            query="",
+            audience="orders-api",
+            route_id="orders.read",
+            content_encoding="identity",
+            headers=(("x-trustplane-nonce", hash_value("nonce-of-mine")),),
+            body_sha256=EMPTY_SHA256,
+            jti="jti-1",
+            nonce="nonce-of-mine",
+            issued_at=NOW,
+            key_binding="software",
+        )
+    )
+    digest = hashlib.sha256(built)
+    passport |= {"x-trustplane-transcript-sha256": digest.hexdigest(), "x-trustplane-body-sha256": EMPTY_SHA256}
+    passport["x-trustplane-proof"] = encode_base64url(key.sign(digest.digest()))
+    own = dataclasses.replace(request, fields=tuple(passport.items()))
+    assert rig.verify(own) == "passport_verified"
+    assert rig.found.credited == Axes()
+    issuers = rig.document["trust_domains"][0]["issuers"]
+    assert rig.verify(own) == "jti_replay"
+    removed = issuers.pop()
+    assert rig.verify(own) == "passport_untrusted_key/unknown_key"
+    issuers.append(removed)
+    rig.key = broker
     other = forged(rig, {"kid": "self-1"}, {**claims, "sub": "spiffe://example.org/other"})
     assert rig.verify(with_field(request, "authorization", f"Bearer {other}")) == "passport_untrusted_key/self_issued"

@@ -1,6 +1,6 @@
 """Items P1, P5 and P6 of the specification: published vectors and check values, byte for byte.
 
-The files of others are read from the folder that ROBIN_VECTORS names, or from `shared/vectors` beside the repository; they are not copied.
+Files of others are read from the folder that INTEROP_VECTORS names, or from `shared/vectors` beside the repository; they are not copied.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from robin.wire.compact_jws import encode_base64url, parse_compact
 from robin.wire.passport_keys import from_raw, parse_public
 from robin.wire.transcript import EMPTY_SHA256, Transcript, build_transcript, hash_value, normalize_query
 
-VECTORS = Path(os.environ.get("ROBIN_VECTORS") or Path(__file__).parents[4] / "shared" / "vectors")
+VECTORS = Path(os.environ.get("INTEROP_VECTORS") or Path(__file__).parents[4] / "shared" / "vectors")
 
 
 def vector(name: str) -> str:
     path = VECTORS / name
     if not path.exists():
-        pytest.skip(f"{path} is not here: set ROBIN_VECTORS to the folder with the vectors of others")
+        pytest.skip(f"{path} is not here: set INTEROP_VECTORS to the folder with the vectors of others")
     return path.read_text()
 
 

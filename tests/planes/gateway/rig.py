@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import datetime
 import json
+import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from robin.testing.waiting import eventually
 from robin.transport.clock import SystemClock
 
 TIMEOUT_S = 20.0
+WATCHED = (sys.executable, str(Path(__file__).with_name("watched.py")))
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Origin:
     octets: int = 0
     banner: bytes = b""
     answer: bytes = b"HTTP/1.1 200 OK\r\n"
+    source: int = 0  # octets of the body of /down
+    sent: int = 0
     gate: asyncio.Event | None = None  # an answer waits for it
     server: asyncio.Server | None = None
 
@@ -42,16 +47,31 @@ class Origin:
                 writer.write(self.banner)
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)\r\nContent-Length: (\d+)", head)
+                left = 0 if length is None else int(length[1])
+                while left and (piece := await reader.read(min(left, 1 << 18))):
+                    left -= len(piece)
                 self.octets += len(head)
                 self.requests.append(head)
                 if self.gate is not None:
                     await self.gate.wait()
+                if self.source and b"/down " in head:
+                    await self.pour(writer)
+                    continue
                 writer.write(self.answer + b"Content-Length: %d\r\n\r\n" % len(head) + head)
                 await writer.drain()
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
             writer.close()
+
+    async def pour(self, writer: asyncio.StreamWriter) -> None:
+        """A body of `source` octets."""
+        writer.write(self.answer + b"Content-Length: %d\r\n\r\n" % self.source)
+        for _ in range(self.source >> 16):
+            writer.write(bytes(1 << 16))
+            self.sent += 1 << 16
+            await writer.drain()
 
     async def start(self, context: ssl.SSLContext | None = None) -> "Origin":
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=context)
@@ -146,6 +166,7 @@ class Rig:
     plain: Origin
     address: str
     admin: str
+    listeners: list[str]
     clients: list[Client] = field(default_factory=list)
 
     async def client(self) -> Client:
@@ -167,6 +188,29 @@ class Rig:
             return await client.ask(f"GET {url} HTTP/1.1", f"Host: {authority}", *lines)
         finally:
             client.writer.close()
+
+    @property
+    def dials(self) -> list[tuple[str, int]]:
+        """Every TCP connection that the gateway has begun, whatever came of it."""
+        lines = (self.folder / "dials").read_text().split()
+        return list(zip(lines[::2], map(int, lines[1::2]), strict=True))
+
+    async def page(self, path: str, address: str = "") -> tuple[int, bytes]:
+        """Status and body of a page of the admin listener, or of another."""
+        host, _, port = (address or self.admin).rpartition(":")
+        client = Client(*await asyncio.open_connection(host, int(port)))
+        try:
+            status, _, body = await client.ask(f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close")
+            return status, body
+        finally:
+            client.writer.close()
+
+    async def metrics(self, name: str) -> dict[str, float]:
+        """The series of a metric now: labels (without `plane`) and value."""
+        _, body = await self.page("/metrics")
+        lines = [line for line in body.decode().splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+        pairs = [line[len(name) :].rsplit(" ", 1) for line in lines]
+        return {labels.replace('plane="gateway"', "").strip("{},"): float(value) for labels, value in pairs}
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -191,22 +235,34 @@ async def running(
     hosts: dict[str, list[str]] | None = None,
     answers: dict[str, list[Any]] | None = None,
     leaf: Leaf | None = None,
+    pki: CertificateAuthority | None = None,
+    origin_context: ssl.SSLContext | None = None,
     bridge: bool = True,
+    ready: bool = True,
+    ports: dict[str, int] | None = None,
+    prepare: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Rig]:
-    """A gateway with these rules. In their text `TLS` and `PLAIN` stand for the ports of the origins a.test and b.test."""
-    pki = CertificateAuthority(folder / "pki")
-    leaf = leaf or pki.issue("a.test", "b.test", "127.0.0.1")
-    tls, plain = await Origin().start(leaf.server_context(alpn=("http/1.1",))), await Origin().start()
+    """A gateway with these rules; `ready`: it is waited for. The ports `TLS` and `PLAIN` stand for those of the two origins, also in the
+    upstreams of routes, and more names for `ports` of this machine.
+
+    `prepare` is called with the port of a.test before the gateway is started.
+    """
+    pki = pki or CertificateAuthority(folder / "pki")
+    if origin_context is None:
+        leaf = leaf or pki.issue("a.test", "b.test", "127.0.0.1")
+        origin_context = leaf.server_context(alpn=("http/1.1",))
+    tls, plain = await Origin().start(origin_context), await Origin().start()
     loop = asyncio.get_running_loop()
     transport, names = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
     names.names |= answers or {}
     slot = folder / "ca"
     slot.mkdir()
+    (folder / "dials").touch()
     certificate, key = make_authority("robin-bridge-ca-test", days=30, permit_dns=[], now=wall_now())
     (slot / "tls.crt").write_bytes(certificate)
     (slot / "tls.key").touch(mode=0o600)
     (slot / "tls.key").write_bytes(key)
-    ports = {"TLS": tls.port, "PLAIN": plain.port}
+    ports = {"TLS": tls.port, "PLAIN": plain.port, **(ports or {})}
     listener = {"name": "proxy", "listen": "127.0.0.1:0", **(listener or {})}
     document = {
         "listeners": [listener],
@@ -217,18 +273,22 @@ async def running(
         "addresses": {
             "resolver": [f"127.0.0.1:{names.port}"],
             "hosts": {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"], **(hosts or {})},
-            "unsafe_loopback": [f"127.0.0.1:{tls.port}", f"127.0.0.1:{plain.port}"],
+            "unsafe_loopback": [f"127.0.0.1:{port}" for port in ports.values()],
         },
         **({"bridge": {"slots": {"a": str(slot)}}} if bridge else {}),
     }
     for key_, value in (section or {}).items():
         document[key_] = {**document[key_], **value} if isinstance(value, dict) and key_ in document else value
+    for route in document.get("routes", ()):
+        route["upstream"] = re.sub("TLS|PLAIN", lambda found: str(ports[found[0]]), route["upstream"])
+    prepare(tls.port)
     file = folder / "robin.yaml"
     file.write_text(json.dumps({"version": 1, "gateway": document}, indent=1))  # JSON is YAML without aliases
     try:
-        async with RobinProcess("gateway", "--config", str(file)) as robin:
+        async with RobinProcess("gateway", "--config", str(file), settings={"DIALS": str(folder / "dials")}, program=WATCHED) as robin:
             listening = await robin.event("listening")
-            await robin.event("started")
+            if ready:
+                await robin.event("started")
             rig = Rig(
                 folder=folder,
                 robin=robin,
@@ -239,6 +299,7 @@ async def running(
                 plain=plain,
                 address=listening["listen"][0],
                 admin=listening["admin"][0],
+                listeners=[*listening["listen"], *listening["admin"]],
             )
             try:
                 yield rig
@@ -249,6 +310,48 @@ async def running(
         for origin in (tls, plain):
             assert origin.server is not None
             origin.server.close()
+
+
+def code_of(response: tuple[int, dict[str, list[str]], bytes]) -> tuple[int, str]:
+    """Status and code of a refusal, which stands in Proxy-Status and in the problem body alike (E52)."""
+    status, fields, body = response
+    problem = json.loads(body)
+    assert problem["type"] == f"urn:robin:fault:{problem['code']}"
+    assert f'details="{problem["code"]}"' in fields["proxy-status"][0]
+    assert fields["proxy-status"][0].startswith("robin-gateway; ")
+    assert fields["cache-control"] == ["no-store"]
+    return status, problem["code"]
+
+
+def client_hello(name: str, *, padding: int = 0, ech: bool = False) -> bytes:
+    """The first flight of a client as OpenSSL writes it, as one record; `padding` makes it longer, as new key shares do.
+
+    `ech`: with an extension that says that there is an encrypted ClientHello.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if padding:
+        context.set_alpn_protocols(["http/1.1", *("x" * 200 for _ in range(padding // 200))])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name or None)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outgoing.read()
+    return _with_ech(hello) if ech else hello
+
+
+def _with_ech(hello: bytes) -> bytes:
+    """One more extension at the end; every length around it grows."""
+    more = b"\xfe\x0d\x00\x04\x00\x00\x01\x00"
+    at = 5 + 4 + 2 + 32
+    at += 1 + hello[at]  # session id
+    at += 2 + int.from_bytes(hello[at : at + 2], "big")  # cipher suites
+    at += 1 + hello[at]  # compression methods
+    size = int.from_bytes(hello[at : at + 2], "big") + len(more)
+    message = hello[9:at] + size.to_bytes(2, "big") + hello[at + 2 :] + more
+    body = b"\x01" + len(message).to_bytes(3, "big") + message
+    return hello[:3] + len(body).to_bytes(2, "big") + body
 
 
 def wall_now() -> datetime.datetime:

@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cryptography import x509
 from robin.model.faults import Fault
 from robin.planes.gateway.authority import BridgeAuthority, CaInvalid, load_ca, mint_leaf
 from robin.planes.gateway.new_authority import make_authority
+from robin.planes.gateway.rejections import Rejections
 from robin.testing.manual_clock import ManualClock
 from robin.transport.clock import SystemClock
 
@@ -40,6 +42,54 @@ def test_a_leaf_is_for_one_host_and_openssl_accepts_it(tmp_path: Path, host: str
     arguments = [openssl, "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(tmp_path / "ca" / "tls.crt")]
     done = subprocess.run([*arguments, str(tmp_path / "leaf.pem")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("host", ["a.test", "10.1.2.3", "2001:db8::1", "a" * 60 + "." + "b" * 20 + ".test"])
+def test_a_strict_client_accepts_a_leaf(tmp_path: Path, host: str) -> None:  # E31: what Python 3.13 does by default
+    folder = slot(tmp_path / "ca")
+    authority = BridgeAuthority(folder, ttl_s=86400, contexts=4, per_second=1000, wall=SystemClock().wall)
+    client = ssl.create_default_context(cafile=f"{folder}/tls.crt")
+    client.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    ends = [(ssl.MemoryBIO(), ssl.MemoryBIO()) for _ in range(2)]
+    shown = authority.context(host).wrap_bio(*ends[0], server_side=True)
+    seen = client.wrap_bio(*ends[1], server_hostname=host)
+    done = 0
+    while done < 2:
+        done = 0
+        for tls, (_, outgoing), (incoming, _) in ((seen, ends[1], ends[0]), (shown, ends[0], ends[1])):
+            try:
+                tls.do_handshake()
+                done += 1
+            except ssl.SSLWantReadError:
+                pass
+            incoming.write(outgoing.read())
+    assert seen.version() == "TLSv1.3"
+
+
+def test_the_cache_of_leaves_is_bounded_and_the_ones_used_last_are_in_it(tmp_path: Path) -> None:  # E32
+    authority = BridgeAuthority(slot(tmp_path / "ca"), ttl_s=86400, contexts=1024, per_second=1_000_000, wall=SystemClock().wall)
+    for index in range(2000):
+        authority.context(f"h{index}.test")
+    for index in range(2000 - 1024, 2000):
+        authority.context(f"h{index}.test")
+    assert (authority.mints, authority.hits) == (2000, 1024)
+    authority.context("h0.test")
+    assert authority.mints == 2001
+
+
+def test_no_more_is_signed_in_a_second_than_the_limit_allows_and_for_one_caller_half_of_it(tmp_path: Path) -> None:
+    clock = ManualClock(wall=SystemClock().wall())
+    authority = BridgeAuthority(slot(tmp_path / "ca"), ttl_s=86400, contexts=16, per_second=4, wall=clock.wall)
+    for index, caller in enumerate(["one", "one", "other", "third"]):
+        authority.context(f"h{index}.test", caller)
+        if index == 1:
+            with pytest.raises(Fault, match="limit_mints"):
+                authority.context("h9.test", "one")
+    with pytest.raises(Fault, match="limit_mints"):
+        authority.context("h4.test", "fourth")
+    authority.context("h0.test", "one")  # what is there costs nothing
+    clock.advance(1)
+    authority.context("h4.test", "one")
 
 
 def test_one_host_is_signed_once_and_hosts_that_were_not_used_are_forgotten(tmp_path: Path) -> None:  # E32
@@ -73,3 +123,24 @@ def test_a_pair_that_does_not_match_is_no_ca(tmp_path: Path) -> None:
     shutil.copy(f"{other}/tls.key", f"{one}/tls.key")
     with pytest.raises(CaInvalid):
         load_ca(one)
+
+
+class Lines:
+    """Keeps the events that are written."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[object, object]] = []
+
+    def warning(self, _event: str, **fields: object) -> None:
+        self.seen.append((fields["caller"], fields["count"]))
+
+
+def test_rejections_of_one_caller_are_one_line_a_second_with_their_count() -> None:  # E28
+    clock, lines = ManualClock(), Lines()
+    rejections = Rejections(lines, clock.monotonic)  # type: ignore[arg-type]
+    for _ in range(100):
+        rejections.note("local", "unknown_ca", "00")
+    rejections.note("unix:7", "unknown_ca", "00")
+    clock.advance(1.0)
+    rejections.note("local", "unknown_ca", "00")
+    assert lines.seen == [("local", 1), ("unix:7", 1), ("local", 100)]

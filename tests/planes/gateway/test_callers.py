@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.planes.gateway.rig import Rig, running
-from tests.planes.gateway.test_forward import code_of
+from tests.grants.proxied import Answering, reply
+from tests.planes.gateway.rig import Rig, code_of, running
 
 from robin.testing.authority import IdentityAuthority, base64url
 from robin.testing.waiting import eventually
@@ -19,6 +19,10 @@ from robin.testing.waiting import eventually
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AUTHORITY = IdentityAuthority()
+FETCHED = {name: IdentityAuthority(issuer=f"https://{name}.test") for name in ("rotating", "quiet")}
+KEYS: dict[bytes, object] = {f"/{name}".encode(): one.jwks() for name, one in FETCHED.items()}
+"""What the URL of each key set serves."""
+SERVER = Answering(lambda request: reply(200, json.dumps(KEYS[request.target]).encode(), b"Content-Type: application/json"))
 RULES = [
     {
         "name": "agents",
@@ -27,7 +31,7 @@ RULES = [
         "schemes": ["http"],
         "callers": ["k8s:demo/*", "spiffe://robin.test/ns/**"],
     },
-    {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge"},
+    {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge", "upgrade": ["websocket"]},
 ]
 
 
@@ -44,7 +48,12 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
             {"name": "none", "kind": "oidc", **common, "issuer": "https://none.test", "jwks": {"file": str(folder / "absent.json")}},
         ]
     }
-    async with running(folder, RULES, section=section, listener={"auth": "jwt", "issuers": ["cluster", "mesh", "none"]}) as rig:
+    listener = {"auth": "jwt", "issuers": ["cluster", "mesh", "none", "rotating", "quiet"]}
+    await SERVER.start()
+    for name, wait in (("rotating", "1s"), ("quiet", "1h")):
+        jwks = {"url": f"{SERVER.url}/{name}", "min_refetch": wait}
+        section["issuers"].append({"name": name, "kind": "oidc", **common, "issuer": f"https://{name}.test", "jwks": jwks})
+    async with running(folder, RULES, section=section, listener=listener, ready=False) as rig:
         yield rig
 
 
@@ -125,6 +134,26 @@ async def test_bearer_and_basic_give_one_caller_and_no_other_user_name_does(rig:
     assert code_of(await rig.get(url + "/", f"Proxy-Authorization: Basic {other}")) == (407, "caller_token_invalid")
 
 
+async def test_a_websocket_handshake_has_no_token_for_the_gateway_and_needs_a_rule_that_lists_it(rig: Rig) -> None:  # E4, E44
+    token = AUTHORITY.service_account_token(audience="robin-gateway")
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+    own = f"b.test:{rig.plain.port}"
+    client = await rig.client()
+    refused = await client.ask(f"GET http://{own}/ws HTTP/1.1", f"Host: {own}", *upgrade, bearer(token))
+    assert code_of(refused) == (403, "upgrade_denied")
+    record = await rig.record("gateway.decision", code="upgrade_denied")
+    assert record["op"] == "upgrade"
+    own = f"a.test:{rig.tls.port}"
+    client = await rig.client()
+    assert (await client.connect(own, bearer(token)))[0] == 200
+    await client.start_tls("a.test", rig.ca_file)
+    status, _, body = await client.ask("GET /ws HTTP/1.1", f"Host: {own}", *upgrade, bearer(token), "Authorization: Bearer x")
+    assert status == 200  # an origin that does not switch
+    assert b"Upgrade: websocket" in body
+    assert b"uthorization" not in body
+    assert (await rig.record("gateway.decision", path="/ws", host="a.test"))["op"] == "upgrade"
+
+
 async def test_a_spiffe_id_is_a_caller_and_rules_know_it_by_a_pattern(rig: Rig) -> None:
     url = f"http://b.test:{rig.plain.port}"
     assert (await rig.get(f"{url}/svid", bearer(AUTHORITY.jwt_svid(audience="mesh"))))[0] == 200
@@ -163,17 +192,36 @@ async def test_a_token_that_expires_in_a_bridge_ends_it_after_the_running_exchan
 
 async def test_a_unix_peer_that_is_not_listed_is_closed_unread_and_one_that_is_has_its_uid_as_id(tmp_path: Path) -> None:  # E6
     rules = [{"name": "plain", "hosts": ["b.test"], "ports": ["PLAIN"], "schemes": ["http"]}]
-    for uids, served in (([os.getuid()], True), ([4242], False)):
-        folder = tmp_path / str(served)
-        folder.mkdir()
-        listener = {"listen": f"unix:{folder}/p.sock", "auth": "unix", "uids": uids}
-        async with running(folder, rules, listener=listener, bridge=False) as rig:
-            client = await rig.client()
-            if served:
-                status, _, _ = await client.ask(f"GET http://b.test:{rig.plain.port}/u HTTP/1.1", f"Host: b.test:{rig.plain.port}")
-                assert status == 200
-                record = await rig.record("gateway.decision", path="/u")
-                assert record["caller"]["id"] == f"unix:{os.getuid()}"
-            else:
-                assert await client.rest() == b""
-                await rig.record("gateway.close", fault="peer_denied")
+    sockets = {"ours": [os.getuid()], "others": [4242]}
+    listeners = [{"name": name, "listen": f"unix:{tmp_path}/{name}", "auth": "unix", "uids": uids} for name, uids in sockets.items()]
+    async with running(tmp_path, rules, section={"listeners": listeners}, bridge=False) as rig:
+        client = await rig.client()
+        status, _, _ = await client.ask(f"GET http://b.test:{rig.plain.port}/u HTTP/1.1", f"Host: b.test:{rig.plain.port}")
+        assert status == 200
+        assert (await rig.record("gateway.decision", path="/u"))["caller"]["id"] == f"unix:{os.getuid()}"
+        rig.address = f"unix:{tmp_path}/others"
+        client = await rig.client()
+        assert await client.rest() == b""
+        assert (await rig.record("gateway.decision", code="peer_denied"))["why"] == "uid"
+        await rig.record("gateway.close", fault="peer_denied")
+
+
+async def test_keys_are_fetched_anew_for_an_unknown_one_but_not_for_each_and_outlast_their_url(rig: Rig) -> None:  # E8
+    async def code(name: str) -> tuple[int, str]:
+        token = FETCHED[name].sign(_claims(iss=FETCHED[name].issuer))
+        return code_of(await rig.get(f"http://b.test:{rig.plain.port}/", bearer(token)))
+
+    accepted = (403, "rule_default")  # a caller that is known, and that no rule has
+    assert (await code("rotating"), await code("quiet")) == (accepted, accepted)
+    FETCHED["rotating"].rotate_key()
+    KEYS[b"/rotating"] = FETCHED["rotating"].jwks()
+    async with asyncio.timeout(20):
+        while (found := await code("rotating")) != accepted:  # at most one fetch a second
+            assert found == (407, "caller_token_invalid")
+            await asyncio.sleep(0.1)
+    for _ in range(100):
+        FETCHED["quiet"].rotate_key()
+        assert await code("quiet") == (407, "caller_token_invalid")
+    assert [one.target for one in SERVER.seen].count(b"/quiet") == 1
+    await SERVER.close()
+    assert await code("rotating") == accepted

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -35,6 +35,18 @@ POLICY: dict[str, Any] = {
     "agents": {"a": {"identities": ["token"], "rules": [RULE]}, "b": {"identities": ["token"], "rules": []}},
 }
 PODS = "/api/v1/namespaces/shop/pods"
+TOKEN = "/api/v1/namespaces/robin-system/serviceaccounts/robin-agent/token"
+WEBSOCKET = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+
+
+class Gate(asyncio.Event):
+    """One of `ApiServer.gates`, which shows that a request has come to it."""
+
+    reached = False
+
+    async def wait(self) -> Literal[True]:
+        self.reached = True
+        return await super().wait()
 
 
 class Answer:
@@ -105,6 +117,18 @@ class Bed:
         writer.close()
         return Answer(octets)
 
+    async def page(self, path: str) -> Answer:
+        """A page of the admin listener."""
+        reader, writer = await asyncio.open_connection(*self.admin.split(":"))
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        octets = await asyncio.wait_for(reader.read(-1), 20)
+        writer.close()
+        return Answer(octets)
+
+    async def scrape(self) -> str:
+        """The metrics."""
+        return (await self.page("/metrics")).body.decode()
+
     async def wait_records(self, event: str, count: int) -> list[dict[str, Any]]:
         """The records of an event once there are so many: those of refusals and ends are written in a moment."""
         await eventually(lambda: len(self.records(event)) >= count)
@@ -127,6 +151,8 @@ def bed(tmp_path: Path) -> Callable[..., Any]:
         policy: dict[str, Any] = POLICY,
         flags: tuple[str, ...] = (),
         wait: str = "started",
+        cluster_down: bool = False,
+        gates: dict[str, asyncio.Event] | None = None,
         **changed: Any,
     ) -> AsyncIterator[Bed]:
         authority = CertificateAuthority(tmp_path / "cluster")
@@ -134,6 +160,9 @@ def bed(tmp_path: Path) -> Callable[..., Any]:
         (tmp_path / "policy.yaml").write_text(json.dumps(policy))
         context = authority.issue("localhost").server_context()
         async with ApiServer(tls=context, bootstrap="bootstrap-1", rules=rules) as api:
+            api.gates.update(gates or {})
+            if cluster_down:
+                api.replies["/version"] = b"HTTP/1.1 503 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             section: dict[str, Any] = {
                 "listen": "127.0.0.1:0",
                 "state_dir": str(tmp_path / "state"),

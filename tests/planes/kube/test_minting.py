@@ -8,6 +8,7 @@ import ssl
 import pytest
 from tests.planes.kube.conftest import ACCOUNT, MINTS, PODS, READS
 
+from robin.planes.kube.minting import MintSettings
 from robin.testing.api_server import Allow, ApiServer
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.process import RobinProcess
@@ -30,12 +31,9 @@ async def test_ttl_is_soft_and_600_seconds_are_asked_for(bed):
         assert specs(parts.api)[-1] == {"expirationSeconds": 600}  # no key `audiences`, no boundObjectRef
 
 
-@pytest.mark.parametrize(("ttl", "asked"), [("600s", 600), ("3606s", 3606), ("3607s", 3608), ("86400s", 86400)])
-async def test_what_is_asked_for_is_never_below_600_nor_the_number_with_a_meaning(bed, ttl: str, asked: int):
-    async with bed(credentials={"jit": {**JIT, "ttl": ttl, "max_ttl": "24h"}}) as parts:
-        answer = await parts.ask(f"GET {PODS}")
-        assert answer.status == 200, answer.body
-        assert specs(parts.api)[-1]["expirationSeconds"] == asked
+async def test_what_is_asked_for_is_never_below_600_nor_the_number_with_a_meaning():
+    asked = [MintSettings(namespace="n", service_account="a", ttl_s=float(ttl_s)).asked_s for ttl_s in range(60, 86401)]
+    assert asked == [3608 if ttl_s == 3607 else max(600, ttl_s) for ttl_s in range(60, 86401)]
 
 
 async def test_a_token_for_a_wrong_audience_is_a_gateway_error_and_never_a_401(bed):
@@ -155,17 +153,37 @@ async def test_a_client_certificate_that_mints_does_not_carry_requests(bed, tmp_
             assert (users["token"], users["pods"]) == ("masters", ACCOUNT)
 
 
-async def test_a_cluster_that_is_not_there_yet_is_waited_for_and_nothing_is_minted_before_the_checks(bed):
-    async with bed(cluster={"url": "https://localhost:1", "bootstrap": {"token_file": "/nonexistent"}}, wait="startup_checks") as parts:
-        reader, writer = await asyncio.open_connection(*parts.admin.split(":"))
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(-1), 10)
-        assert b" 503 " in answer.partition(b"\r\n")[0]
-        assert b"S2" in answer or b"S1" in answer
-        writer.close()
+@pytest.mark.parametrize(
+    ("token_file", "code", "shown"),
+    [
+        ("/nonexistent", "S2:no_token", "cluster.bootstrap.token_file (/nonexistent) holds no token of Robin's own; name one"),
+        ("{bootstrap}", "S1:connect_refused", "the API server does not answer"),
+    ],
+)
+async def test_a_cluster_that_is_not_there_yet_is_waited_for_and_nothing_is_minted_before_the_checks(
+    bed, tmp_path, token_file: str, code: str, shown: str
+):
+    own = {"token_file": token_file.format(bootstrap=tmp_path / "bootstrap")}
+    async with bed(cluster={"url": "https://localhost:1", "bootstrap": own}, wait="startup_checks") as parts:
+        detail = (await parts.robin.event("startup_checks"))["detail"]
+        assert detail.startswith(f"{code}: ")
+        assert shown in detail
+        ready = await parts.page("/readyz")
+        assert (ready.status, ready.json["reasons"][-1]) == (503, code)
         assert (await parts.ask(f"GET {PODS}")).code == "kube.mint_unavailable"
 
 
-async def test_a_decision_that_cannot_be_written_is_not_carried_out(bed):
-    async with bed(audit={"file": "/dev/full"}, wait="") as parts:
-        assert await parts.robin.returned() in (1, 3)  # an audit that never worked ends the start
+@pytest.mark.parametrize(
+    ("name", "octets", "shown"),
+    [
+        ("nope", None, "robin: kube.cluster.ca_file: {path}: No such file or directory; name a PEM file that can be read"),
+        ("bad", b"x", "robin: kube.cluster.ca_file ({path}): not a usable PEM bundle; give PEM files that fit"),
+    ],
+)
+async def test_a_tls_file_that_cannot_be_used_is_named_with_its_key(bed, tmp_path, name: str, octets: bytes | None, shown: str):
+    path = tmp_path / name
+    if octets is not None:
+        path.write_bytes(octets)
+    async with bed(cluster={"url": "https://localhost:1", "ca_file": str(path)}, wait="") as parts:
+        assert await parts.robin.returned() == 2
+        assert parts.robin.stderr[-1] == shown.format(path=path)

@@ -1,15 +1,12 @@
 """Requests of agents through a real `robin kube`: who they are, what goes on, what comes back, what is refused."""
 
 import asyncio
-import contextlib
 import json
 
 import pytest
-from tests.planes.kube.conftest import ACCOUNT, PODS
+from tests.planes.kube.conftest import ACCOUNT, PODS, WEBSOCKET
 
 pytestmark = pytest.mark.asyncio
-
-WEBSOCKET = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 
 
 async def test_each_request_is_sent_with_a_token_of_its_own_and_refused_ones_mint_none(bed):
@@ -185,32 +182,35 @@ async def test_an_exec_switches_to_a_websocket_without_the_login_among_its_subpr
         assert (decided["command"], decided["tier"], decided["verb"]) == (["id", "-u"], 4, "get")
 
 
-@pytest.mark.parametrize(
-    ("reply", "status", "code"),
-    [
-        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", 502, "kube.upstream_redirect"),
-        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", 502, "kube.upstream_unauthorized"),
-        (b"", 504, "kube.upstream_timeout"),
-        (b"nonsense\r\n\r\n", 502, "kube.upstream_protocol"),
-    ],
-)
-async def test_what_the_api_server_may_not_answer_is_a_gateway_error_that_no_client_repeats(bed, reply: bytes, status: int, code: str):
+async def test_a_spdy_exec_by_post_switches_and_what_stands_behind_the_101_arrives(bed):
     async with bed() as parts:
-        parts.api.replies["/api/v1/namespaces/shop/configmaps"] = reply
-        answer = await parts.ask("POST /api/v1/namespaces/shop/configmaps", "Content-Type: application/json", body=b"{}")
-        assert (answer.status, answer.code) == (status, code)
-        assert "retry-after" not in answer.fields
-        assert len([event for event in parts.api.events if event.target.endswith("/configmaps")]) == 1
-
-
-async def test_a_session_ends_with_what_allowed_it(bed):
-    rule = {"name": "short", "namespaces": ["shop"], "tiers": {"0": "allow"}, "max_session": "1s"}
-    async with bed(policy={"version": 1, "agents": {"a": {"rules": [rule]}}}) as parts:
+        switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: SPDY/3.1\r\nConnection: Upgrade\r\n"
+        parts.api.replies[f"{PODS}/web-0/exec"] = switch + b"X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n\x80\x03frames"
+        fields = ("Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io", "X-Other: 1")
         reader, writer = await parts.connect()
-        writer.write(f"GET {PODS}?watch=1 HTTP/1.1\r\nHost: robin\r\n\r\n".encode())
-        with contextlib.suppress(OSError):  # the connection is reset: what came must not look like the whole
-            await asyncio.wait_for(reader.read(-1), 20)
-            await asyncio.wait_for(reader.read(-1), 20)
+        writer.write("\r\n".join([f"POST {PODS}/web-0/exec?command=id HTTP/1.1", "Host: robin", *fields]).encode() + b"\r\n\r\n")
+        octets = await asyncio.wait_for(reader.readuntil(b"frames"), 20)
         writer.close()
-        (done,) = await parts.wait_records("request.done", 1)
-        assert (done["end_reason"], done["duration_ms"] >= 900) == ("max_session", True)
+        assert octets.startswith(b"HTTP/1.1 101 ")
+        assert b"x-stream-protocol-version: v4" in octets.lower()
+        sent = parts.api.events[-1].fields
+        assert (sent["upgrade"].lower(), sent["x-stream-protocol-version"], "x-other" in sent) == ("spdy/3.1", "v4.channel.k8s.io", False)
+
+
+ANSWERS = [
+    (b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", 502, "kube.upstream_redirect"),
+    (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", 502, "kube.upstream_unauthorized"),
+    (b"", 504, "kube.upstream_timeout"),
+    (b"nonsense\r\n\r\n", 502, "kube.upstream_protocol"),
+]
+
+
+async def test_what_the_api_server_may_not_answer_is_a_gateway_error_that_no_client_repeats(bed):
+    async with bed() as parts:
+        for reply, status, code in ANSWERS:
+            parts.api.events.clear()
+            parts.api.replies["/api/v1/namespaces/shop/configmaps"] = reply
+            answer = await parts.ask("POST /api/v1/namespaces/shop/configmaps", "Content-Type: application/json", body=b"{}")
+            assert (answer.status, answer.code) == (status, code)
+            assert "retry-after" not in answer.fields
+            assert len([event for event in parts.api.events if event.target.endswith("/configmaps")]) == 1

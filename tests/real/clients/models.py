@@ -192,5 +192,10 @@ def _message_events(words: list[str]) -> list[bytes]:
     return [_event(event["type"], event) for event in events]
 
 
+def rendered(path: str, said: str | list[str]) -> Any:
+    """What the API of this path responds: a document for a text, events for words."""
+    return _WHOLE[path](said) if isinstance(said, str) else _EVENTS[path](said)
+
+
 _WHOLE = {"/v1/chat/completions": _chat, "/v1/responses": _response, "/v1/messages": _message}
 _EVENTS = {"/v1/chat/completions": _chat_events, "/v1/responses": _response_events, "/v1/messages": _message_events}

@@ -6,19 +6,32 @@ A token whose key is not in the bundle makes it fetch the bundle once more, as a
 import asyncio
 import contextlib
 import json
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from tests.real.parts.spiffe import SpiffeDomain, WorkloadApiRefused
+from tests.real.parts.spiffe import WorkloadApiRefused
 from tests.real.parts.upstream import Verdict
 
 ANSWER_TIMEOUT_S = 30.0
 
 
+class TrustDomain(Protocol):
+    """Whose tokens are judged: its name, a folder for the bundle, and where the bundle comes from."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def trust_domain(self) -> str: ...
+    @property
+    def ask_program(self) -> Path: ...
+    def fetch_bundle(self) -> Any: ...
+
+
 class BundleJudge:
     """`async with BundleJudge(domain, audience=...) as judge:`; the child ends with its stdin."""
 
-    def __init__(self, domain: SpiffeDomain, *, audience: str) -> None:
+    def __init__(self, domain: TrustDomain, *, audience: str) -> None:
         self._domain = domain
         self._audience = audience
         self._file = domain.folder / "followed-bundle.json"

@@ -20,23 +20,26 @@ ERROR_TAIL_LINES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoModule:
-    """A folder under tests/real/go, and the commands that it builds: file name -> package."""
+    """A folder under tests/real/go (`name`, unless `source` names another), and the commands that it builds: file name -> package."""
 
     name: str
     version: str
     commands: dict[str, str]
     ldflags: str = "-s -w"
+    tags: str = ""
     cgo: bool = False
+    source: str = ""
 
     @property
     def folder(self) -> Path:
-        return MODULES / self.name
+        return MODULES / (self.source or self.name)
 
     @property
     def title(self) -> str:
         return f"{self.name} {self.version}"
 
 
+_KUBERNETES_LDFLAGS = f"-s -w -X k8s.io/component-base/version.gitVersion=v{versions.KUBERNETES}"
 KUBERNETES = GoModule(
     name="kubernetes",
     version=versions.KUBERNETES,
@@ -45,8 +48,36 @@ KUBERNETES = GoModule(
         "kubectl": "k8s.io/kubernetes/cmd/kubectl",
         "kube-project": "./projected",
     },
-    ldflags=f"-s -w -X k8s.io/component-base/version.gitVersion=v{versions.KUBERNETES}",
+    ldflags=_KUBERNETES_LDFLAGS,
 )
+NODE = GoModule(
+    name="kubernetes-node",
+    source="kubernetes",  # the same versions, so that what both need is compiled once
+    version=versions.KUBERNETES,
+    commands={name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy")},
+    ldflags=_KUBERNETES_LDFLAGS,
+)
+CONTAINERD = GoModule(
+    name="containerd",
+    version=versions.CONTAINERD,
+    commands={name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+    ldflags=f"-s -w -X github.com/containerd/containerd/v2/version.Version=v{versions.CONTAINERD}",
+    tags="no_btrfs no_devmapper no_zfs",
+)
+CNI = GoModule(
+    name="cni",
+    version=versions.CNI,
+    commands={
+        name.rpartition("/")[2]: f"github.com/containernetworking/plugins/plugins/{name}"
+        for name in ("ipam/host-local", "main/bridge", "main/loopback")
+    },
+)
+KUBE_ROUTER = GoModule(
+    name="kube-router",
+    version=versions.KUBE_ROUTER,
+    commands={"kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"},
+)
+CLUSTER = GoModule(name="cluster", version=f"with CoreDNS {versions.COREDNS}", commands={"coredns": "./coredns", "pause": "./pause"})
 ETCD = GoModule(name="etcd", version=versions.ETCD, commands={"etcd": "go.etcd.io/etcd/server/v3"})
 SPIFFE = GoModule(
     name="spiffe",
@@ -60,15 +91,19 @@ SPIRE = GoModule(
     ldflags=f"-s -w -X github.com/spiffe/spire/pkg/common/version.gittag={versions.SPIRE}",
     cgo=True,  # its SQLite
 )
-HTTP = GoModule(name="http", version="(net/http)", commands={"http-client": "./client", "http-origin": "./origin"})
-ALL = (SPIFFE, HTTP, ETCD, KUBERNETES, SPIRE)
+HTTP = GoModule(name="http", version="(net/http)", commands={"http-client": "./client", "http-get": "./get", "http-origin": "./origin"})
+VERSITYGW = GoModule(name="versitygw", version=versions.VERSITYGW, commands={"versitygw": "github.com/versity/versitygw/cmd/versitygw"})
+HELM = GoModule(name="helm", version=versions.HELM, commands={"helm": "helm.sh/helm/v3/cmd/helm"})
+CERT_MANAGER = GoModule(name="cert-manager", version=versions.CERT_MANAGER, commands={"cert-manager": "."})
+ALL = (SPIFFE, HTTP, ETCD, KUBERNETES, SPIRE, VERSITYGW, HELM)
+CLUSTER_ALL = (CLUSTER, CNI, ETCD, CONTAINERD, KUBERNETES, NODE, KUBE_ROUTER)
 
 
 def key(module: GoModule) -> str:
     """Changes with the module's files, the commands, the Go toolchain and the machine."""
     files = sorted(path for path in module.folder.rglob("*") if path.suffix in {".go", ".mod", ".sum"})
     content = [part for path in files for part in (str(path.relative_to(module.folder)), path.read_bytes())]
-    needs = ["cgo"] if module.cgo else []
+    needs = [*(["cgo"] if module.cgo else []), *([module.tags] if module.tags else [])]
     return cache.digest([repr(sorted(module.commands.items())), module.ldflags, *needs, toolchain(module), *content])
 
 
@@ -112,7 +147,8 @@ def _build(module: GoModule, folder: Path) -> None:
 
 
 def _build_one(module: GoModule, package: str, target: Path, line: Progress) -> None:
-    command = ["go", "build", "-v", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", module.ldflags, "-o", str(target), package]
+    command = ["go", "build", "-v", "-trimpath", "-buildvcs=false", "-mod=readonly", "-tags", module.tags]
+    command += ["-ldflags", module.ldflags, "-o", str(target), package]
     environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo else "0", "GOFLAGS": "", "GOWORK": "off"}
     tail: list[str] = []
     downloads = compiled = 0

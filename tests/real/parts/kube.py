@@ -24,10 +24,13 @@ from tests.real.parts.ports import held_port
 from tests.real.parts.process import Server
 from tests.real.parts.scratch import scratch_folder
 
+from robin.testing.certificates import CertificateAuthority
+
 API_AUDIENCE = "https://kubernetes.default.svc"
 SHORTEST_TOKEN_S = 600  # what TokenRequest accepts at least
 CALL_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 240.0
+_AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}
 
 
 class KubeRefused(Exception):
@@ -56,32 +59,26 @@ class Review:
     error: str
 
 
-class Cluster:
-    """Made by `kube_cluster()`."""
+class KubeApi:
+    """An API server as its administrator sees it: `folder` holds what kubectl writes, `ca_file` the certificate that is trusted."""
 
-    def __init__(self, folder: Path, programs: Path, port: int) -> None:
+    def __init__(self, folder: Path, programs: Path, port: int, *, ca_file: Path) -> None:
         self.folder = folder
         self.url = f"https://127.0.0.1:{port}"
-        self.issuer = self.url
-        self.ca_file = folder / "certificates" / "apiserver.crt"
+        self.ca_file = ca_file
         self.kubeconfig = folder / "kubeconfig"
         self.admin_token = secrets.token_urlsafe(24)
-        self.etcd = Server("etcd", _etcd_command(folder), folder=folder)
-        self.apiserver = Server("kube-apiserver", _apiserver_command(folder, programs, self.url, port), folder=folder)
-        self._programs = programs
+        self.programs = programs
         self._key_file = folder / "service-accounts.key"
 
-    def start(self) -> None:
-        """Write keys and configuration, start both, wait until the API server calls itself ready."""
+    def write_keys(self, *rows: str) -> None:
+        """The key of the tokens, the administrator's own token and kubeconfig; `rows` are further lines of the API server's token file."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = (serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
         self._key_file.write_bytes(key.private_bytes(*pem))
-        (self.folder / "tokens.csv").write_text(f'{self.admin_token},admin,admin,"system:masters"\n')
-        self.kubeconfig.write_text(json.dumps(_kubeconfig(self)))
+        (self.folder / "tokens.csv").write_text("".join(f"{row}\n" for row in (f'{self.admin_token},admin,admin,"system:masters"', *rows)))
+        self.kubeconfig.write_text(json.dumps(kubeconfig(self.url, str(self.ca_file), self.admin_token)))
         self.kubeconfig.chmod(0o600)
-        self.etcd.start((self.folder / "client:0").exists)
-        self.apiserver.start(self._ready, timeout_s=READY_TIMEOUT_S)
-        self._let_everyone_discover()
 
     def request(self, method: str, path: str, body: object = None, *, token: str | None = None) -> dict[str, Any]:
         """One call of the API, as the administrator unless `token` says otherwise ("" = anonymous). KubeRefused on any HTTP error."""
@@ -100,6 +97,13 @@ class Cluster:
         found: dict[str, Any] = json.loads(text) if text.startswith("{") else {"text": text}
         return found
 
+    def audit_events(self, offset: int = 0) -> list[dict[str, Any]]:
+        """The events of the server's own audit log from this offset of its file on; each is written before the answer."""
+        with self.audit_file.open("rb") as file:
+            file.seek(offset)
+            octets = file.read()
+        return [json.loads(line) for line in octets[: octets.rfind(b"\n") + 1].splitlines()]
+
     def kubectl(self, *arguments: str, stdin: str = "", timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """The real kubectl as the administrator; look at its returncode, stdout and stderr."""
         command, home = self.kubectl_command(*arguments), {"HOME": str(self.folder)}
@@ -108,7 +112,7 @@ class Cluster:
     def kubectl_command(self, *arguments: str) -> list[str]:
         """The command line of `kubectl`, for one that runs for longer."""
         cache = str(self.folder / "kubectl-cache")
-        return [str(self._programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), "--cache-dir", cache, *arguments]
+        return [str(self.programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), "--cache-dir", cache, *arguments]
 
     def dry_run(self, manifests: Path | str) -> list[str]:
         """Server-side dry run of a file or folder (Path) or of YAML text (str), one line an object; KubeRefused in kubectl's words."""
@@ -176,7 +180,7 @@ class Cluster:
     def project(self, volume: Path, token: str, *, name: str = "token") -> None:
         """Write the token into the folder as the kubelet does: ..data swung over by one rename, `name` a link through it."""
         asked = subprocess.run(
-            [self._programs / "kube-project", volume, name],
+            [self.programs / "kube-project", volume, name],
             input=token,
             capture_output=True,
             text=True,
@@ -185,19 +189,42 @@ class Cluster:
         )
         assert asked.returncode == 0, f"kube-project: {asked.stderr}"
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether the API server calls itself ready."""
         if not self.ca_file.exists():
             return False
         with contextlib.suppress(OSError, KubeRefused):
             return self.request("GET", "/readyz") == {"text": "ok"}
         return False
 
-    def _let_everyone_discover(self) -> None:
+    def let_everyone_discover(self) -> None:
         """Bind Kubernetes' own role for it to everyone: a verifier outside the cluster has no token."""
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:service-account-issuer-discovery"}
         everyone = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}
         binding = {"metadata": {"name": "everyone-may-discover-the-issuer"}, "roleRef": role, "subjects": [everyone]}
         self.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+
+
+class Cluster(KubeApi):
+    """Made by `kube_cluster()`."""
+
+    def __init__(self, folder: Path, programs: Path, port: int) -> None:
+        super().__init__(folder, programs, port, ca_file=folder / "certificates" / "apiserver.crt")
+        self.issuer = self.url
+        self.audit_policy_file = folder / "audit-policy.json"
+        self.audit_file = folder / "audit.jsonl"
+        self.etcd = Server("etcd", etcd_command(folder), folder=folder)
+        self.apiserver = Server("kube-apiserver", _apiserver_command(folder, programs, self.url, port), folder=folder)
+
+    def start(self) -> None:
+        """Write keys and configuration, start both, wait until the API server calls itself ready."""
+        self.write_keys()
+        self.audit_policy_file.write_text(json.dumps(_AUDIT_POLICY))
+        self.authority = CertificateAuthority(self.folder / "authority")
+        (self.folder / "authority.pem").write_bytes(self.authority.ca_pem)
+        self.etcd.start((self.folder / "client:0").exists)
+        self.apiserver.start(self.ready, timeout_s=READY_TIMEOUT_S)
+        self.let_everyone_discover()
 
 
 @contextlib.contextmanager
@@ -212,10 +239,11 @@ def kube_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def _etcd_command(folder: Path) -> list[str | Path]:
+def etcd_command(folder: Path, *, data: str | Path | None = None) -> list[str | Path]:
+    """etcd, whose only client reaches it by a socket in `folder`, its working folder."""
     # etcd wants host:port in its URLs and takes that text as the socket's file name in its working folder.
     return [
-        *(gobuild.find(gobuild.ETCD) / "etcd", "--data-dir", folder / "etcd", "--unsafe-no-fsync", "--log-level=warn"),
+        *(gobuild.find(gobuild.ETCD) / "etcd", "--data-dir", data or folder / "etcd", "--unsafe-no-fsync", "--log-level=warn"),
         *("--listen-client-urls", "unix://client:0", "--advertise-client-urls", "unix://client:0"),
         *("--listen-peer-urls", "unix://peer:0", "--initial-advertise-peer-urls", "unix://peer:0"),
         *("--initial-cluster", "default=unix://peer:0"),
@@ -234,16 +262,20 @@ def _apiserver_command(folder: Path, programs: Path, issuer: str, port: int) -> 
         "--service-account-extend-token-expiration=false",
         *("--authorization-mode=RBAC", f"--token-auth-file={folder}/tokens.csv"),
         "--service-cluster-ip-range=10.0.0.0/24",
+        *(f"--audit-policy-file={folder}/audit-policy.json", f"--audit-log-path={folder}/audit.jsonl", "--audit-log-mode=blocking-strict"),
+        *("--kubelet-preferred-address-types=InternalIP", f"--kubelet-certificate-authority={folder}/authority.pem"),
+        f"--client-ca-file={folder}/authority.pem",
     ]
 
 
-def _kubeconfig(cluster: Cluster) -> dict[str, Any]:
+def kubeconfig(url: str, ca_file: str, token: str) -> dict[str, Any]:
+    """A kubeconfig with one cluster and one user, who has a token."""
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "real", "cluster": {"server": cluster.url, "certificate-authority": str(cluster.ca_file)}}],
-        "users": [{"name": "admin", "user": {"token": cluster.admin_token}}],
-        "contexts": [{"name": "real", "context": {"cluster": "real", "user": "admin"}}],
+        "clusters": [{"name": "real", "cluster": {"server": url, "certificate-authority": ca_file}}],
+        "users": [{"name": "user", "user": {"token": token}}],
+        "contexts": [{"name": "real", "context": {"cluster": "real", "user": "user"}}],
         "current-context": "real",
     }
 

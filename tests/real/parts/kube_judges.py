@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 
-from tests.real.parts.kube import Cluster, from_base64url
+from tests.real.parts.kube import KubeApi, from_base64url
 from tests.real.parts.upstream import Verdict
 
 from robin.testing.inspection import TokenRefused, inspect_token
@@ -13,7 +13,7 @@ from robin.testing.inspection import TokenRefused, inspect_token
 class ReviewJudge:
     """Asks TokenReview about every single request."""
 
-    def __init__(self, cluster: Cluster, *, audience: str) -> None:
+    def __init__(self, cluster: KubeApi, *, audience: str) -> None:
         self._cluster = cluster
         self._audience = audience
 
@@ -29,7 +29,7 @@ class ReviewJudge:
 class DiscoveryJudge:
     """Reads issuer and keys once, anonymously, by OIDC discovery, and then judges offline."""
 
-    def __init__(self, cluster: Cluster, *, audience: str) -> None:
+    def __init__(self, cluster: KubeApi, *, audience: str) -> None:
         self._issuer = str(cluster.discovery()["issuer"])
         self._jwks = cluster.jwks()
         self._audience = audience

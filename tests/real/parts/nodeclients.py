@@ -1,5 +1,6 @@
 """npm packages that our Node programs import, by the integrity sums of tests/real/clients/node/package-lock.json."""
 
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,15 @@ def node() -> Path:
     if int(version.removeprefix("v").partition(".")[0]) < OLDEST:
         raise MissingPart(name="node", remedy=f"is {version}; install Node {OLDEST} or newer with npm")
     return Path(found)
+
+
+def recent() -> Path:
+    """A `node` of package-lock.json, which reads NODE_USE_ENV_PROXY, whatever the one on PATH is; else MissingPart."""
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    found = find() / "node_modules" / f"node-linux-{machine}" / "bin" / "node"
+    if not found.exists():
+        raise MissingPart(name="node", remedy=f"has no package for {machine}")
+    return found
 
 
 def npm() -> Path:

@@ -39,11 +39,16 @@ def _python(folder: Path) -> Path:
 
 
 def _install(folder: Path) -> None:
-    with Progress(f"{TITLE} of requirements/real.lock from PyPI"):
+    install(folder, LOCK, TITLE)
+
+
+def install(folder: Path, lock: Path, title: str) -> None:
+    """Make a venv in the folder with what the lock names, by hash."""
+    with Progress(f"{title} of requirements/{lock.name} from PyPI"):
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, timeout=300)
         options = ["-q", "--disable-pip-version-check", "--no-compile", "--only-binary=:all:", "--require-hashes"]
-        command = ["nice", "-n", "10", str(_python(folder)), "-m", "pip", "install", *options, "-r", str(LOCK)]
+        command = ["nice", "-n", "10", str(_python(folder)), "-m", "pip", "install", *options, "-r", str(lock)]
         asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=540)
         if asked.returncode != 0:
-            raise MissingPart(name=TITLE, remedy=f"`pip install -r requirements/real.lock` failed: {asked.stderr.strip()[-2000:]}")
+            raise MissingPart(name=title, remedy=f"`pip install -r requirements/{lock.name}` failed: {asked.stderr.strip()[-2000:]}")
         subprocess.run([str(_python(folder)), "-m", "compileall", "-q", str(folder / "lib")], check=False, capture_output=True, timeout=300)

@@ -5,7 +5,6 @@ cgroup v2 beside or instead of v1.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -15,16 +14,14 @@ from pathlib import Path
 
 from tests.real.parts import systemd_root
 from tests.real.parts.missing import MissingPart
+from tests.real.parts.namespaces import KEPT_BACK, NAMESPACES, first_child, network_of, remove_groups
 from tests.real.parts.process import Server, poll
 from tests.real.parts.program import Ended, run
 from tests.real.parts.scratch import scratch_folder
 
 BOOT = Path(__file__).with_name("systemd_boot.sh")
 ROBIN = Path(__file__).resolve().parents[3] / "src" / "robin"
-NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc")
-KEPT_BACK = "-sys_boot,-sys_module,-sys_rawio,-sys_time,-syslog,-wake_alarm"  # what would reach beyond the namespaces
 UNITS = Path("/etc/systemd/system")
-CLONE_NEWNET = 0x40000000
 
 
 class SystemdMachine:
@@ -43,8 +40,7 @@ class SystemdMachine:
     @property
     def pid(self) -> int:
         """Its process 1, as this side numbers it; 0 before there is one."""
-        children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text().split()
-        return int(children[0]) if children else 0
+        return first_child(self.server.pid)
 
     def path(self, inside: str | Path) -> Path:
         """Where a file of the machine is for this side (a symbolic link on the way would lead astray)."""
@@ -85,15 +81,9 @@ class SystemdMachine:
         """The events of its JSON lines so far, in order."""
         return [json.loads(line)["event"] for line in await self.journal(unit) if line.startswith("{")]
 
-    @contextlib.contextmanager
-    def network(self) -> Iterator[None]:
+    def network(self) -> contextlib.AbstractContextManager[None]:
         """This thread is in the machine's network: what it opens now stays there, and the programs it starts are there too."""
-        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self.pid}/ns/net") as theirs:
-            _enter_network(theirs.fileno())
-            try:
-                yield
-            finally:
-                _enter_network(ours.fileno())
+        return network_of(self.pid)
 
     def start(self) -> None:
         """Boot, and wait until systemd has nothing left to start."""
@@ -162,7 +152,7 @@ def _cgroup(folder: Path) -> Iterator[Path]:
         raise MissingPart(name="systemd", remedy="needs cgroup v2, which is not mounted; run `mount -t cgroup2 cgroup2 DIRECTORY`")
     for left in hierarchies[0].glob("robin-systemd-*"):
         if not (folder.parent / left.name).exists():
-            _remove_groups(left)
+            remove_groups(left)
     group = hierarchies[0] / folder.name
     try:
         group.mkdir()
@@ -171,17 +161,4 @@ def _cgroup(folder: Path) -> Iterator[Path]:
     try:
         yield group
     finally:
-        _remove_groups(group)
-
-
-def _remove_groups(group: Path) -> None:
-    """From the leaves up; what still has processes stays."""
-    for folder, _, _ in os.walk(group, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
-
-
-def _enter_network(descriptor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
+        remove_groups(group)

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import BinaryIO, Final
 
+from robin.cli.output import is_of_output
 from robin.telemetry.audit_chain import LINE_BYTES, MEMBERS, RecordError, hash_of, key_id_of, parse_line
 from robin.telemetry.audit_verify import Break, Chain, VerifySignature, verify
 
 _POLL_S: Final = 0.25
 _SHOWN_MAX: Final = 2000
 _BARE: Final = re.compile(r"[A-Za-z0-9_.:/@%+,\[\]-]+")
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 _VERIFY: Final = """\
 Verify that an audit log is as it was written: every hash, the order, the checkpoints. Several files are one log, oldest first.
@@ -37,13 +40,16 @@ _TAIL: Final = """\
 Show the last records of an audit log, one line each: time, number, plane, event, id, fields. `!` marks a line whose hash does not match.
 
   robin audit tail -f audit.jsonl
+  robin audit tail --calls audit.jsonl
 
-With -f it goes on as records are written, also in the next file when this one is rotated; Ctrl-C ends it."""
+With --calls only what a gateway was asked for, in short: time, caller, method, target, decision, rule or code, and the credential
+that it gets. With -f it goes on as records are written, also in the next file when this one is rotated; Ctrl-C ends it."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Two actions, `verify` and `tail`."""
-    parser.usage = "robin audit verify FILE... [--key PUB.pem] [--sealed] [--json]\n       robin audit tail FILE [-n N] [-f] [--json]"
+    tail = "robin audit tail FILE [-n N] [-f] [--json | --calls]"
+    parser.usage = f"robin audit verify FILE... [--key PUB.pem] [--sealed] [--json]\n       {tail}"
     actions = parser.add_subparsers(prog="robin audit", dest="action", required=True, metavar="verify | tail")
     form = argparse.RawDescriptionHelpFormatter
     checking = actions.add_parser(
@@ -59,7 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     showing.add_argument("file", metavar="FILE", help="the log")
     showing.add_argument("-n", type=_count, default=20, metavar="N", dest="lines", help="how many records [20]")
     showing.add_argument("-f", "--follow", action="store_true", help="go on as records are written")
-    showing.add_argument("--json", action="store_true", help="write one JSON object per record")
+    form_of = showing.add_mutually_exclusive_group()
+    form_of.add_argument("--json", action="store_true", help="write one JSON object per record")
+    form_of.add_argument("--calls", action="store_true", help="only the decisions of a gateway, in short")
 
 
 def _count(text: str) -> int:
@@ -73,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _verify(args) if args.action == "verify" else _tail(args)
     except (OSError, ValueError) as error:
+        if is_of_output(error):
+            raise
         what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else str(error)
         print(f"robin: {_escaped(what)}; robin audit {args.action} --help shows what is expected", file=sys.stderr)
         return 2
@@ -155,17 +165,17 @@ def _summary(files: list[str], chain: Chain, *, signed: bool) -> str:
 
 
 def _tail(args: argparse.Namespace) -> int:
-    show = _as_json if args.json else _as_text
+    show = _as_json if args.json else _as_call if args.calls else _as_text
     stream: BinaryIO = open(args.file, "rb")  # noqa: SIM115 - the file changes as the log is rotated
     try:
-        for line in deque(_whole_lines(stream, last=not args.follow), maxlen=args.lines):
-            print(show(line))
+        for text in deque(filter(None, map(show, _whole_lines(stream, last=not args.follow))), maxlen=args.lines):
+            print(text)
         while args.follow:
             sys.stdout.flush()
             time.sleep(_POLL_S)
             renewed = _renewed(args.file, stream)
-            for line in _whole_lines(stream, last=renewed is not None):
-                print(show(line))
+            for text in filter(None, map(show, _whole_lines(stream, last=renewed is not None))):
+                print(text)
             if renewed is not None:
                 stream.close()
                 stream = renewed
@@ -222,6 +232,28 @@ def _as_text(line: bytes) -> str:
     fields = "".join(f" {name}={_value(value)}" for name, value in record.items() if name not in MEMBERS)
     ts, plane, event, id_ = (_escaped(str(record[name])) for name in ("ts", "plane", "event", "id"))
     return f"{mark}{ts:<24} {record['seq']:>6} {plane:<8} {event:<18} {id_ or '-'}{fields}"[:_SHOWN_MAX]
+
+
+def _as_call(line: bytes) -> str:
+    """One decision of a gateway in short; "" for any other record. `!` marks a line whose hash does not match, or that is no record."""
+    try:
+        record = parse_line(line)
+    except RecordError:
+        return _as_text(line)
+    if record["event"] != "gateway.decision":
+        return "" if record["hash"] == hash_of(record) else _as_text(line)
+    caller, scheme, port = record.get("caller"), record.get("scheme") or "-", record.get("port") or "-"
+    target = f"{record.get('host') or '-'}:{port}"
+    if record.get("op") != "connect":
+        target = f"{scheme}://{target.removesuffix(_DEFAULT_PORTS.get(str(scheme), ''))}{record.get('path') or ''}"
+    reports = [f"would_deny {record['would_deny']}"] if record.get("would_deny") else []
+    decision = reports if reports and record.get("verdict") == "permit" else [record.get("verdict"), record.get("code"), *reports]
+    grant = record.get("grant")
+    grants = grant if isinstance(grant, list) else [grant]
+    given = [f"+{one.get('provider')}/{one.get('credential')}" for one in grants if isinstance(one, dict)]
+    words = [caller.get("id") if isinstance(caller, dict) else caller, record.get("method"), target, *decision, record.get("rule"), *given]
+    mark = " " if record["hash"] == hash_of(record) else "!"
+    return f"{mark}{_escaped(str(record['ts']))} {' '.join(_escaped(str(word)) for word in words if word)}"[:_SHOWN_MAX]
 
 
 def _value(value: object) -> str:

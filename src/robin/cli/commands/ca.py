@@ -1,9 +1,12 @@
-"""Make a CA for the TLS bridge of the gateway, or show the fingerprint of a certificate: of a file, of a server, or what a proxy shows."""
+"""Make a CA for the TLS bridge of the gateway, publish what agents must trust, or show the fingerprint of a certificate."""
 
 import argparse
+import base64
 import contextlib
 import datetime
+import json
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -11,6 +14,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+from robin.cli.ca_bundle import add_bundle, write_bundle
+from robin.cli.new_files import write_new
+from robin.transport.clock import SystemClock
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -21,16 +28,22 @@ _HEAD_BYTES: Final = 65536
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Two actions."""
+    """Three actions."""
     parser.usage = (
-        "robin ca init --out DIR [--cn NAME] [--days N] [--permit-dns D]...\n       robin ca fingerprint PATH | URL | --via PROXY HOST"
+        "robin ca init --out DIR | --secret NAME -n NAMESPACE [--cn NAME] [--days N] [--permit-dns D]...\n"
+        "       robin ca bundle --ca FILE... [--public-roots] [--keep [FILE]] [--drop SHA256]... --out DIR | --configmap NS/NAME...\n"
+        "       robin ca fingerprint PATH | URL | --via PROXY HOST [--expect FILE]"
     )
-    actions = parser.add_subparsers(prog="robin ca", dest="action", required=True, metavar="init | fingerprint")
+    actions = parser.add_subparsers(prog="robin ca", dest="action", required=True, metavar="init | bundle | fingerprint")
     init = actions.add_parser("init", help="make a CA: tls.key, tls.crt and ca.crt in a folder", allow_abbrev=False)
-    init.add_argument("--out", required=True, metavar="DIR", help="the folder; it must hold none of the three files")
+    where = init.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", metavar="DIR", help="the folder; it must hold none of the three files")
+    where.add_argument("--secret", type=_object_name, metavar="NAME", help="print a Secret with the key, for kubectl create -f -")
+    init.add_argument("-n", "--namespace", type=_label, metavar="NAMESPACE", help="of the Secret")
     init.add_argument("--cn", metavar="NAME", help="common name [robin-bridge-ca-<8 hex>]")
     init.add_argument("--days", type=int, default=365, metavar="N", help="how long it is valid [365]")
     init.add_argument("--permit-dns", action="append", default=[], metavar="D", help="sign only for names at or under D; repeatable")
+    add_bundle(actions.add_parser("bundle", help="ca.crt and bundle.crt for agents", allow_abbrev=False))
     show = actions.add_parser("fingerprint", help="SHA-256, subject and validity of a certificate", allow_abbrev=False)
     show.add_argument("place", metavar="PATH|URL|HOST", help="a PEM file, an https URL, or with --via a host[:port]")
     show.add_argument("--via", metavar="PROXY", help="http://[user:password@]host:port: what an agent behind this proxy gets")
@@ -39,15 +52,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 done, 1 refused, 2 usage."""
+    if args.action == "bundle":
+        return write_bundle(args, _now())
     return _init(args) if args.action == "init" else _fingerprint(args)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)  # noqa: TID251 - a command
+
+
+def _object_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!a} is no name of a Kubernetes object")
+    return text
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!a} is no name of a namespace")
+    return text
 
 
 def _init(args: argparse.Namespace) -> int:
     if not 1 <= args.days <= 36500:
         print("robin: --days is 1 to 36500", file=sys.stderr)
         return 2
-    folder = Path(args.out)
-    present = [name for name in _FILES if (folder / name).exists() or (folder / name).is_symlink()]
+    if (args.secret is None) != (args.namespace is None):
+        print("robin: --secret NAME and -n NAMESPACE belong together", file=sys.stderr)
+        return 2
+    folder = Path(args.out or "")
+    present = [name for name in _FILES if args.out is not None and os.path.lexists(folder / name)]
     if present:
         print(f"robin: {folder / present[0]} is there already, and nothing was written; choose another folder", file=sys.stderr)
         return 1
@@ -55,14 +89,17 @@ def _init(args: argparse.Namespace) -> int:
 
     name = args.cn or f"robin-bridge-ca-{secrets.token_hex(4)}"
     try:
-        certificate, key = make_authority(name, days=args.days, permit_dns=args.permit_dns, now=datetime.datetime.now(datetime.UTC))  # noqa: TID251 - a command
+        certificate, key = make_authority(name, days=args.days, permit_dns=args.permit_dns, now=_now())
     except ValueError as error:
         print(f"robin: {error}", file=sys.stderr)
         return 2
+    if args.secret is not None:
+        print(_secret(args.secret, args.namespace, {"ca.crt": certificate, "tls.crt": certificate, "tls.key": key}))
+        return 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content, mode in (("tls.key", key, 0o600), ("tls.crt", certificate, 0o644), ("ca.crt", certificate, 0o644)):
-            _write(folder / file, content, mode)
+            write_new(folder / file, content, mode)
     except OSError as error:
         print(f"robin: {folder}: {error.strerror}", file=sys.stderr)
         return 1
@@ -70,24 +107,14 @@ def _init(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Under another name first, so that the file is never there in part; it replaces nothing."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with open(descriptor, "wb") as opened:
-            os.fchmod(descriptor, mode)
-            opened.write(content)
-            opened.flush()
-            os.fsync(descriptor)
-        os.link(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
+def _secret(name: str, namespace: str, files: dict[str, bytes]) -> str:
+    """The manifest of a Secret. JSON strings are YAML: a name of digits stays a name."""
+    metadata = f"metadata: {json.dumps({'name': name, 'namespace': namespace})}"
+    lines = [f"  {file}: {base64.b64encode(content).decode()}" for file, content in files.items()]
+    return "\n".join(["apiVersion: v1", "kind: Secret", metadata, "type: kubernetes.io/tls", "data:", *lines])
 
 
 def _fingerprint(args: argparse.Namespace) -> int:
-    from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
 
     try:
@@ -103,8 +130,15 @@ def _fingerprint(args: argparse.Namespace) -> int:
         print(f"valid {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} to {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
     if args.expect is None:
         return 0
-    expected = x509.load_pem_x509_certificates(Path(args.expect).read_bytes())
-    if any(_is_vouched(one, expected) for one in chain):
+    try:
+        expected = _read_certificates(args.expect)
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        print(f"robin: --expect: {args.expect}: {text}", file=sys.stderr)
+        return 2
+    vouching = next((one for one in expected if any(_is_vouched(shown, [one]) for shown in chain)), None)
+    if vouching is not None:
+        print(f"expected {vouching.fingerprint(hashes.SHA256()).hex()} {vouching.subject.rfc4514_string() or '-'}")
         return 0
     print(f"robin: no certificate of the chain is in {args.expect}, or signed by one in it", file=sys.stderr)
     return 1
@@ -122,12 +156,24 @@ def _is_vouched(certificate: "x509.Certificate", expected: "list[x509.Certificat
     return False
 
 
+def _read_certificates(path: str) -> "list[x509.Certificate]":
+    """The certificates of a PEM file. Raises OSError, ValueError."""
+    from cryptography import x509  # noqa: PLC0415
+
+    content = Path(path).read_bytes()
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError:
+        what = "this is a private key" if b"PRIVATE KEY-----" in content else "it has no certificate that can be read"
+        raise ValueError(f"{what}; name a PEM file with certificates, such as ca.crt") from None
+
+
 def _chain_of(args: argparse.Namespace) -> "list[x509.Certificate]":
     """The certificates of a file, or the one that a server shows. Raises OSError, ValueError."""
     from cryptography import x509  # noqa: PLC0415
 
     if args.via is None and "://" not in args.place:
-        return x509.load_pem_x509_certificates(Path(args.place).read_bytes())
+        return _read_certificates(args.place)
     host, port = _target(args.place)
     with contextlib.closing(_connect(args.via, host, port)) as sock:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -159,13 +205,13 @@ def _connect(via: str | None, host: str, port: int) -> socket.socket:
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if proxy.username is not None:
-        import base64  # noqa: PLC0415
-
         pair = base64.b64encode(f"{proxy.username}:{proxy.password or ''}".encode()).decode()
         lines.append(f"Proxy-Authorization: Basic {pair}")
     sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
-    head = b""
+    head, clock = b"", SystemClock()
+    deadline_at = clock.monotonic() + _TIMEOUT_S
     while b"\r\n\r\n" not in head and len(head) < _HEAD_BYTES:
+        sock.settimeout(max(0.001, deadline_at - clock.monotonic()))
         piece = sock.recv(1)  # nothing behind the head may be taken from TLS
         if not piece:
             break

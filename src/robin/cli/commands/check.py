@@ -8,12 +8,16 @@ from typing import Final
 from robin.cli.flags import add_settings, given, refuse
 from robin.config.check import warnings
 from robin.config.diagnostic import Diagnostic
+from robin.config.file import load_content
 from robin.config.layers import Layer, ResolvedValue
 from robin.config.load import Loaded, Problem, environment, load
+from robin.config.parse import InvalidValue
 from robin.config.robin_yaml import SECTIONS
 
 OTHERS: Final = {plane: f"robin.cli.check_{plane}" for plane in ("gateway", "kube", "broker")}
 """The planes whose settings are no table of the sidecar: the module with `check(path, as_json=) -> int`."""
+
+_OF_PROFILES: Final = {"id", "endpoints"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,18 +26,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plane", nargs="?", default="", metavar="PLANE", help="whose settings [by the file's content; sidecar]")
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     parser.add_argument("--profile", action="append", default=[], metavar="FILE", help="check provider profiles instead; may be repeated")
+    parser.add_argument(
+        "--manifest", action="append", default=[], metavar="FILE", help="check isolation in Kubernetes manifests instead; may be repeated"
+    )
     parser.add_argument("--strict", action="store_true", help="with --profile: a warning is an error")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """0 the settings are right, 2 they are not."""
+    if args.manifest:
+        from robin.cli.manifests import check_manifests  # noqa: PLC0415 - only this needs manifests
+
+        return check_manifests(args.manifest, as_json=args.json)
     if args.profile:
         from robin.cli.profiles import check_profiles  # noqa: PLC0415 - only this needs the schema of profiles
 
         return check_profiles(args.profile, as_json=args.json, strict=args.strict)
     path = given(args).get("ROBIN_CONFIG") or environment().get("ROBIN_CONFIG")
-    plane = args.plane or _plane_of(path)
+    keys = _keys_of(path)
+    if keys >= _OF_PROFILES and not keys & {"version", *SECTIONS}:
+        refuse([f"robin: {path}: this is no robin.yaml but a provider profile; check it with robin check --profile {path}"])
+    planes = keys & set(SECTIONS)
+    plane = args.plane or (planes.pop() if len(planes) == 1 else "sidecar")  # it has one section: that one is meant
     if plane not in SECTIONS:
         refuse([f"robin: {plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])
     if plane in OTHERS:
@@ -49,15 +64,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plane_of(path: str | None) -> str:
-    """The plane that a YAML file is for: the one whose section it has; the sidecar where it has none or several."""
+def _keys_of(path: str | None) -> set[str]:
+    """The keys in the first column of a YAML file; none where it should not be read, which the plane reports."""
     try:
-        with open(path or "", encoding="utf-8", errors="replace") as opened:
-            keys = {line.partition(":")[0].rstrip() for line in opened.read(1 << 20).splitlines()}
-    except OSError:
-        return "sidecar"
-    planes = keys & set(SECTIONS)
-    return planes.pop() if len(planes) == 1 else "sidecar"
+        content = load_content(path or "")
+    except InvalidValue:
+        return set()
+    return {line.partition(":")[0].rstrip() for line in content.decode("utf-8", "replace").splitlines()}
 
 
 def _values(loaded: Loaded) -> dict[str, object]:

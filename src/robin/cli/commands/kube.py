@@ -2,7 +2,8 @@
 
 import argparse
 
-from robin.config.kube import FLAGS, KubeRefused, KubeSettings, load_kube
+from robin.config.kube import FLAGS, KubeSettings, load_kube
+from robin.config.kube_policy import KubeRefused
 from robin.config.load import environment
 
 

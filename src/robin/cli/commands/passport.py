@@ -3,13 +3,16 @@
 import argparse
 import sys
 
+from robin.cli.output import is_of_output
 from robin.cli.passports import bundles, issue, verify
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """One parser for each action."""
     parser.usage = "robin passport issue | verify | bundle ... [flags]"
-    actions = parser.add_subparsers(dest="passport_action", required=True, metavar="ACTION", parser_class=type(parser))
+    actions = parser.add_subparsers(
+        prog="robin passport", dest="passport_action", required=True, metavar="ACTION", parser_class=type(parser)
+    )
     issue.configure(actions.add_parser("issue", help="ask the broker for a passport", description=issue.__doc__))
     verify.configure(actions.add_parser("verify", help="verify one request", description=verify.__doc__))
     bundles.configure(actions.add_parser("bundle", help="make and check bundles", description=bundles.__doc__))
@@ -21,5 +24,8 @@ def run(args: argparse.Namespace) -> int:
         actions = {"issue": issue.run, "verify": verify.run, "bundle": bundles.run}
         return actions[args.passport_action](args)
     except OSError as error:
-        print(f"robin passport: {error.filename or ''}: {error.strerror or type(error).__name__}", file=sys.stderr)
+        if is_of_output(error):
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        print(f"robin passport: {place}{error.strerror or type(error).__name__}", file=sys.stderr)
         return 2

@@ -3,7 +3,6 @@
 import argparse
 import json
 
-from robin.config.profile_schema import PROFILE
 from robin.config.robin_yaml import SECTIONS, section
 from robin.config.schema import document_schema
 
@@ -18,6 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 printed, 2 usage."""
     if args.plane == "profile":
+        from robin.config.profile_schema import PROFILE  # noqa: PLC0415 - the kinds of grants load PyYAML
+
         schema = document_schema(PROFILE, "a provider profile")
     else:
         schema = document_schema(section(args.plane), f"the section `{args.plane}` of robin.yaml")

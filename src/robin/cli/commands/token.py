@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from robin.cli.flags import add_settings, identity_or_exit
+from robin.cli.flags import add_grant, add_settings, identity_or_exit
 from robin.cli.one_token import NoToken, OneToken, fetch_one
 from robin.config.load import CONFIG
 from robin.config.table import IDENTITY_KEYS
@@ -15,12 +15,22 @@ from robin.wire.jwt_inspection import unsafe_text
 def configure(parser: argparse.ArgumentParser) -> None:
     """Every setting is a flag, so that the sidecar's command line will do; those that are read are listed: the identity's, and the file."""
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
-    parser.add_argument("--unsafe-print-token", action="store_true", help="print the raw token: anyone who has it can act as this workload")
+    parser.add_argument(
+        "--unsafe-print-token",
+        "--unsafe-show-token",
+        action="store_true",
+        help="print the raw token: anyone who has it can act as this workload",
+    )
+    add_grant(parser)
     add_settings(parser, shown=(*IDENTITY_KEYS, CONFIG))
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 every check passed, 1 one did not or there is no token, 2 the settings of the identity are wrong."""
+    """0 every check passed, 1 one did not or there is no token (4 with --grant), 2 the settings are wrong."""
+    if args.grant is not None:
+        from robin.cli.one_grant import show_token  # noqa: PLC0415 - the sidecar's command does not load the gateway
+
+        return show_token(args)
     settings = identity_or_exit(args)
     try:
         token = fetch_one(settings, SystemClock())

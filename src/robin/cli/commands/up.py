@@ -24,25 +24,33 @@ if TYPE_CHECKING:
 EXIT_ENDED, EXIT_FAILED, EXIT_USAGE, EXIT_BIND, EXIT_HURRIED = 0, 1, 2, 3, 130
 TICK_S = 0.25
 ROTATE_LEAST_S, ROTATE_MOST_S = 1.0, 3600.0
+_DEFAULTS = {"source": "file", "port": 4000, "rotate": 20.0}
+_FIRST_PORT_MOST = 65531  # the ports of a demonstration are up to four in a row
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The source, the port and the pace."""
-    parser.add_argument("--source", choices=("file", "jwtsvid"), default="file", help="where the sidecar gets its identity [file]")
-    parser.add_argument(
-        "--port", type=_port, default=4000, metavar="PORT", help="the sidecar's port; its admin port is the next one [4000]"
-    )
-    parser.add_argument("--rotate", type=_pace, default=20.0, metavar="DURATION", help="a new token this often, 1s to 1h [20s]")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # a demonstration is a line
+    parser.set_defaults(**_DEFAULTS)
+    parser.add_argument("--source", choices=("file", "jwtsvid"), help="where the sidecar gets its identity [file]")
+    parser.add_argument("--port", type=_port, metavar="PORT", help="the sidecar's port; its admin port is the next one [4000]")
+    parser.add_argument("--rotate", type=_pace, metavar="DURATION", help="a new token this often, 1s to 1h [20s]")
     demos = parser.add_argument_group("demonstrations", "\n".join(f"{name}: {summary}" for name, summary in DEMOS.items()))
     demos.add_argument("--demo", choices=tuple(DEMOS), metavar="NAME", help=f"run one of {', '.join(DEMOS) or '(none yet)'}")
     demos.add_argument("--json", action="store_true", help="with --demo: print one JSON object")
     demos.add_argument("--keep", action="store_true", help="with --demo: stay up after the checks, until Ctrl-C")
-    demos.add_argument("--port-base", type=_port, default=None, metavar="PORT", help="with --demo: the first of its ports")
+    demos.add_argument(
+        "--port-base", type=_first_port, metavar="PORT", help="with --demo: the first of its ports [grants: 18080; else free ones]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """0 ended by a signal, 1 a part failed, 2 usage, 3 a port is taken, 130 ended by a second signal; a demonstration: 0 it passed."""
     if args.demo is not None:
+        given = [f"--{name}" for name, default in _DEFAULTS.items() if getattr(args, name) != default]
+        if given:
+            print(f"robin up: {', '.join(given)}: not for --demo; the ports of a demonstration begin at --port-base", file=sys.stderr)
+            return EXIT_USAGE
         return asyncio.run(_run_demo(args))
     if args.json or args.keep or args.port_base is not None:
         print("robin up: --json, --keep and --port-base are for --demo NAME; robin up --help lists the demonstrations", file=sys.stderr)
@@ -54,6 +62,12 @@ def run(args: argparse.Namespace) -> int:
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65534:
         raise argparse.ArgumentTypeError("a port is a number from 1 to 65534, or 0 to let the kernel choose")
+    return int(text)
+
+
+def _first_port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= _FIRST_PORT_MOST:
+        raise argparse.ArgumentTypeError(f"the first of up to four ports is a number from 1 to {_FIRST_PORT_MOST}")
     return int(text)
 
 

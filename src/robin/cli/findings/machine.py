@@ -30,7 +30,7 @@ def look(settings: SidecarSettings, environ: Mapping[str, str]) -> Iterator[Find
     """Listeners, then limits, then the environment."""
     held = _held_by_robin(settings.listeners.admin)
     for variable, addresses in (
-        ("ROBIN_LISTEN_UDS" if settings.listeners.peer_credentials else "ROBIN_LISTEN_ADDR", settings.listeners.proxy),
+        ("ROBIN_LISTEN_UDS" if settings.listeners.on_unix_socket else "ROBIN_LISTEN_ADDR", settings.listeners.proxy),
         ("ROBIN_ADMIN_ADDR", settings.listeners.admin),
     ):
         for address in addresses:

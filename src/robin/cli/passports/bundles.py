@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from robin.cli.broker_config import broker_or_exit
 from robin.cli.flags import refuse, seconds
 from robin.config.broker_load import bundle_routes
-from robin.planes.broker.keys import KeyFileRefused, load_keys, load_public_keys
+from robin.planes.broker.keys import KeyFileRefused, load_bundle_key, load_keys, load_public_keys
+from robin.policy.broker_issue import IDENTITY_OF_MODE
 from robin.transport.clock import SystemClock
-from robin.wire.compact_jws import decode_base64url, encode_base64url
+from robin.wire.compact_jws import encode_base64url
 from robin.wire.passport_keys import public_jwk, thumbprint_of
 from robin.wire.trust_bundle import VERSION, BundleRefused, parse_bundle, parse_document, signed_bytes
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The step, and its files."""
     parser.add_argument("step", choices=("keygen", "build", "sign", "verify", "show"), metavar="STEP", help="keygen build sign verify show")
     parser.add_argument("--config", metavar="FILE", help="build: robin.yaml of the broker")
-    parser.add_argument("--serial", type=int, default=1, metavar="N", help="build: higher than the one before [1]")
+    parser.add_argument("--serial", type=int, metavar="N", help="build: not lower than the one before [the time in seconds]")
     parser.add_argument("--valid-for", type=seconds, default=30 * 86400.0, metavar="DURATION", help="build [720h]")
     parser.add_argument("--bundle", metavar="FILE", help="sign, verify, show: the bundle")
     parser.add_argument("--key", metavar="FILE", help="sign: the private key of keygen")
@@ -58,7 +59,7 @@ def _keygen(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    settings = broker_or_exit(args.config)
+    settings = broker_or_exit(args.config, here=False)
     if settings.issue is None:
         refuse([f"robin passport bundle build: {args.config} has no section broker.issue"])
     try:
@@ -72,13 +73,13 @@ def _build(args: argparse.Namespace) -> int:
         "source_type": "software_jwks",
         "profiles": ["transcript-v1", "wimse-httpsig"],
         "keys": [{**public_jwk(pair.key), "kid": pair.kid, "alg": "Ed25519"} for pair in keys],
-        "max_identity": "peercred",
+        "max_identity": "peercred" if settings.issue.identity is None else IDENTITY_OF_MODE[settings.issue.identity.mode],
         "max_key_protection": "software",
         "subject_exact": None,
     }
     document = {
         "version": VERSION,
-        "serial": args.serial,
+        "serial": now if args.serial is None else args.serial,
         "created_at": now,
         "not_after": now + int(args.valid_for),
         "trust_domains": [{"name": settings.trust_domain, "issuers": [issuer]}],
@@ -91,11 +92,11 @@ def _build(args: argparse.Namespace) -> int:
 def _sign(args: argparse.Namespace) -> int:
     try:
         document = parse_document(Path(args.bundle).read_bytes())
-        members = json.loads(Path(args.key).read_bytes())
-        key = Ed25519PrivateKey.from_private_bytes(decode_base64url(members["d"]))
-    except (BundleRefused, ValueError, KeyError, TypeError):
-        refuse(["robin passport bundle sign: --bundle is no bundle, or --key no private key of keygen"])
-    document.pop("signature", None)
+        document.pop("signature", None)
+        parse_bundle(json.dumps(document).encode(), None)  # what no verifier would take is not signed
+        key = load_bundle_key(Path(args.key))
+    except (BundleRefused, KeyFileRefused) as refused:
+        refuse([f"robin passport bundle sign: {refused}"])
     value = encode_base64url(key.sign(signed_bytes(document)))
     document["signature"] = {"kid": thumbprint_of(key), "alg": "Ed25519", "value": value}
     return _write(args.out, document)

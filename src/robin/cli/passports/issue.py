@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         reply = _ask(args.socket, render_issue(request))
     except (OSError, ValueError) as error:
-        print(f"robin passport: {args.socket}: {error}", file=sys.stderr)
+        print(f"robin passport: {args.socket}: {_why(error)}", file=sys.stderr)
         return EXIT_UNREACHABLE
     if reply.get("status") != "allow":
         print(f"deny {reply.get('reason')}", file=sys.stderr)
@@ -75,7 +75,28 @@ def _ask(path: str, line: bytes) -> Any:
         reply = b""
         while len(reply) <= _REPLY_BYTES and (piece := connection.recv(65536)):
             reply += piece
-    return json.loads(reply)
+    if not reply:
+        raise ValueError("the connection was closed without a response; too many of this user's are open, or the log of the broker has why")
+    try:
+        document = json.loads(reply)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise ValueError("the response is none of a broker; name the socket of `robin broker` with --socket")  # noqa: TRY004 - what came
+    return document
+
+
+def _why(error: OSError | ValueError) -> str:
+    """What is wrong, and the fix."""
+    if isinstance(error, TimeoutError):
+        return f"no response in {WAIT_S:.0f} s; look at the log of the broker"
+    if isinstance(error, PermissionError):
+        return "this user may not connect; see broker.issue.socket_mode and socket_group"
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return f"{error.strerror}; start robin broker, or name its socket with --socket"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; name the socket of `robin broker` with --socket"
+    return str(error)
 
 
 def _show(args: argparse.Namespace, reply: Any, fields: list[list[str]], target: str) -> None:

@@ -1,8 +1,15 @@
-"""Verify one request from its raw HTTP/1.1 bytes, as the verifier of a service would, and print one JSON line. No replay store is kept."""
+"""Verify one request from its raw HTTP/1.1 bytes, as the verifier of a service would, and print one JSON line. No replay store is kept.
+
+`--explain` writes the transcript or signature base that was built to standard error, also for a refused request. Credentials in it are
+replaced by their SHA-256.
+"""
 
 import argparse
+import hashlib
 import json
+import math
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 from robin.cli.flags import refuse
@@ -10,7 +17,7 @@ from robin.model.faults import Fault
 from robin.model.message import Framing
 from robin.model.passport import TRANSCRIPT, find_route
 from robin.model.passport_reasons import Refused
-from robin.planes.broker.inbound import received
+from robin.planes.broker.inbound import find_ambiguity, received
 from robin.planes.broker.keys import KeyFileRefused, load_public_keys
 from robin.policy.passport_proof import ProofRules, check_body
 from robin.policy.passport_verify import Findings, VerifyRules, verify_head
@@ -26,9 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", required=True, metavar="FILE")
     parser.add_argument("--bundle-key", metavar="FILE", help="the pinned public key")
     parser.add_argument("--unsafe-unsigned-bundle", action="store_true", help="take the bundle without a signature")
-    parser.add_argument("--at", type=float, metavar="EPOCH", help="the verifier's clock [now]")
+    parser.add_argument("--at", type=_epoch, metavar="EPOCH", help="the verifier's clock [now]")
     parser.add_argument("--scheme", choices=("https", "http"), help="[the route's]")
     parser.add_argument("--authority", metavar="HOST", help="the served host [the route's]")
+    parser.add_argument("--explain", action="store_true", help="show the transcript or base that was built")
+    parser.add_argument("--claimed-base", metavar="FILE", help="what the client signed; show the first line that differs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,14 +70,42 @@ def run(args: argparse.Namespace) -> int:
         proof=ProofRules(scheme=scheme, max_age_s=60, skew_s=5, not_before_at=0),
     )
     found = Findings()
+    claimed = None if args.claimed_base is None else Path(args.claimed_base).read_bytes()
     try:
+        if (ambiguity := find_ambiguity(head)) is not None:
+            raise Refused("transcript_ambiguous", ambiguity)
         verify_head(request, bundle, "", rules, now, found)
         assert found.proof is not None
         assert found.route is not None
         check_body(found.proof, found.route, body)
     except Refused as refused:
-        return _say(allowed=False, reason=refused.reason.code, found=found, detail=refused.detail)
-    return _say(allowed=True, reason="passport_verified", found=found)
+        code = _say(allowed=False, reason=refused.reason.code, found=found, detail=refused.detail)
+    else:
+        code = _say(allowed=True, reason="passport_verified", found=found)
+    return code if _explain(found, claimed, shown=args.explain) else 1
+
+
+def _explain(found: Findings, claimed: bytes | None, *, shown: bool) -> bool:
+    """Show what was built, and where it differs from what the client claims. Returns False if it does."""
+    built = b"".join(found.built).decode("utf-8", "backslashreplace").split("\n") if found.built else []
+    for line in built if shown else ():
+        print(_without_secrets(line), file=sys.stderr)
+    if shown and not built:
+        print("robin passport verify: the request was refused before a base was built", file=sys.stderr)
+    if claimed is None:
+        return True
+    theirs = claimed.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+    for number, (ours, other) in enumerate(zip_longest(built, theirs, fillvalue=""), 1):
+        if ours != other:
+            print(f"line {number} differs\n  built:   {_without_secrets(ours)}\n  claimed: {_without_secrets(other)}", file=sys.stderr)
+            return False
+    return True
+
+
+def _without_secrets(line: str) -> str:
+    name, colon, value = line.partition(": ")
+    secret = name in ('"authorization"', '"txn-token"', '"workload-identity-token"')
+    return f"{name}: (sha256 {hashlib.sha256(value.encode()).hexdigest()})" if colon and secret else line
 
 
 def _body(rest: bytes, *, chunked: bool, length: int) -> bytes:
@@ -83,7 +120,19 @@ def _body(rest: bytes, *, chunked: bool, length: int) -> bytes:
         rest = rest[used:]
         if not decoder.done and not decoder.eager:
             raise ValueError
+    if rest:
+        raise ValueError
     return b"".join(pieces)
+
+
+def _epoch(text: str) -> float:
+    try:
+        at = float(text)
+    except ValueError:
+        at = math.nan
+    if not math.isfinite(at):  # no comparison with such a time would fail
+        raise argparse.ArgumentTypeError("it is not a time in seconds")
+    return at
 
 
 def _say(*, allowed: bool, reason: str, found: Findings, detail: str = "") -> int:

@@ -11,10 +11,10 @@ from typing import Final, Protocol
 from robin.identity.source import FailureClass, RawIdentity, SourceFailure
 from robin.wire.grpc import GrpcResponse
 from robin.wire.jwt_inspection import TokenRefused
+from robin.wire.protobuf import BadMessage
 from robin.wire.workload_api import (
     FETCH_JWT_SVID,
     SECURITY_METADATA,
-    BadMessage,
     JwtSvid,
     JwtSvidRequest,
     parse_reply,

@@ -4,8 +4,6 @@ The header chooses nothing but which of the issuer's own keys to try: `jwk`, `jk
 input: no reason and no exception of this module holds a byte of it. Claims are parsed after the signature was verified.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from robin.identity.trust.key_sources import KeySource
 from robin.identity.trust.keys import KeySet, VerificationKey
 from robin.identity.trust.settings import TrustSettings
 from robin.model.secret import Secret
+from robin.wire.compact_jws import decode_base64url
 from robin.wire.jwt_inspection import numeric_date
 from robin.wire.strict_json import JsonObject, parse_json_object
 
@@ -196,12 +195,9 @@ def _parse_segment(segment: bytes) -> JsonObject:
 def _decode(segment: bytes) -> bytes:
     """Base64url without padding (RFC 7515 section 2), in its one canonical spelling."""
     try:
-        octets = base64.b64decode(segment + b"=" * (-len(segment) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
+        return decode_base64url(segment.decode("ascii"))
+    except ValueError:
         raise NotVerified("malformed") from None
-    if base64.urlsafe_b64encode(octets).rstrip(b"=") != segment:
-        raise NotVerified("malformed")
-    return octets
 
 
 def claimed_issuer(token: Secret) -> object:

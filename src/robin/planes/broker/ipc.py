@@ -15,14 +15,25 @@ from robin.model.caller import Caller
 from robin.model.passport import PassportRoute
 from robin.model.passport_reasons import Refused
 from robin.planes.broker import records
+from robin.planes.broker.attest import Attestor
 from robin.planes.broker.issuer import Issuer
 from robin.planes.broker.metrics import PassportMetrics
 from robin.planes.broker.peer import read_peer
 from robin.planes.broker.replay import MemoryReplayStore, RateLimit
-from robin.policy.broker_issue import Peer, PeerRule, find_principal, guard_request, judge_issue
+from robin.policy.broker_issue import Peer, PeerRule, find_principal, find_rules, guard_request, judge_issue
 from robin.proxy.drain import Drain
 from robin.transport.stream import Stream, StreamClosed
-from robin.wire.broker_ipc import LINE_BYTES, PUBLIC, IssueRequest, Reader, render_allow_own, render_allow_public, render_deny
+from robin.wire.broker_ipc import (
+    LINE_BYTES,
+    PUBLIC,
+    ChallengeRequest,
+    IssueRequest,
+    Reader,
+    render_allow_own,
+    render_allow_public,
+    render_challenge,
+    render_deny,
+)
 
 LINE_S: Final = 5.0
 EXCHANGE_S: Final = 10.0
@@ -50,9 +61,10 @@ class BrokerPolicy:
 
 
 class IpcServer:
-    """Answers requests. `wall` and `monotonic` are clocks; `new_stream` makes the stream of a connection."""
+    """Answers requests. `wall` and `monotonic` are clocks; `new_stream` makes the stream of a connection; `attestor`: with SVIDs."""
 
     __slots__ = (
+        "_attestor",
         "_audit",
         "_drain",
         "_issuer",
@@ -79,9 +91,11 @@ class IpcServer:
         new_stream: Callable[[], IpcConnection],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        attestor: Attestor | None = None,
         nonces: int = 1 << 20,
     ) -> None:
         self._loop = loop
+        self._attestor = attestor
         self._policy = policy
         self._issuer = issuer
         self._audit = audit
@@ -103,7 +117,7 @@ class IpcServer:
         self._open[peer.uid] += 1
         self._metrics.connections += 1
         stream = self._new_stream()
-        self._drain.connections.add(stream)
+        self._drain.connected(stream)
         try:
             await self._loop.connect_accepted_socket(lambda: stream, sock)
             await self._exchange(stream, peer)
@@ -136,6 +150,8 @@ class IpcServer:
                 reader.version = PUBLIC if PUBLIC.encode() in line else reader.version
                 raise refused
             request = reader.parse(line)
+            if isinstance(request, ChallengeRequest):
+                return await self._challenge(request, peer, known)
             known |= records.of_request(request)
             return await self._issue(request, peer, known)
         except Refused as denied:
@@ -151,16 +167,20 @@ class IpcServer:
     async def _issue(self, request: IssueRequest, peer: Peer, known: dict[str, object]) -> bytes:
         policy = self._policy
         guard_request(request)
-        principal = find_principal(peer, policy.peers)
+        rules = find_rules(peer, policy.peers)
+        self._take_rate(peer)
+        if self._attestor is None and request.svid_proof is not None:
+            raise Refused("ipc_operation_unsupported", "svid_proof")
+        attestation = None if self._attestor is None else self._attestor.attest(peer, request)
+        known |= {} if attestation is None else records.of_attestation(attestation)
+        principal = find_principal(rules, attestation)
         known |= {"subject": principal.subject, "policy_id": principal.rule}
-        assert peer.uid is not None
-        if not self._rate.take(peer.uid, self._monotonic()):
-            raise Refused("rate_limited")
         issue = judge_issue(request, principal, policy.routes)
         known |= records.of_issue(issue, None, policy.issuer)
         now = self._wall()
         draft = self._issuer.draft(issue, now=now, monotonic=self._monotonic())
-        self._consume(peer.uid, draft.nonce, now)
+        if request.nonce is not None:  # ours do not repeat
+            self._consume(peer, request.nonce)
         known |= records.of_issue(issue, draft, policy.issuer)
         signed = self._issuer.sign(draft)
         known |= records.of_signed(signed)
@@ -188,9 +208,25 @@ class IpcServer:
             signer=signer,
         )
 
-    def _consume(self, uid: int, nonce: str, now: float) -> None:
+    async def _challenge(self, request: ChallengeRequest, peer: Peer, known: dict[str, object]) -> bytes:
+        if self._attestor is None:
+            raise Refused("ipc_operation_unsupported", "kind")
+        find_rules(peer, self._policy.peers)
+        self._take_rate(peer)
+        text, ends_at = self._attestor.challenge(peer)
+        said = records.outcome("broker", "challenge_issued", "", accepted=True)
+        await self._audit.write("passport.issue", request.request_id, known | said)
+        return render_challenge(request, text, ends_at)
+
+    def _take_rate(self, peer: Peer) -> None:
+        assert peer.uid is not None
+        if not self._rate.take(peer.uid, self._monotonic()):
+            raise Refused("rate_limited")
+
+    def _consume(self, peer: Peer, nonce: str) -> None:
         """A user may use a nonce once in ten minutes."""
-        key = hashlib.sha256(f"{uid}\n{nonce}".encode()).digest()
+        key = hashlib.sha256(f"{peer.uid}\n{nonce}".encode()).digest()
+        now = self._monotonic()
         outcome = self._nonces.consume(key, now + NONCE_S, now)
         if outcome == "seen":
             raise Refused("nonce_replay")
@@ -206,12 +242,16 @@ async def _read_line(stream: IpcConnection, began: float) -> tuple[bytes | None,
             if len(stream.received) > LINE_BYTES:
                 return bytes(stream.received[:4096]), Refused("ipc_too_large")
             if not await stream.fill():
-                return (None, None) if not stream.received else (bytes(stream.received[:4096]), Refused("ipc_malformed", "no_line_end"))
+                return (None, None) if not stream.received else (bytes(stream.received[:4096]), _bad_line("no_line_end"))
     except TimeoutError:
         return bytes(stream.received[:4096]), Refused("ipc_timeout")
     line = bytes(stream.received[:end])
     if end >= LINE_BYTES:
         return line[:4096], Refused("ipc_too_large")
     if len(stream.received) > end + 1:
-        return line[:4096], Refused("ipc_malformed", "bytes_behind")
+        return line[:4096], _bad_line("bytes_behind")
     return line, None
+
+
+def _bad_line(problem: str) -> Refused:
+    return Refused("ipc_malformed", problem, extra={"problem": problem})

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from robin.model.passport import NS, TRANSCRIPT
 from robin.model.passport_reasons import Refused
 from robin.planes.broker.keys import IssuerKeyPair
-from robin.policy.broker_issue import Issue
+from robin.policy.broker_issue import Issue, Principal
+from robin.policy.x509_svid import POSTURE, SVID_PROFILE
 from robin.wire import http_signature as sig
 from robin.wire import transcript as tr
 from robin.wire.compact_jws import encode_base64url, render_compact
@@ -41,6 +42,7 @@ class Draft:
     expires_at: int
     proof_key: Ed25519PrivateKey
     kid: str
+    issuer_key: Ed25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Signed:
 
 
 class Issuer:
-    """`octets(n)` gives unpredictable bytes. A proof key is replaced after its age; the one before is forgotten."""
+    """`octets(n)` gives unpredictable bytes. A proof key is replaced after its age and with a new SVID; the one before is forgotten."""
 
     __slots__ = ("_active", "_octets", "_proof_keys", "_settings")
 
@@ -63,9 +65,13 @@ class Issuer:
 
     def __init__(self, settings: IssuerSettings, keys: tuple[IssuerKeyPair, ...], octets: Callable[[int], bytes]) -> None:
         self._settings = settings
-        self._active = next((key for key in keys if key.status == "active"), None)
+        self.use_keys(keys)
         self._octets = octets
-        self._proof_keys: dict[str, tuple[Ed25519PrivateKey, float]] = {}
+        self._proof_keys: dict[str, tuple[Ed25519PrivateKey, float, str]] = {}
+
+    def use_keys(self, keys: tuple[IssuerKeyPair, ...]) -> None:
+        """Sign with the active one of these from now on."""
+        self._active = next((key for key in keys if key.status == "active"), None)
 
     def draft(self, issue: Issue, *, now: float, monotonic: float) -> Draft:
         """Decide the values of a passport. Raises Refused `issuer_key_unavailable`."""
@@ -77,31 +83,49 @@ class Issuer:
             jti="jti-" + encode_base64url(self._octets(16)),
             nonce=issue.request.nonce or encode_base64url(self._octets(16)),
             issued_at=issued_at,
-            expires_at=issued_at + self._settings.passport_ttl_s,
-            proof_key=self._proof_key(issue.principal.subject, monotonic),
+            expires_at=self._ends_at(issue, issued_at),
+            proof_key=self._proof_key(issue.principal, monotonic),
             kid=self._active.kid,
+            issuer_key=self._active.key,
         )
 
     def sign(self, draft: Draft) -> Signed:
         """Sign passport and request."""
         return self._sign_transcript(draft) if draft.issue.request.profile == TRANSCRIPT else self._sign_httpsig(draft)
 
-    def _proof_key(self, subject: str, monotonic: float) -> Ed25519PrivateKey:
-        key, made_at = self._proof_keys.get(subject, (None, 0.0))
-        if key is None or monotonic - made_at >= self._settings.proof_key_max_age_s:
+    def _ends_at(self, issue: Issue, issued_at: int) -> int:
+        """A passport does not outlive the SVID behind it."""
+        ends_at, attestation = issued_at + self._settings.passport_ttl_s, issue.principal.attestation
+        return ends_at if attestation is None else max(issued_at + 1, min(ends_at, int(attestation.svid.not_after_at)))
+
+    def _proof_key(self, principal: Principal, monotonic: float) -> Ed25519PrivateKey:
+        svid = "" if principal.attestation is None else principal.attestation.svid.sha256
+        key, made_at, made_for = self._proof_keys.get(principal.subject, (None, 0.0, ""))
+        if key is None or made_for != svid or monotonic - made_at >= self._settings.proof_key_max_age_s:
             if len(self._proof_keys) >= self.PRINCIPALS_MOST:
                 self._proof_keys.clear()
             key = Ed25519PrivateKey.generate()
-            self._proof_keys[subject] = (key, monotonic)
+            self._proof_keys[principal.subject] = (key, monotonic, svid)
         return key
 
     def _extension(self, issue: Issue) -> dict[str, object]:
         signer = {"class": issue.signer_class, "identity": issue.axes.identity, "key_protection": issue.axes.key_protection}
-        return {NS: {"route_id": issue.route.route_id, "signer": signer, "provenance": None, "ctx": dict(issue.request.ctx)}}
+        provenance = self._provenance(issue)
+        return {NS: {"route_id": issue.route.route_id, "signer": signer, "provenance": provenance, "ctx": dict(issue.request.ctx)}}
 
-    def _render(self, header: dict[str, object], claims: dict[str, object]) -> str:
-        assert self._active is not None
-        return render_compact(header, claims, self._active.key.sign)
+    def _provenance(self, issue: Issue) -> dict[str, object] | None:
+        """The SVID behind a passport whose class says that there was one."""
+        attestation = issue.principal.attestation
+        if attestation is None or issue.signer_class == "software":
+            return None
+        return {
+            "profile": SVID_PROFILE,
+            "posture": POSTURE,
+            "trust_domain": self._settings.trust_domain,
+            "spiffe_id": attestation.svid.spiffe_id,
+            "mode": attestation.mode,
+            "svid_sha256": attestation.svid.sha256,
+        }
 
     def _sign_transcript(self, draft: Draft) -> Signed:
         issue, settings = draft.issue, self._settings
@@ -118,7 +142,7 @@ class Issuer:
             "cnf": {"kid": proof_key, "public_key_b64url": proof_key, "key_binding": issue.signer_class},
             **(self._extension(issue) if settings.extended else {}),
         }
-        passport = self._render({"alg": "EdDSA", "kid": draft.kid, "typ": "JWT"}, claims)
+        passport = render_compact({"alg": "EdDSA", "kid": draft.kid, "typ": "JWT"}, claims, draft.issuer_key.sign)
         path, _, query = request.target.partition("?")
         covered = dict(request.headers) | {"x-trustplane-nonce": tr.hash_value(draft.nonce)}
         if "content-encoding" not in {*issue.route.covered_headers, *issue.route.covered_if_present}:
@@ -167,7 +191,7 @@ class Issuer:
             "cnf": {"jwk": {**public_jwk(draft.proof_key), "alg": settings.jose_alg_name}},
             **self._extension(issue),
         }
-        passport = self._render({"alg": settings.jose_alg_name, "kid": draft.kid, "typ": "wit+jwt"}, claims)
+        passport = render_compact({"alg": settings.jose_alg_name, "kid": draft.kid, "typ": "wit+jwt"}, claims, draft.issuer_key.sign)
         sent = [("Workload-Identity-Token", passport)]
         if request.body_sha256 not in (None, tr.EMPTY_SHA256):
             digest = base64.b64encode(bytes.fromhex(str(request.body_sha256))).decode("ascii")

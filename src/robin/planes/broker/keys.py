@@ -5,20 +5,24 @@ with the file and the rule, since a key that others can read or replace can mint
 """
 
 import contextlib
+import errno
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from robin.transport.private_file import write_private
 from robin.wire.compact_jws import decode_base64url, encode_base64url
 from robin.wire.passport_keys import PublicKey, parse_public, public_jwk, thumbprint_of
 from robin.wire.strict_json import parse_json_object
 
 STATUSES: Final = ("next", "active", "retiring")
+RETIRING_S: Final = 630
+"""How long passports of a key that signs no more may be accepted: their longest life, and the most that clocks may differ."""
 _LIMIT_BYTES: Final = 4096
 
 
@@ -28,18 +32,21 @@ class KeyFileRefused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IssuerKeyPair:
-    """One issuer key. `created` in epoch seconds."""
+    """One issuer key. `created`, and `since` when it has its status, in epoch seconds."""
 
     kid: str
     status: str
     created: int
+    since: int
     key: Ed25519PrivateKey
 
 
 def make_key(*, status: str, created: int) -> IssuerKeyPair:
-    """A new key in memory."""
+    """A new key in memory. Its kid is an argument of commands, so it does not begin as a flag does."""
     key = Ed25519PrivateKey.generate()
-    return IssuerKeyPair(kid=thumbprint_of(key), status=status, created=created, key=key)
+    while thumbprint_of(key).startswith("-"):
+        key = Ed25519PrivateKey.generate()
+    return IssuerKeyPair(kid=thumbprint_of(key), status=status, created=created, since=created, key=key)
 
 
 def load_keys(folder: Path, *, now: float, auto_create: bool) -> tuple[IssuerKeyPair, ...]:
@@ -58,25 +65,82 @@ def load_keys(folder: Path, *, now: float, auto_create: bool) -> tuple[IssuerKey
     return keys
 
 
+def add_key(folder: Path, *, now: int) -> IssuerKeyPair:
+    """Make one more key: the first one is active, others wait for `activate_key`. Raises as `load_keys`."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    pair = make_key(status="next" if _load_some(folder) else "active", created=now)
+    save_key(folder, pair)
+    return pair
+
+
+def activate_key(folder: Path, kid: str, *, now: int) -> None:
+    """Make this the key that signs, and the one before `retiring`: it stays in bundles for a while. Raises as `load_keys`.
+
+    Two files are written. Between them no key is active, and nothing starts or reloads; the same command again goes on from there.
+    """
+    keys = _load_some(folder)
+    chosen = _find(keys, kid, folder)
+    for key in keys:
+        if key.status == "active" and key is not chosen:
+            save_key(folder, replace(key, status="retiring", since=now))
+    if chosen.status != "active":
+        save_key(folder, replace(chosen, status="active", since=now))
+
+
+def retire_key(folder: Path, kid: str, *, now: int) -> int:
+    """Remove a key that is retiring. Returns the seconds that it has to stay, 0 where it is gone. Raises as `load_keys`."""
+    key = _find(_load_some(folder), kid, folder)
+    if key.status != "retiring":
+        raise KeyFileRefused(f"{folder}: {kid} is {key.status}; activate another key first")
+    left_s = key.since + RETIRING_S - now
+    if left_s <= 0:
+        (folder / f"{kid}.jwk").unlink()
+    return max(0, left_s)
+
+
+def _load_some(folder: Path) -> tuple[IssuerKeyPair, ...]:
+    _check(folder, os.lstat(folder), directory=True)
+    return tuple(_load(path) for path in sorted(folder.glob("*.jwk")))
+
+
+def _find(keys: tuple[IssuerKeyPair, ...], kid: str, folder: Path) -> IssuerKeyPair:
+    found = next((key for key in keys if key.kid == kid), None)
+    if found is None:
+        raise KeyFileRefused(f"{folder}: there is no key {kid}")
+    return found
+
+
 def save_key(folder: Path, pair: IssuerKeyPair) -> Path:
     """Write a key whole: a temporary file, synced, renamed."""
     private = encode_base64url(pair.key.private_bytes_raw())
-    members = {**public_jwk(pair.key), "d": private, "kid": pair.kid, "alg": "Ed25519", "created": pair.created, "status": pair.status}
+    members: dict[str, object] = {**public_jwk(pair.key), "d": private, "kid": pair.kid, "alg": "Ed25519"}
+    members |= {"created": pair.created, "status": pair.status, "since": pair.since}
     path = folder / f"{pair.kid}.jwk"
-    temporary = folder / f".{pair.kid}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(json.dumps(members, indent=1).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_private(path, json.dumps(members, indent=1).encode() + b"\n")
     return path
 
 
+def check_folders(state_dir: Path, socket: Path | None) -> None:
+    """Raise KeyFileRefused where others can replace keys, bundle serial or audit log, or could listen in our place."""
+    for folder in (state_dir, *(() if socket is None else (socket.parent,))):
+        if folder.exists():
+            _check_folder(folder)
+
+
+def _check_folder(path: Path) -> None:
+    found = os.stat(path)
+    if found.st_mode & 0o022 or found.st_uid not in (os.geteuid(), 0):
+        raise KeyFileRefused(f"{path}: others can write to it; use a folder of the broker's user that it alone may write to")
+
+
 def _load(path: Path) -> IssuerKeyPair:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if not path.is_symlink() else -1
-    if fd < 0:
-        raise KeyFileRefused(f"{path}: it is a symbolic link")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise KeyFileRefused(f"{path}: it is a symbolic link") from None
+        raise
     with os.fdopen(fd, "rb") as file:
         _check(path, os.fstat(file.fileno()))
         text = file.read(_LIMIT_BYTES + 1)
@@ -84,6 +148,7 @@ def _load(path: Path) -> IssuerKeyPair:
         members = parse_json_object(text)
         key = Ed25519PrivateKey.from_private_bytes(decode_base64url(str(members["d"])))
         created = members["created"]
+        since = members.get("since", created)
         status = members["status"]
         shown = {name: members[name] for name in ("kty", "crv", "x")}
     except (ValueError, KeyError):
@@ -92,9 +157,9 @@ def _load(path: Path) -> IssuerKeyPair:
         raise KeyFileRefused(f"{path}: its public and private halves are not one key")
     if members.get("kid") != thumbprint_of(key) or path.stem != members["kid"]:
         raise KeyFileRefused(f"{path}: its kid is not its RFC 7638 thumbprint, or not its name")
-    if status not in STATUSES or type(created) is not int:
-        raise KeyFileRefused(f"{path}: its status is not one of {', '.join(STATUSES)}, or created is no number")
-    return IssuerKeyPair(kid=str(members["kid"]), status=str(status), created=created, key=key)
+    if status not in STATUSES or type(created) is not int or type(since) is not int:
+        raise KeyFileRefused(f"{path}: its status is not one of {', '.join(STATUSES)}, or created or since is no number")
+    return IssuerKeyPair(kid=str(members["kid"]), status=str(status), created=created, since=since, key=key)
 
 
 def _check(path: Path, found: os.stat_result, *, directory: bool = False) -> None:
@@ -111,12 +176,30 @@ def load_public_keys(paths: tuple[Path, ...]) -> dict[str, PublicKey]:
     """Pinned public keys by kid, of files with one JWK each. Raises KeyFileRefused, OSError."""
     found = {}
     for path in paths:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+                raise KeyFileRefused(f"{path}: everyone can replace it; chmod o-w it")
+            text = file.read(_LIMIT_BYTES + 1)
         try:
-            members = parse_json_object(path.read_bytes()[: _LIMIT_BYTES + 1])
+            members = parse_json_object(text)
             key = parse_public({name: value for name, value in members.items() if name in ("kty", "crv", "x", "d")})
         except ValueError:
             raise KeyFileRefused(f"{path}: it is not a public Ed25519 JWK") from None
-        if os.stat(path).st_mode & stat.S_IWOTH:
-            raise KeyFileRefused(f"{path}: everyone can replace it; chmod o-w it")
         found[str(members.get("kid", key.thumbprint))] = key
     return found
+
+
+def load_bundle_key(path: Path) -> Ed25519PrivateKey:
+    """The private key that signs bundles, as `robin passport bundle keygen` wrote it. Raises KeyFileRefused, OSError."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o007:
+            raise KeyFileRefused(f"{path}: everyone can reach it; chmod 0600 it")
+        text = file.read(_LIMIT_BYTES + 1)
+    try:
+        members = parse_json_object(text)
+        key = Ed25519PrivateKey.from_private_bytes(decode_base64url(str(members["d"])))
+    except (ValueError, KeyError):
+        raise KeyFileRefused(f"{path}: it is not a private Ed25519 JWK") from None
+    if members.get("x") != public_jwk(key)["x"]:
+        raise KeyFileRefused(f"{path}: its public and private halves are not one key")
+    return key

@@ -9,9 +9,19 @@ from robin.telemetry.names import Reading
 
 
 class PassportMetrics:
-    """Plain counters. `bundle_age_s` and `replay_entries` are asked at a scrape."""
+    """Plain counters. `bundle_age_s`, `replay_entries` and `svid_expiry_s` are asked at a scrape."""
 
-    __slots__ = ("bundle_age_s", "bundle_reload_errors", "connections", "denied", "issued", "replay_entries", "seconds", "verified")
+    __slots__ = (
+        "bundle_age_s",
+        "bundle_reload_errors",
+        "connections",
+        "denied",
+        "issued",
+        "replay_entries",
+        "seconds",
+        "svid_expiry_s",
+        "verified",
+    )
 
     def __init__(self) -> None:
         self.issued: defaultdict[tuple[str, str], int] = defaultdict(int)  # (profile, class)
@@ -22,6 +32,7 @@ class PassportMetrics:
         self.bundle_reload_errors = 0
         self.bundle_age_s: Callable[[], float | None] = lambda: None
         self.replay_entries: Callable[[], int] = lambda: 0
+        self.svid_expiry_s: Callable[[], float | None] = lambda: None
 
     def observe(self, profile: str, seconds: float) -> None:
         """Note how long one verification took."""
@@ -42,3 +53,5 @@ class PassportMetrics:
             yield names.BUNDLE_AGE, (), age_s
         yield names.BUNDLE_RELOAD_ERRORS, (), self.bundle_reload_errors
         yield names.BROKER_CONNECTIONS, (), self.connections
+        if (expiry_s := self.svid_expiry_s()) is not None:
+            yield names.SVID_EXPIRY, (), expiry_s

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from robin.policy.broker_issue import UNKNOWN, Peer
-from robin.transport.listen import peer_credentials
+from robin.proxy.admission import peer_credentials
 
 _SO_PEERPIDFD: Final = 77  # Linux 6.5, on the common architectures; Python has no name for it
+_CGROUP_CHARACTERS: Final = 16384
 
 
 def read_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
@@ -28,15 +29,17 @@ def read_peer(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
         return peer
     try:
         folder = proc / str(found.pid)
-        process, exe = UNKNOWN, UNKNOWN
+        process, exe, cgroup = UNKNOWN, UNKNOWN, ""
         with contextlib.suppress(OSError):
             process = (folder / "comm").read_text("utf-8", "backslashreplace").rstrip("\n")[:64]
         with contextlib.suppress(OSError):
             if os.stat(folder / "ns" / "mnt").st_ino == os.stat(proc / "self" / "ns" / "mnt").st_ino:
                 exe = str((folder / "exe").readlink())
+        with contextlib.suppress(OSError):
+            cgroup = (folder / "cgroup").read_text("ascii", "backslashreplace")[:_CGROUP_CHARACTERS]
         if _has_ended(fd):
             return peer
-        return Peer(uid=found.uid, gid=found.gid, pid=found.pid, pid_proven=True, process=process, exe=exe)
+        return Peer(uid=found.uid, gid=found.gid, pid=found.pid, pid_proven=True, process=process, exe=exe, cgroup=cgroup)
     finally:
         os.close(fd)
 

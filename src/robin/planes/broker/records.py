@@ -10,8 +10,9 @@ from typing import Final
 from robin.model.passport import TRANSCRIPT, PassportRoute
 from robin.model.passport_reasons import Refused
 from robin.planes.broker.issuer import Draft, Signed
-from robin.policy.broker_issue import Issue, Peer
+from robin.policy.broker_issue import Attestation, Issue, Peer
 from robin.policy.passport_verify import Findings
+from robin.policy.x509_svid import SVID_PROFILE
 from robin.telemetry.audit import AuditLog, AuditRecord
 from robin.telemetry.audit_file import AuditUnavailable
 from robin.telemetry.timestamp import TimestampFormatter
@@ -43,12 +44,19 @@ class PassportAudit:
 
     async def write(self, event: str, request_id: str, values: Mapping[str, object]) -> None:
         """One record; returns when it is in the file."""
-        fields: dict[str, object] = dict.fromkeys(_FIELDS)
-        fields |= {"version": EVENT_VERSION, "occurred_at": self._timestamps.text(self._wall()), "request_id": request_id or None}
         try:
-            await self._log.append(AuditRecord(event=event, id=request_id, fields=fields | dict(values)))
+            await self._log.append(self._build(event, request_id, values))
         except AuditUnavailable as error:
             raise Refused("audit_unavailable", error.reason) from None
+
+    def put(self, event: str, request_id: str, values: Mapping[str, object]) -> None:
+        """One record of what is refused anyway; one that cannot be written is counted in the log itself."""
+        self._log.put(self._build(event, request_id, values))
+
+    def _build(self, event: str, request_id: str, values: Mapping[str, object]) -> AuditRecord:
+        fields: dict[str, object] = dict.fromkeys(_FIELDS)
+        fields |= {"version": EVENT_VERSION, "occurred_at": self._timestamps.text(self._wall()), "request_id": request_id or None}
+        return AuditRecord(event=event, id=request_id, fields=fields | dict(values))
 
     async def close(self) -> None:
         """Seal the log."""
@@ -56,7 +64,7 @@ class PassportAudit:
 
 
 def outcome(component: str, reason: str, detail: str, *, accepted: bool) -> dict[str, object]:
-    """What every record says of a decision."""
+    """The fields that every record of a decision has."""
     return {
         "component": component,
         "outcome": "allow" if accepted else "deny",
@@ -68,18 +76,18 @@ def outcome(component: str, reason: str, detail: str, *, accepted: bool) -> dict
 
 def of_peer(peer: Peer) -> dict[str, object]:
     """The peer of a broker's decision."""
-    known = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid, "pid_proven": peer.pid_proven, "process": _ascii(peer.process)}
-    return {"peer": known | {"exe": _ascii(peer.exe)}, "profile": "local/software", "signer": "local/software"}
+    known = {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid, "pid_proven": peer.pid_proven, "process": ascii_text(peer.process)}
+    return {"peer": known | {"exe": ascii_text(peer.exe)}, "profile": "local/software", "signer": "local/software"}
 
 
 def of_request(request: IssueRequest) -> dict[str, object]:
     """What a request asks for; its route and audience are claims until a route was found."""
     return {
         "proof_profile": request.profile,
-        "method": _ascii(request.method),
-        "authority": _ascii(request.authority),
-        "route_id": None if request.route_id is None else _ascii(request.route_id),
-        "audience": None if request.audience is None else _ascii(request.audience),
+        "method": ascii_text(request.method),
+        "authority": ascii_text(request.authority),
+        "route_id": None if request.route_id is None else ascii_text(request.route_id),
+        "audience": None if request.audience is None else ascii_text(request.audience),
     }
 
 
@@ -104,7 +112,20 @@ def of_issue(issue: Issue, draft: Draft | None, issuer: str) -> dict[str, object
         "key_protection": issue.axes.key_protection,
         "policy_id": issue.principal.rule,
     }
+    values |= {} if issue.principal.attestation is None else of_attestation(issue.principal.attestation)
     return of_route(issue.route) | values | ({} if draft is None else {"jti": draft.jti, "kid": draft.kid})
+
+
+def of_attestation(attestation: Attestation) -> dict[str, object]:
+    """The SVID that was verified for a decision."""
+    return {
+        "profile": SVID_PROFILE,
+        "mode": attestation.mode,
+        "evidence": attestation.evidence,
+        "svid_sha256": attestation.svid.sha256,
+        "source_profile": SVID_PROFILE,
+        "source_spiffe_id": attestation.svid.spiffe_id,
+    }
 
 
 def of_signed(signed: Signed) -> dict[str, object]:
@@ -114,18 +135,18 @@ def of_signed(signed: Signed) -> dict[str, object]:
 
 
 def of_findings(found: Findings) -> dict[str, object]:
-    """What a verifier knows of a request so far."""
+    """What was found of a request so far."""
     values: dict[str, object] = {"proof_profile": found.profile}
     if found.route is not None:
         values |= of_route(found.route)
     if (passport := found.passport) is not None:
         values |= {
-            "issuer": _ascii(passport.issuer),
-            "subject": _ascii(passport.subject),
-            "jti": _ascii(passport.jti) or None,
-            "kid": _ascii(passport.kid),
+            "issuer": ascii_text(passport.issuer),
+            "subject": ascii_text(passport.subject),
+            "jti": ascii_text(passport.jti) or None,
+            "kid": ascii_text(passport.kid),
             "key_binding": passport.key_binding,
-            "audience": None if passport.audience is None else _ascii(passport.audience),
+            "audience": None if passport.audience is None else ascii_text(passport.audience),
         }
     if found.credited is not None:
         values |= {"identity": found.credited.identity, "key_protection": found.credited.key_protection}
@@ -134,6 +155,6 @@ def of_findings(found: Findings) -> dict[str, object]:
     return values
 
 
-def _ascii(text: str) -> str:
+def ascii_text(text: str) -> str:
     """Text of others for a record: bounded, and without what a record cannot hold."""
     return text[:256].encode("ascii", "backslashreplace").decode("ascii")

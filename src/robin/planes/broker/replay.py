@@ -1,30 +1,38 @@
 """What may be used once: a bounded store in memory that forgets only what has expired, and a token bucket for each user."""
 
 import heapq
+import math
 from typing import Final, Literal
 
-Outcome = Literal["fresh", "seen", "full", "unavailable"]
+Outcome = Literal["fresh", "seen", "stale", "full", "unavailable"]
 
 
 class MemoryReplayStore:
-    """`consume` is atomic: it runs in one turn of the loop. At the limit nothing is evicted, and everything is denied."""
+    """`consume` is atomic: it runs in one turn of the loop. At the limit nothing is evicted, and everything is denied.
 
-    __slots__ = ("_by_expiry", "_most", "_until")
+    What ends before something that was forgotten is `stale`: a clock that is set back would make an expired use possible once more.
+    """
+
+    __slots__ = ("_by_expiry", "_forgotten_until", "_most", "_until")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._until: dict[bytes, float] = {}
         self._by_expiry: list[tuple[float, bytes]] = []
+        self._forgotten_until = -math.inf
 
     def __len__(self) -> int:
         return len(self._until)
 
     def consume(self, key: bytes, until: float, now: float) -> Outcome:
-        """Note the key until `until` (wall seconds); `seen` if it was noted already."""
+        """Note the key until `until`, a time of the clock of `now`; `seen` if it was noted already, `stale` if that may be forgotten."""
         while self._by_expiry and self._by_expiry[0][0] < now:
-            self._until.pop(heapq.heappop(self._by_expiry)[1], None)
+            self._forgotten_until, forgotten = heapq.heappop(self._by_expiry)
+            del self._until[forgotten]
         if key in self._until:
             return "seen"
+        if until <= self._forgotten_until:
+            return "stale"
         if len(self._until) >= self._most:
             return "full"
         self._until[key] = until

@@ -5,20 +5,26 @@ from http import HTTPStatus
 from typing import Final
 
 from robin.model.faults import Fault, FaultKind, FaultSource
-from robin.model.passport import HTTPSIG, TRANSCRIPT, PassportRoute
-from robin.model.passport_reasons import REASONS, Reason
+from robin.model.passport import HTTPSIG, TRANSCRIPT, PassportRoute, ReceivedRequest
+from robin.model.passport_reasons import Reason
+from robin.policy.passport_proof import HTTPSIG_FIELDS, TRANSCRIPT_FIELDS
 from robin.policy.passport_verify import Findings
+from robin.wire.http_signature import render_binary
+from robin.wire.transcript import EMPTY_SHA256
 
 ACCEPT_SIGNATURE: Final = (
     'wimse=("@method" "@request-target" "@authority" "workload-identity-token");created;expires;tag="wimse-workload-to-workload"'
 )
-_OF_ENGINE: Final = {"limit_body": "body_too_large"}
+
+
+OURS: Final = ("robin-passport-", "x-trustplane-")
+_PUBLIC_COPIES: Final = tuple(f"x-trustplane-{name}" for name in ("subject", "issuer", "trust-domain", "jti"))
 
 
 class PassportFault(Fault):
-    """A refusal of the verifier for the engine, which knows only faults."""
+    """A refusal of the verifier for the engine, whose refusals are faults. `request_id` is that of its audit record."""
 
-    def __init__(self, reason: Reason, found: Findings) -> None:
+    def __init__(self, reason: Reason, found: Findings, request_id: str) -> None:
         Exception.__init__(self, reason.code)
         self.status, self.fields = status_of(reason, found.profile, found.route)
         error = "proxy_internal_error" if self.status >= 500 else "http_request_denied"
@@ -26,6 +32,7 @@ class PassportFault(Fault):
         self.detail = reason.remedy
         self.retry_after_s = 1 if reason.retryable and self.status == 503 else None
         self.reason = reason
+        self.request_id = request_id
 
 
 def status_of(reason: Reason, profile: str | None, route: PassportRoute | None) -> tuple[int, bytes]:
@@ -47,12 +54,9 @@ class PassportRefusals:
     __slots__ = ()
 
     def render(self, fault: Fault, *, request_id: str, close: bool, head_only: bool) -> bytes:
-        """One whole response. A fault of the engine keeps its code, but for what is a reason of the verifier under another name."""
+        """One whole response. A fault of the engine keeps its code."""
         if isinstance(fault, PassportFault):
             return render_refusal(fault.reason, fault.status, fault.fields, request_id=request_id, close=close, head_only=head_only)
-        named = _OF_ENGINE.get(fault.code)
-        if named is not None:
-            return render_refusal(REASONS[named], fault.kind.status, b"", request_id=request_id, close=close, head_only=head_only)
         retry = b"" if fault.retry_after_s is None else b"Retry-After: 1\r\n"
         body = _body(fault.code, fault.kind.title, fault.kind.status, request_id, source=fault.kind.source.value, retry=bool(retry))
         return _render(fault.kind.status, fault.code, retry, body, close=close, head_only=head_only)
@@ -78,22 +82,44 @@ def _render(status: int, code: str, lines: bytes, body: bytes, *, close: bool, h
     return head if head_only else head + body
 
 
-def passport_lines(found: Findings, *, asserted_digest: str | None = None) -> bytes:
-    """What the service is told of an accepted request, as header lines."""
-    passport, route, credited = found.passport, found.route, found.credited
+def passport_values(found: Findings) -> dict[str, str]:
+    """What the service is told of an accepted request: header and value, empty where there is none."""
+    passport, route, credited, proof = found.passport, found.route, found.credited, found.proof
     assert passport is not None
     assert route is not None
     assert credited is not None
-    values = {
-        "Subject": passport.subject,
-        "Issuer": passport.issuer,
-        "Trust-Domain": passport.trust_domain,
-        "Jti": passport.jti,
-        "Route-Id": route.route_id,
-        "Profile": passport.profile,
-        "Signer-Class": passport.key_binding,
-        "Identity": credited.identity,
-        "Key-Protection": credited.key_protection,
-        "Content-Digest": asserted_digest or "",
+    assert proof is not None
+    digest = ""
+    if route.body == "asserted":  # the service compares: also that there is no body
+        digest = proof.content_digest or f"sha-256={render_binary(bytes.fromhex(proof.body_sha256 or EMPTY_SHA256))}"
+    return {
+        "Robin-Passport-Subject": passport.subject,
+        "Robin-Passport-Issuer": passport.issuer,
+        "Robin-Passport-Trust-Domain": passport.trust_domain,
+        "Robin-Passport-Jti": passport.jti,
+        "Robin-Passport-Route-Id": route.route_id,
+        "Robin-Passport-Profile": passport.profile,
+        "Robin-Passport-Signer-Class": passport.key_binding,
+        "Robin-Passport-Identity": credited.identity,
+        "Robin-Passport-Key-Protection": credited.key_protection,
+        "Robin-Passport-Content-Digest": digest,
     }
-    return b"".join(f"Robin-Passport-{name}: {value}\r\n".encode("ascii") for name, value in values.items() if value)
+
+
+def passport_lines(values: dict[str, str]) -> list[bytes]:
+    """Those of `passport_values` that there are, as header lines."""
+    return [f"{name}: {value}\r\n".encode("ascii") for name, value in values.items() if value]
+
+
+def render_allowed(found: Findings, request: ReceivedRequest, *, remove: bool) -> bytes:
+    """The response that allows a request. `remove`: with the header by which Envoy takes credentials and forged copies off the request."""
+    values = passport_values(found)
+    lines = b"".join(passport_lines(values))
+    if remove:
+        used = ("authorization", *TRANSCRIPT_FIELDS) if found.profile == TRANSCRIPT else HTTPSIG_FIELDS
+        set_ = {name.lower() for name, value in values.items() if value}
+        absent = [name.lower() for name, value in values.items() if not value]
+        sent = (name for name, _ in request.fields if name.replace("_", "-").startswith(OURS) and name not in set_)
+        names = dict.fromkeys([*used, *absent, *_PUBLIC_COPIES, *sent])
+        lines += f"x-envoy-auth-headers-to-remove: {','.join(names)}\r\n".encode("ascii")
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n" + lines + b"\r\n"

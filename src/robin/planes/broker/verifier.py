@@ -64,7 +64,7 @@ class Verifier:
         assert found.route is not None
         try:
             if body is None:
-                check_unseen_body(found.proof, found.route, one.request.method)
+                check_unseen_body(found.proof, found.route, one.request)
             else:
                 check_body(found.proof, found.route, body)
             now = self._wall()
@@ -73,6 +73,8 @@ class Verifier:
             outcome = self._replay.consume(replay_key(found), found.proof.until, now)
             if outcome == "seen":
                 raise Refused("jti_replay" if found.profile == TRANSCRIPT else "nonce_replay")
+            if outcome == "stale":
+                raise Refused("nonce_stale", "clock_set_back")
             if outcome != "fresh":
                 raise Refused("replay_store_full" if outcome == "full" else "replay_store_unavailable")
         except Refused as refused:
@@ -82,17 +84,31 @@ class Verifier:
 
     async def refuse(self, one: Verification, refused: Refused) -> Refused:
         """Count and record a refusal. Returns what is answered: the refusal, or `audit_unavailable`."""
-        self._metrics.denied["verifier", refused.reason.code] += 1
-        self._metrics.verified[one.found.profile or "none", one.surface, "deny"] += 1
+        self._count(one, refused)
         try:
             await self._write(one, refused.reason.code, refused.detail, accepted=False)
         except Refused as unavailable:
             return unavailable
         return refused
 
+    def note_refusal(self, one: Verification, refused: Refused) -> None:
+        """Count and record a refusal where nothing can be awaited."""
+        self._count(one, refused)
+        self._audit.put("passport.verify", one.request_id, self._values(one, refused.reason.code, refused.detail, accepted=False))
+
+    def _count(self, one: Verification, refused: Refused) -> None:
+        self._metrics.denied["verifier", refused.reason.code] += 1
+        self._metrics.verified[one.found.profile or "none", one.surface, "deny"] += 1
+
     async def _write(self, one: Verification, reason: str, detail: str, *, accepted: bool) -> None:
-        bundle = self._bundle.bundle
-        values = records.of_findings(one.found) | records.outcome("verifier", reason, detail, accepted=accepted)
-        request = {"method": one.request.method[:32], "authority": one.request.authority[:255], "surface": one.surface}
-        serial = None if bundle is None else bundle.serial
-        await self._audit.write("passport.verify", one.request_id, request | {"bundle_serial": serial} | values)
+        await self._audit.write("passport.verify", one.request_id, self._values(one, reason, detail, accepted=accepted))
+
+    def _values(self, one: Verification, reason: str, detail: str, *, accepted: bool) -> dict[str, object]:
+        bundle, request = self._bundle.bundle, one.request
+        values: dict[str, object] = {
+            "method": records.ascii_text(request.method),
+            "authority": records.ascii_text(request.authority),
+            "surface": one.surface,
+            "bundle_serial": None if bundle is None else bundle.serial,
+        }
+        return values | records.of_findings(one.found) | records.outcome("verifier", reason, detail, accepted=accepted)

@@ -9,7 +9,7 @@ import datetime
 import ipaddress
 import os
 import ssl
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -34,10 +34,11 @@ class CaInvalid(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SigningCa:
-    """One loaded CA. `chain` is PEM, sent behind each leaf; `sha256` names the certificate in records."""
+    """One loaded CA. `pem` is its certificate; `chain` is PEM too, sent behind each leaf; `sha256` names the certificate in records."""
 
     certificate: "x509.Certificate"
     key: object
+    pem: bytes
     chain: bytes
     sha256: str
     not_before: float
@@ -70,6 +71,7 @@ def load_ca(folder: str) -> SigningCa:
     return SigningCa(
         certificate=certificate,
         key=key,
+        pem=certificate.public_bytes(serialization.Encoding.PEM),
         chain=b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates[1:]),
         sha256=certificate.fingerprint(hashes.SHA256()).hex(),
         not_before=certificate.not_valid_before_utc.timestamp(),
@@ -92,19 +94,15 @@ def _check_ca(certificate: "x509.Certificate") -> None:
         raise CaInvalid("the certificate is not one of a CA that may sign certificates")
 
 
-def mint_leaf(ca: SigningCa, host: str, *, now: float, ttl_s: float) -> tuple[bytes, float]:
-    """A leaf for exactly `host`, PEM, and when it ends."""
+def mint_leaf(ca: SigningCa, *hosts: str, now: float, ttl_s: float) -> tuple[bytes, float]:
+    """A leaf for exactly these hosts, the first of which is its subject, PEM, and when it ends."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # noqa: PLC0415
 
     ends_at = min(now + ttl_s, ca.not_after)
-    try:
-        general: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        general = x509.DNSName(host)
-    named = len(host) <= _CN_OCTETS
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)] if named else [])
+    named = len(hosts[0]) <= _CN_OCTETS
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])] if named else [])
     issuer_key_id = ca.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     public = ca.leaf_key.public_key()
     builder = (
@@ -115,7 +113,7 @@ def mint_leaf(ca: SigningCa, host: str, *, now: float, ttl_s: float) -> tuple[by
         .serial_number(int.from_bytes(os.urandom(16), "big") >> 1 or 1)
         .not_valid_before(_utc(max(now - _BACKDATED_S, ca.not_before)))
         .not_valid_after(_utc(ends_at))
-        .add_extension(x509.SubjectAlternativeName([general]), critical=not named)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=not named)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_leaf_usage(), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -126,6 +124,15 @@ def mint_leaf(ca: SigningCa, host: str, *, now: float, ttl_s: float) -> tuple[by
 
     certificate = builder.sign(ca.key, hashes.SHA256())  # type: ignore[arg-type]
     return certificate.public_bytes(Encoding.PEM), ends_at
+
+
+def _general_name(host: str) -> "x509.GeneralName":
+    from cryptography import x509  # noqa: PLC0415
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _leaf_usage() -> "x509.KeyUsage":
@@ -182,9 +189,12 @@ def _within(tree: "x509.GeneralName", host: str, address: ipaddress.IPv4Address 
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MintedContext:
+    """A context with a leaf, who signed it, and when it is to be made anew."""
+
     context: ssl.SSLContext
+    ca: SigningCa
     refresh_at: float
 
 
@@ -192,7 +202,8 @@ class BridgeAuthority:
     """Contexts for the client's side of a bridge, by host. `mints` and `hits` count.
 
     The folder of the signing slot is looked at every ten seconds: the same key with a new certificate is used from then on; another key
-    waits for a restart (`pending`), since callers may not trust it yet; a broken pair changes nothing.
+    waits (`pending`) until the old certificate ends or the gateway restarts, since callers may not trust it yet; a broken pair changes
+    nothing.
     """
 
     __slots__ = (
@@ -203,6 +214,7 @@ class BridgeAuthority:
         "_looked_at",
         "_minted",
         "_per_second",
+        "_second",
         "_seen",
         "_ttl_s",
         "_wall",
@@ -211,21 +223,32 @@ class BridgeAuthority:
         "pending",
     )
 
-    def __init__(self, folder: str, *, ttl_s: float, contexts: int, per_second: int, wall: Callable[[], float]) -> None:
-        """Load the CA. Raises CaInvalid."""
+    def __init__(
+        self,
+        folder: str,
+        *,
+        ttl_s: float,
+        contexts: int,
+        per_second: int,
+        wall: Callable[[], float],
+        before: "BridgeAuthority | None" = None,
+    ) -> None:
+        """Load the CA. `before`: what this one replaces; its counts go on, and where the folder is the same its CA. Raises CaInvalid."""
         self._folder = folder
         self._ttl_s = ttl_s
         self._limit = contexts
         self._per_second = per_second
         self._wall = wall
-        self._contexts: OrderedDict[str, _Kept] = OrderedDict()
-        self._minted = (0, 0)  # in this second, how many
-        self._seen = self._files()
-        self._ca = load_ca(folder)
+        self._contexts: OrderedDict[str, MintedContext] = OrderedDict()
+        self._second = 0
+        self._minted: Counter[str] = Counter()  # in this second, by caller
         self._looked_at = wall()
-        self.mints = 0
-        self.hits = 0
-        self.pending = False
+        same = before if before is not None and before._folder == folder else None
+        self._seen: tuple[tuple[int, ...], ...] = self._files() if same is None else same._seen
+        self._ca: SigningCa = load_ca(folder) if same is None else same._ca
+        self.pending: bool = same is not None and same.pending
+        self.mints: int = 0 if before is None else before.mints
+        self.hits: int = 0 if before is None else before.hits
 
     @property
     def ca(self) -> SigningCa:
@@ -235,50 +258,73 @@ class BridgeAuthority:
     def _files(self) -> tuple[tuple[int, ...], ...]:
         return tuple(file_identity(os.path.join(self._folder, name)) for name in ("tls.crt", "tls.key"))
 
-    def look(self) -> None:
-        """Load again if the files changed, at most every ten seconds."""
+    def look(self) -> str:
+        """Load again if the files changed, at most every ten seconds. The event that this is: `ca_renewed`, `ca_key_changed` (it waits),
+        `ca_invalid`; empty: nothing changed.
+        """
         now = self._wall()
         if abs(now - self._looked_at) < _LOOK_S:
-            return
+            return ""
         self._looked_at = now
-        if (seen := self._files()) == self._seen:
-            return
+        ended = self.pending and not self.valid
+        if (seen := self._files()) == self._seen and not ended:
+            return ""
         self._seen = seen
         try:
             ca = load_ca(self._folder)
         except CaInvalid:
-            return
-        self.pending = ca.certificate.public_key() != self._ca.certificate.public_key()
-        if not self.pending:
-            self._ca = ca
-            self._contexts.clear()
+            return "ca_invalid"
+        self.pending = ca.certificate.public_key() != self._ca.certificate.public_key() and not ended
+        if self.pending:
+            return "ca_key_changed"
+        self._ca = ca
+        self._contexts.clear()
+        return "ca_renewed"
+
+    @property
+    def valid(self) -> bool:
+        """Whether the CA is valid now."""
+        return self._ca.not_before <= self._wall() < self._ca.not_after
 
     def check(self, host: str) -> None:
         """Raise Fault `bridge_unavailable` where no leaf can be signed for this host."""
-        now = self._wall()
-        if not self._ca.not_before <= now < self._ca.not_after:
+        if not self.valid:
             raise Fault("bridge_unavailable", "ca_expired: the CA of the bridge is not valid now")
         if not permits_name(self._ca, host):
             raise Fault("bridge_unavailable", "name_constraints: the CA of the bridge may not sign for this host")
 
-    def context(self, host: str) -> ssl.SSLContext:
-        """The server context for this host. Raises Fault `bridge_unavailable`, `limit_mints`."""
+    def context(self, host: str, caller: str = "") -> ssl.SSLContext:
+        """The server context for this host. Raises Fault `bridge_unavailable`, `limit_mints`.
+
+        One caller has at most half of the leaves of a second, so that others can still be served.
+        """
         now = self._wall()
         kept = self._contexts.get(host)
         if kept is not None and now < kept.refresh_at:
             self._contexts.move_to_end(host)
             self.hits += 1
             return kept.context
-        self.check(host)
-        second, count = self._minted
-        if second == int(now) and count >= self._per_second:
-            raise Fault("limit_mints", "mints: gateway.limits.mints_per_second is reached")
-        self._minted = (int(now), count + 1 if second == int(now) else 1)
-        pem, ends_at = mint_leaf(self._ca, host, now=now, ttl_s=self._ttl_s)
-        context = server_context(pem + self._ca.chain, self._ca.leaf_key_pem)
-        self.mints += 1
-        self._contexts[host] = _Kept(context=context, refresh_at=ends_at - (ends_at - now) / 4)
+        if int(now) != self._second:
+            self._second = int(now)
+            self._minted.clear()
+        if self._minted.total() >= self._per_second or self._minted[caller] >= (self._per_second + 1) // 2:
+            raise Fault("limit_mints", "mints: gateway.limits.mints_per_second is reached, or one caller's half of it")
+        kept = self._contexts[host] = self.sign(host)
+        self._minted[caller] += 1
         self._contexts.move_to_end(host)
         while len(self._contexts) > self._limit:
             self._contexts.popitem(last=False)
-        return context
+        return kept.context
+
+    def sign(self, *hosts: str, client_ca_file: str | None = None) -> "MintedContext":
+        """A server context with a new leaf for these hosts; with `client_ca_file` a client shows a certificate, which is verified.
+
+        Raises Fault `bridge_unavailable`, TlsFileError.
+        """
+        for host in hosts:
+            self.check(host)
+        now = self._wall()
+        pem, ends_at = mint_leaf(self._ca, *hosts, now=now, ttl_s=self._ttl_s)
+        context = server_context(pem + self._ca.chain, self._ca.leaf_key_pem, client_ca_file=client_ca_file)
+        self.mints += 1
+        return MintedContext(context=context, ca=self._ca, refresh_at=ends_at - (ends_at - now) / 4)

@@ -16,10 +16,14 @@ from typing import Final
 from robin.model.address import ResolvedAddress
 from robin.model.caller import Caller, Connect
 from robin.model.faults import Fault
-from robin.model.verdict import Denial, Permit
+from robin.model.verdict import Permit
 from robin.planes.gateway.authority import BridgeAuthority
+from robin.planes.gateway.metrics import GatewayMetrics
+from robin.planes.gateway.open_tunnels import OpenConnect
+from robin.planes.gateway.records import note_reason
+from robin.planes.gateway.rejections import Rejections
 from robin.planes.gateway.settings import TunnelSettings
-from robin.policy.gateway import ConnectPlan, GatewayPolicy, Tls
+from robin.policy.gateway import ConnectPermit, Tls
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.exchange import serve_exchange
@@ -113,48 +117,59 @@ class _Leg:
 class Connector:
     """Serves CONNECT: `serve` is a `proxy.engine.Connect`. `inner` is the engine of the requests inside."""
 
-    __slots__ = ("_authority", "_decide", "_ech", "_inner", "_policy", "_settings", "_tunnels", "_wall")
+    __slots__ = ("_authority", "_decide", "_ech", "_inner", "_metrics", "_rejections", "_settings", "_tunnels", "_wall")
 
     def __init__(
         self,
         *,
-        policy: GatewayPolicy,
         inner: Engine,
         settings: TunnelSettings,
         authority: BridgeAuthority | None,
         ech_allowed: bool,
         record_decision: RecordDecision,
+        metrics: GatewayMetrics,
         wall: Callable[[], float],
     ) -> None:
-        self._policy = policy
         self._inner = inner
         self._settings = settings
         self._authority = authority
         self._ech = ech_allowed
         self._decide = record_decision
+        self._metrics = metrics
+        self._rejections = Rejections(inner.events, inner.clock)
         self._tunnels = Tunnels(limits=settings)
         self._wall = wall
 
+    def use(self, settings: TunnelSettings, authority: BridgeAuthority | None, *, ech_allowed: bool) -> None:
+        """Serve the next CONNECT by these; one that is open goes on."""
+        self._settings = self._tunnels.limits = settings
+        self._authority, self._ech = authority, ech_allowed
+
     async def serve(self, downstream: Downstream, head: ParsedRequest, permit: Permit, record: ExchangeRecord) -> bool:
         """Serve a CONNECT. Returns False: nothing can follow it. Raises Fault while nothing was answered."""
+        assert isinstance(permit, ConnectPermit)
         caller = record.caller
-        plan = self._policy.plan(head, caller)
-        assert not isinstance(plan, Denial)
         self._tunnels.open(caller.id)
+        opened, authority = OpenConnect(head, record, self._inner), self._authority
         leg: _Leg | None = None
+        kind = "plain" if permit.tls is None else str(permit.tls)
+        self._metrics.tunnels[kind] += 1
         try:
             record.request_id = record.request_id or self._inner.recorder.request_id()
-            record.notes["tls"] = "plain" if plan.tls is None else str(plan.tls)
-            if plan.tls is Tls.BRIDGE:
-                self._check_bridge(permit)
-            leg = await self._dial(permit, record, pooled=plan.tls not in {Tls.TCP, Tls.PASSTHROUGH})
+            record.notes["tls"] = kind
+            if permit.tls is Tls.BRIDGE:
+                _check_bridge(permit, authority)
+            leg = await self._dial(permit, record, pooled=permit.tls not in {Tls.TCP, Tls.PASSTHROUGH})
+            opened.check()
             await self._decide(record, permit)
+            opened.check()
             record.status = 200
             record.ttfb_s = self._inner.clock() - record.started_at
             record.outcome = "forwarded"
             downstream.write(_ESTABLISHED)
+            opened.answered(downstream, leg.stream)
             try:
-                await self._go_on(downstream, permit, plan, leg, record)
+                await self._go_on(downstream, permit, leg, opened, authority)
             except _Ended as ended:
                 record.outcome = ended.code
                 if ended.alert is not None:
@@ -163,75 +178,78 @@ class Connector:
                 record.outcome = "client_closed"
             return False
         finally:
+            opened.close()
             self._tunnels.close(caller.id)
+            self._metrics.tunnels[kind] -= 1
             if leg is not None:
                 leg.close()
-
-    def _check_bridge(self, permit: Permit) -> None:
-        """Raise Fault `bridge_unavailable` where there is no leaf for this host, before anything is dialled."""
-        if self._authority is None:
-            raise Fault("bridge_unavailable", "no_ca: a rule needs to see requests, and there is no CA to bridge with")
-        self._authority.look()
-        self._authority.check(permit.endpoint.origin.host)
 
     async def _dial(self, permit: Permit, record: ExchangeRecord, *, pooled: bool) -> _Leg:
         """A new connection to the destination: for a tunnel a plain stream, else one of the pool that carries the first request."""
         engine = self._inner
         if pooled:
             upstream = await engine.pool.acquire(permit, fresh=True)
-            record.address = upstream.address
+            record.address, record.dialled = upstream.address, upstream.dialled
             return _Leg(upstream, engine.pool)
 
         def build(address: ResolvedAddress) -> Stream:
             record.address = address
             return Stream(engine.loop, engine.sweeper)
 
-        return _Leg(await engine.pool.dialer.dial(permit, build), engine.pool)
+        stream = await engine.pool.dialer.dial(permit, build)
+        record.dialled = stream.dialled
+        return _Leg(stream, engine.pool)
 
     # after the 200
 
-    async def _go_on(self, downstream: Downstream, permit: Permit, plan: ConnectPlan, leg: _Leg, record: ExchangeRecord) -> None:
+    async def _go_on(
+        self, downstream: Downstream, permit: ConnectPermit, leg: _Leg, opened: OpenConnect, authority: BridgeAuthority | None
+    ) -> None:
         """What follows the 200, to its end. Raises _Ended, StreamClosed."""
-        if plan.tls is Tls.TCP:
+        record = opened.record
+        if permit.tls is Tls.TCP:
             await self._splice(downstream, leg, record)
             return
         downstream.deadline_at = self._inner.now() + self._settings.first_bytes_s
-        if not await self._first_is_tls(downstream, plan):
-            await self._plain(downstream, permit, plan, leg, record)
+        if not await self._first_is_tls(downstream, permit):
+            await self._plain(downstream, permit, leg, opened)
             return
-        if plan.tls is None:
+        if permit.tls is None:
             raise _Ended("not_http")
         hello = await self._client_hello(downstream, permit)
         record.notes["sni"] = None if hello.server_name is None else hello.server_name.decode("ascii")
         downstream.deadline_at = math.inf
-        if plan.tls is Tls.BRIDGE:
-            await self._bridge(downstream, permit, hello, leg, record)
+        if permit.tls is Tls.BRIDGE:
+            assert authority is not None
+            await self._bridge(downstream, permit, hello, leg, opened, authority)
         elif hello.ech and not self._ech:
             raise _Ended("ech_refused", _ACCESS_DENIED)
         else:
             await self._splice(downstream, leg, record)
 
-    async def _plain(self, downstream: Downstream, permit: Permit, plan: ConnectPlan, leg: _Leg, record: ExchangeRecord) -> None:
+    async def _plain(self, downstream: Downstream, permit: ConnectPermit, leg: _Leg, opened: OpenConnect) -> None:
         """Requests without TLS inside the CONNECT: each is judged."""
-        if not plan.http:
+        record = opened.record
+        if not permit.http:
             raise _Ended("not_tls")
         await self._check_http(downstream)
         downstream.deadline_at = math.inf
         record.notes["tls"] = "plain"
-        if plan.tls is None:
+        opened.look_inside(downstream)
+        if permit.tls is None:
             leg.hand_over()
         else:
             leg.close()  # it was for TLS
         downstream.serve(self._inner, self._inner_caller(permit, record, "http"))
         await self._serve(downstream)
 
-    async def _first_is_tls(self, downstream: Downstream, plan: ConnectPlan) -> bool:
+    async def _first_is_tls(self, downstream: Downstream, permit: ConnectPermit) -> bool:
         try:
             while not downstream.received:
                 if not await downstream.fill():
                     raise StreamClosed
         except TimeoutError:
-            raise _Ended("not_http" if plan.tls is None else "client_hello_invalid") from None
+            raise _Ended("not_http" if permit.tls is None else "client_hello_invalid") from None
         return downstream.received[0] == _TLS_RECORD
 
     async def _client_hello(self, downstream: Downstream, permit: Permit) -> ClientHello:
@@ -267,17 +285,20 @@ class Connector:
         try:
             await splice.run()
         finally:
-            record.notes["reason"] = str(splice.end)
+            record.notes.setdefault("reason", str(splice.end))
 
-    async def _bridge(self, downstream: Downstream, permit: Permit, hello: ClientHello, leg: _Leg, record: ExchangeRecord) -> None:
+    async def _bridge(
+        self, downstream: Downstream, permit: Permit, hello: ClientHello, leg: _Leg, opened: OpenConnect, authority: BridgeAuthority
+    ) -> None:
         """Open the client's TLS with a leaf for the target, then serve what is inside."""
-        assert self._authority is not None
+        record = opened.record
         if hello.protocols and b"http/1.1" not in hello.protocols:
             raise _Ended("alpn_refused", NO_APPLICATION_PROTOCOL)
         engine = self._inner
         try:
-            context = self._authority.context(permit.endpoint.origin.host)
+            context = authority.context(permit.endpoint.origin.host, record.caller.id)
         except Fault as fault:
+            note_reason(fault, record)
             raise _Ended(fault.code) from None
         caller = self._inner_caller(permit, record, "https")
         try:
@@ -286,10 +307,11 @@ class Connector:
         except TimeoutError:
             raise _Ended("tls_client_rejected") from None
         except (OSError, ssl.SSLError) as error:
-            self._note_rejection(error, caller, record)
+            self._note_rejection(error, caller, record, authority)
             raise _Ended("tls_client_rejected") from None
-        engine.drain.connections.add(inner)
+        engine.drain.connected(inner)
         try:
+            opened.look_inside(inner)
             leg.hand_over()
             await self._serve(inner)
             await inner.finish_and_discard()
@@ -300,18 +322,12 @@ class Connector:
             inner.deadline_at = math.inf
             inner.close()
 
-    def _note_rejection(self, error: OSError, caller: Caller, record: ExchangeRecord) -> None:
-        """One line for the operator: which CA the client does not trust, and what to do."""
-        assert self._authority is not None
-        alert = getattr(error, "reason", None) or type(error).__name__
-        record.notes["alert"] = str(alert).lower()
-        self._inner.events.warning(
-            "tls_client_rejected",
-            caller=caller.id,
-            alert=str(alert).lower(),
-            ca_sha256=self._authority.ca.sha256,
-            detail="the client does not trust this CA: give it ca.crt of the slot that signs (robin ca fingerprint compares)",
-        )
+    def _note_rejection(self, error: OSError, caller: Caller, record: ExchangeRecord, authority: BridgeAuthority) -> None:
+        """For the operator: which CA the client does not trust, and what to do."""
+        alert = str(getattr(error, "reason", None) or "closed").lower()
+        record.notes["alert"] = alert
+        self._metrics.rejected(alert)
+        self._rejections.note(caller.id, alert, authority.ca.sha256)
 
     def _inner_caller(self, permit: Permit, record: ExchangeRecord, scheme: str) -> Caller:
         origin = permit.endpoint.origin
@@ -325,3 +341,10 @@ class Connector:
             inner.expires_at = engine.now() + inner.caller.expires_at - self._wall()
         while await inner.await_request() and await serve_exchange(inner, engine):
             pass
+
+
+def _check_bridge(permit: Permit, authority: BridgeAuthority | None) -> None:
+    """Raise Fault `bridge_unavailable` where there is no leaf for this host, before anything is dialled."""
+    if authority is None:
+        raise Fault("bridge_unavailable", "no_ca: a rule needs to see requests, and there is no CA to bridge with")
+    authority.check(permit.endpoint.origin.host)

@@ -1,159 +1,185 @@
 """What the gateway records: `gateway.decision` before the first byte goes upstream, `gateway.close` when an exchange or a tunnel has ended.
 
 Neither holds a token, a field value, a body or a query. A refused request has both too. `connect_id` joins requests to their CONNECT.
+Each call to an issuer of tokens is a `grant_call`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from robin.grants.grant import GrantCall
 from robin.model.address import ResolvedAddress
 from robin.model.caller import Caller
 from robin.model.faults import FAULTS, Fault
 from robin.model.message import HeldBody
 from robin.model.origin import Origin
 from robin.model.verdict import Denial, Permit
+from robin.planes.gateway.grant_records import GrantRecords, render_call
+from robin.planes.gateway.metrics import GatewayMetrics
 from robin.policy.gateway import NO_NOTES, RouteNotes
-from robin.telemetry.audit import AuditRecord
-from robin.telemetry.audit_chain import ZEROS, hash_of, render_line
+from robin.policy.relay import RelayPermit
+from robin.telemetry.audit import AuditLog, AuditRecord
 from robin.telemetry.audit_file import AuditUnavailable
 from robin.telemetry.columns import Column, Columns, render_path
 from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.recorder import Recorder
-from robin.telemetry.timestamp import TimestampFormatter
-from robin.telemetry.writer import LineWriter
 
+_AUTH_FAILURES: Final = frozenset({"caller_unauthenticated", "caller_token_invalid", "issuer_keys_unavailable", "peer_denied"})
 _PATH_CHARS: Final = 1024
-_REASONS: Final = {"client_closed": "client_closed", "upstream_aborted": "upstream_closed", "drain_cut": "drain", "forwarded": "done"}
-
-
-class Audit(Protocol):
-    """What records are written to."""
-
-    async def append(self, record: AuditRecord) -> None:
-        """Return when the record is written. Raises AuditUnavailable."""
-        ...
-
-    def put(self, record: AuditRecord) -> None:
-        """Write the record in a moment."""
-        ...
-
-    async def close(self) -> bool:
-        """Write what waits."""
-        ...
-
-
-class StandardOutputAudit:
-    """A chained log on standard output, through the writer that all lines take. It is unavailable while that writer drops lines."""
-
-    __slots__ = ("_dropped", "_head", "_seq", "_timestamps", "_wall", "_writer")
-
-    def __init__(self, writer: LineWriter, wall: Callable[[], float]) -> None:
-        self._writer = writer
-        self._wall = wall
-        self._timestamps = TimestampFormatter()
-        self._seq = 0
-        self._head = ZEROS
-        self._dropped = 0
-
-    async def append(self, record: AuditRecord) -> None:
-        """Queue the record. Raises AuditUnavailable where it, or one before it since the last call, was dropped."""
-        self.put(record)
-        if self._writer.dropped != self._dropped:
-            self._dropped = self._writer.dropped
-            raise AuditUnavailable("write_failed", "standard output does not take the records")
-
-    def put(self, record: AuditRecord) -> None:
-        """Queue the record."""
-        self._seq += 1
-        ts = self._timestamps.text(self._wall())
-        draft: dict[str, object] = {"v": 1, "seq": self._seq, "prev": self._head}
-        rest = {"ts": ts, "plane": "gateway", "event": record.event, "id": record.id, **record.fields}
-        self._head = hash_of({**draft, **rest})
-        self._writer.put([render_line({**draft, "hash": self._head, **rest}).decode("ascii")])
-
-    async def close(self) -> bool:
-        """The writer is closed by the runtime."""
-        return True
+_GENERATIONS_KEPT: Final = 8  # each is a whole policy; as many reloads would have to come during one wait for a connection
+_REASONS: Final = {
+    "client_closed": "client_closed",
+    "upstream_aborted": "upstream_closed",
+    "drain_cut": "drain",
+    "forwarded": "done",
+    "local_response": "done",
+}
 
 
 class GatewayRecords:
-    """Writes both records. `fail_closed`: what cannot be recorded is not forwarded."""
+    """Writes both records, and counts them. `fail_closed`: what cannot be recorded is not forwarded."""
 
-    __slots__ = ("_audit", "_notes_of", "_would_deny", "decisions", "fail_closed", "generation", "instance")
+    __slots__ = ("_audit", "_grants", "_metrics", "_notes_of", "_open", "fail_closed", "generation", "instance")
 
     def __init__(
-        self, audit: Audit, *, instance: str, fail_closed: bool, notes_of: Callable[[Any], RouteNotes], generation: int = 1
+        self,
+        audit: AuditLog,
+        metrics: GatewayMetrics,
+        grants: GrantRecords,
+        *,
+        instance: str,
+        fail_closed: bool,
+        notes_of: Callable[[Any], RouteNotes],
+        generation: int = 1,
     ) -> None:
         self._audit = audit
+        self._metrics = metrics
         self.instance = instance
         self.fail_closed = fail_closed
         self.generation = generation
-        self._notes_of = notes_of
-        self._would_deny = 0
-        self.decisions: dict[tuple[str, str], int] = {}
+        self._notes_of = {generation: notes_of}
+        self._open: dict[str, ExchangeRecord] = {}  # the CONNECTs under way
+        self._grants = grants
+
+    def note_call(self, call: GrantCall) -> None:
+        """Record a call to an issuer of tokens."""
+        own = {"kind": "gateway", "instance": self.instance, "generation": self.generation}
+        self._audit.put(AuditRecord(event="grant_call", id="", fields={**own, **render_call(call)}))
+
+    def use(self, generation: int, notes_of: Callable[[Any], RouteNotes], grants: GrantRecords) -> None:
+        """A new policy is in force. What those before decided, and still waits for something, is recorded as it was decided."""
+        self._grants = grants
+        self.generation, self._notes_of[generation] = generation, notes_of
+        if len(self._notes_of) > _GENERATIONS_KEPT:
+            del self._notes_of[min(self._notes_of)]
 
     async def decide(self, record: ExchangeRecord, permit: Permit, _: HeldBody | None = None) -> None:
         """Record a permit. A `proxy.engine.Audit`; raises Fault `audit_unavailable`."""
+        self._grants.note(record, permit)
         if record.retries:
             return  # the same decision, on another connection
-        fields = self._decision(record, permit.endpoint.origin, verdict="permit", code="", rule=permit.route.name, permit=permit)
+        fields = self._decision(record, _asked_of(permit), verdict="permit", code="", rule=permit.route.name, permit=permit)
         try:
             await self._audit.append(AuditRecord(event="gateway.decision", id=record.request_id or "", fields=fields))
         except AuditUnavailable:
             if self.fail_closed:
                 raise Fault("audit_unavailable", "audit: the decision cannot be recorded, so nothing is forwarded") from None
         record.notes["decided"] = True
+        if record.method == "CONNECT":
+            self._open[record.request_id or ""] = record
+        self._grants.count(record, sent=True)
 
     def finish(self, record: ExchangeRecord) -> None:
         """Record the end; and the decision first, where there was a refusal."""
-        if not record.notes.get("decided"):
+        decided = bool(record.notes.get("decided"))
+        if not decided:
             self._record_refusal(record)
+        connect = record.caller.connect
+        if connect is None:
+            self._open.pop(record.request_id or "", None)
+        elif (outer := self._open.get(connect.id)) is not None:  # a CONNECT that was opened carried what its requests did
+            outer.bytes_in += record.bytes_in
+            outer.bytes_out += record.bytes_out
+        self._count(record)
+        if decided:
+            self._grants.count_end(record)
+        else:
+            self._grants.count(record, sent=False)
         self._audit.put(AuditRecord(event="gateway.close", id=record.request_id or "", fields=self._close(record)))
 
     def _record_refusal(self, record: ExchangeRecord) -> None:
         verdict = record.verdict
-        origin = verdict.endpoint.origin if isinstance(verdict, Permit) else verdict.origin if isinstance(verdict, Denial) else None
+        origin = _asked_of(verdict) if isinstance(verdict, Permit) else verdict.origin if isinstance(verdict, Denial) else None
         rule = verdict.rule if isinstance(verdict, Denial) else verdict.route.name if isinstance(verdict, Permit) else ""
         permit = verdict if isinstance(verdict, Permit) else None
-        fields = self._decision(record, origin, verdict="deny", code=record.outcome, rule=rule, permit=permit)
+        ruling, code = ("permit", "") if record.outcome == "local_response" else ("deny", record.outcome)
+        fields = self._decision(record, origin, verdict=ruling, code=code, rule=rule, permit=permit)
         self._audit.put(AuditRecord(event="gateway.decision", id=record.request_id or "", fields=fields))
+
+    def _count(self, record: ExchangeRecord) -> None:
+        metrics, outcome, why = self._metrics, record.outcome, str(record.notes.get("why") or record.outcome)
+        op, tls = _op_of(record), str(record.notes.get("tls") or "none")
+        metrics.ended(op, tls, record.duration_s)
+        if record.caller.connect is None:
+            metrics.octets["up", tls] += record.bytes_in
+            metrics.octets["down", tls] += record.bytes_out
+        if outcome in _AUTH_FAILURES:
+            metrics.auth_failures[record.caller.listener, why] += 1
+        elif outcome == "address_refused":
+            metrics.address_refused[why] += 1
+        elif outcome in {"upstream_certificate", "upstream_tls"}:
+            metrics.upstream_tls[why] += 1
+        elif outcome.startswith("limit_"):
+            metrics.limits[why] += 1
 
     def _common(self, record: ExchangeRecord) -> dict[str, object]:
         caller = record.caller
         return {
             "kind": "gateway",
             "instance": self.instance,
-            "generation": self.generation,
+            "generation": record.verdict.endpoint.generation if isinstance(record.verdict, Permit) else self.generation,
             "connect_id": caller.connect.id if caller.connect is not None else None,
             "listener": caller.listener,
             "caller": render_caller(caller),
         }
 
+    def _notes(self, permit: Permit) -> RouteNotes:
+        notes_of = self._notes_of.get(permit.endpoint.generation) or self._notes_of[self.generation]  # a relay's permits have no generation
+        return notes_of(permit.route)
+
     def _decision(
         self, record: ExchangeRecord, origin: Origin | None, *, verdict: str, code: str, rule: str, permit: Permit | None
     ) -> dict[str, object]:
-        notes = NO_NOTES if permit is None else self._notes_of(permit.route)
+        notes = NO_NOTES if permit is None else self._notes(permit)
         connecting = record.method == "CONNECT"
         tls = record.notes.get("tls")
         scheme = None if origin is None else origin.scheme
         if connecting and tls in {"passthrough", "bridge"}:
             scheme = "https"
-        key = (verdict, code)
-        self.decisions[key] = self.decisions.get(key, 0) + 1
+        op, rule = _op_of(record, notes), rule or notes.denied_by
+        record.notes["op"] = op
+        record.notes["tls"] = tls = tls or (None if connecting else _inner_tls(record.caller, scheme))
+        self._metrics.decisions[record.caller.listener, op, verdict, code, rule] += 1
+        if notes.would_deny:
+            self._metrics.would_deny[notes.denied_by] += 1
+        why = record.notes.get("why")
         return {
             **self._common(record),
-            "op": "connect" if connecting else "request",
+            "op": op,
             "method": record.method,
             "scheme": scheme,
             "host": None if origin is None else origin.host,
             "port": None if origin is None else origin.port,
             "path": None if connecting or record.path is None else record.path[:_PATH_CHARS].decode("latin-1"),
-            "tls": tls or (None if connecting else _inner_tls(record.caller, scheme)),
+            "tls": tls,
             "verdict": verdict,
             "code": code,
-            "rule": rule or notes.denied_by,
+            "why": "" if why is None or why == code else why,
+            "rule": rule,
+            "route": notes.route or record.notes.get("reverse") or None,
             "would_deny": notes.would_deny,
-            "addresses": {"chosen": None if record.address is None else record.address.host},
+            **_render_address(record.address),
+            "grant": self._grants.render(record, code),
         }
 
     def _close(self, record: ExchangeRecord) -> dict[str, object]:
@@ -166,10 +192,43 @@ class GatewayRecords:
             "bytes_down": record.bytes_out,
             "duration_ms": round(record.duration_s * 1000),
             "ttfb_ms": None if record.ttfb_s is None else round(record.ttfb_s * 1000),
-            "upstream": _render_upstream(record.address, reused=record.reused),
+            "connect_ms": _spent(record, None if record.dialled is None else record.dialled.connect_s),
+            "tls_ms": _spent(record, None if record.dialled is None else record.dialled.tls_s),
+            "upstream": _render_upstream(record),
+            "grant": self._grants.render(record),
             "fault": fault,
-            "reason": "drain" if record.outcome == "drain_cut" else record.notes.get("reason") or _REASONS.get(record.outcome, "error"),
+            "reason": self._reason(record),
         }
+
+    def _reason(self, record: ExchangeRecord) -> object:
+        """Why it ended. What was cut with its CONNECT ended for the reason of that."""
+        if record.outcome == "drain_cut":
+            return "drain"
+        connect = record.caller.connect
+        outer = self._open.get(connect.id) if connect is not None and record.outcome == "client_closed" else None
+        around = None if outer is None else outer.notes.get("reason")
+        return record.notes.get("reason") or around or _REASONS.get(record.outcome, "error")
+
+
+def _asked_of(permit: Permit) -> Origin:
+    """What was asked for: of a relay that is not what is dialled."""
+    return permit.asked if isinstance(permit, RelayPermit) else permit.endpoint.origin
+
+
+def _op_of(record: ExchangeRecord, notes: RouteNotes = NO_NOTES) -> str:
+    """What was asked for: `connect`, `upgrade`, `request`; `reverse` of a route, `local` where the gateway itself answered."""
+    if record.method == "CONNECT":
+        return "connect"
+    if record.outcome == "local_response":
+        return "local"
+    plain = "reverse" if notes.route or "reverse" in record.notes else "request"
+    return str(record.notes.get("op") or ("upgrade" if notes.upgrading or record.outcome == "upgrade_denied" else plain))
+
+
+def note_reason(fault: Fault, record: ExchangeRecord) -> Fault:
+    """Keep the reason word of a refusal for its record. A `proxy.engine.Translate`."""
+    record.notes["why"] = fault.detail.partition(":")[0] or fault.code
+    return fault
 
 
 def _inner_tls(caller: Caller, scheme: str | None) -> str | None:
@@ -183,21 +242,41 @@ def render_caller(caller: Caller) -> dict[str, object]:
     return {"id": caller.id, "evidence": str(caller.evidence), "issuer": caller.issuer, "pod": caller.pod, "addr": caller.address}
 
 
-def _render_upstream(address: ResolvedAddress | None, *, reused: bool | None) -> Mapping[str, object] | None:
-    return None if address is None else {"ip": address.host, "port": address.port, "reused": reused}
+def _render_address(address: ResolvedAddress | None) -> dict[str, object]:
+    found = None if address is None else address.resolution
+    if address is None or found is None:
+        return {"addresses": {"count": 0, "refused": [], "chosen": None}, "dns_ms": None}
+    chosen = {"count": found.count, "refused": [str(kind) for kind in found.refused], "chosen": address.host}
+    return {"addresses": chosen, "dns_ms": round(found.seconds * 1000)}
+
+
+def _render_upstream(record: ExchangeRecord) -> Mapping[str, object] | None:
+    address = record.address
+    if address is None:
+        return None
+    dialled = record.dialled
+    secured = {} if dialled is None else {"tls": dialled.tls, "cert_sha256": dialled.cert_sha256}
+    return {"ip": address.host, "port": address.port, "reused": bool(record.reused), "tls": None, "cert_sha256": None, **secured}
+
+
+def _spent(record: ExchangeRecord, seconds: float | None) -> int | None:
+    """What this exchange spent on its connection, in milliseconds; null where it found one, or did without."""
+    return None if seconds is None or record.reused else round(seconds * 1000)
 
 
 class GatewayRecorder(Recorder):
     """Counts exchanges like every plane, and writes the gateway's own records."""
 
-    __slots__ = ("_records",)
+    __slots__ = ("_leave", "_records")
 
-    def attach(self, records: GatewayRecords) -> None:
-        """What writes the records."""
+    def attach(self, records: GatewayRecords, leave: Callable[[ExchangeRecord], None] = lambda _: None) -> None:
+        """What writes the records, and what the end of an exchange gives back."""
         self._records = records
+        self._leave = leave
 
     def finish(self, record: ExchangeRecord) -> None:
         """The end of an exchange."""
+        self._leave(record)
         if record.request_id is None:
             record.request_id = self.request_id()
         self._records.finish(record)

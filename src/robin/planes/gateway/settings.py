@@ -1,27 +1,58 @@
 """The settings of the gateway: frozen values that `config/gateway.py` builds from robin.yaml. Durations are seconds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from robin.grants.settings import GrantPlan, GrantsSettings
+from robin.identity.settings import IdentitySettings
 from robin.identity.trust.settings import TrustSettings
 from robin.model.address import Address
 from robin.model.limits import Deadlines, Limits
+from robin.model.origin import Origin
 from robin.model.route import TlsProfile
 from robin.policy.gateway import RuleSet
+from robin.policy.reverse import ReverseRoute
+from robin.policy.select import Binding
 
-Auth = Literal["none", "jwt", "unix"]
+Auth = Literal["none", "jwt", "mtls", "unix"]
+Kind = Literal["proxy", "reverse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTlsSettings:
+    """The certificate of a listener: files (PEM), or the names of a leaf that the CA of the bridge signs."""
+
+    cert_file: str = ""
+    key_file: str = ""
+    minted_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MtlsSettings:
+    """`ca_file`: the roots of client certificates. `accept_cn`: without a SPIFFE ID the common name is the caller."""
+
+    ca_file: str
+    trust_domains: frozenset[str] = frozenset()
+    accept_cn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSettings:
-    """One proxy listener. `issuers` are names, for `jwt`; `uids` those that may use a Unix socket, for `unix`."""
+    """One listener. `issuers` are names, for `jwt`; `uids` those that may use a Unix socket, for `unix`.
+
+    `tls` None: the listener is without TLS. `mtls` is there for `mtls`.
+    """
 
     name: str
     addresses: tuple[Address, ...]
+    kind: Kind = "proxy"
     auth: Auth = "none"
     issuers: tuple[str, ...] = ()
     uids: frozenset[int] = frozenset()
     unsafe_open: bool = False
+    tls: ListenerTlsSettings | None = None
+    mtls: MtlsSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +104,15 @@ class TunnelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLimitSettings:
+    """Limits of one caller, 0: none. `requests_per_s` counts each request and each CONNECT."""
+
+    connections: int = 256
+    in_flight: int = 256
+    requests_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSettings:
     """`file` None: standard output. `deny`: nothing is forwarded whose decision cannot be recorded."""
 
@@ -83,8 +123,29 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """What the providers come to. `grants`: by the name that bindings have in `Binding.grant`. `pins`: by profile id."""
+
+    bindings: tuple[Binding, ...] = ()
+    grants: Mapping[str, GrantPlan] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentSettings:
+    """The gateway behind a relay. `ca_file` None: the roots of the system."""
+
+    origin: Origin
+    token_file: str
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """The settings of one gateway. `upstream_idle_s` and the like stand in `deadlines`."""
+    """The settings of one gateway. `upstream_idle_s` and the like stand in `deadlines`. `rules` has those of providers too.
+
+    `canary` is host and port, None: there is none. With a `parent` it is a relay, and of the rest only listeners, limits and times count.
+    """
 
     name: str
     listeners: tuple[ListenerSettings, ...]
@@ -99,5 +160,13 @@ class GatewaySettings:
     drain_min_s: float
     drain_max_s: float
     admin: tuple[Address, ...]
+    probes: tuple[Address, ...] = ()
+    routes: tuple[ReverseRoute, ...] = ()
+    callers: CallerLimitSettings = CallerLimitSettings()
     audit: AuditSettings
+    identities: Mapping[str, IdentitySettings] = field(default_factory=dict)
+    providers: ProviderSettings = ProviderSettings()
+    grants: GrantsSettings = field(default_factory=GrantsSettings)
+    canary: tuple[str, int] | None = None
+    parent: ParentSettings | None = None
     warnings: tuple[tuple[str, dict[str, str]], ...] = ()

@@ -2,8 +2,11 @@
 
 from typing import Any, Final
 
-from robin.planes.kube.audit import KubeAudit
+from robin.planes.kube.audit import KubeAudit, end_reason_of
+from robin.planes.kube.bodies import Bodies
 from robin.planes.kube.exchange import Agent
+from robin.planes.kube.metrics import KubeMetrics
+from robin.planes.kube.sessions import Sessions
 from robin.telemetry.columns import Column, Columns, render_path
 from robin.telemetry.record import ExchangeRecord
 from robin.telemetry.recorder import Recorder
@@ -41,18 +44,23 @@ KUBE_COLUMNS: Final = Columns(
 
 
 class AuditingRecorder(Recorder):
-    """A Recorder that notes each end in the audit."""
+    """A Recorder that notes each end in the audit, the sessions and the metrics."""
 
-    __slots__ = ("_audit",)
+    __slots__ = ("_audit", "_bodies", "_kube", "_sessions")
 
-    def __init__(self, *args: Any, audit: KubeAudit, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, audit: KubeAudit, sessions: Sessions, bodies: Bodies, kube_metrics: KubeMetrics, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._audit = audit
+        self._sessions = sessions
+        self._bodies = bodies
+        self._kube = kube_metrics
 
     def finish(self, record: ExchangeRecord) -> None:
         """Note an exchange that ended."""
         super().finish(record)
         exchange = record.caller.exchange if isinstance(record.caller, Agent) else None
         if exchange is not None:
-            exchange.stop_timer()
+            self._bodies.finish(exchange)
+            self._sessions.finish(exchange, end_reason_of(exchange, record))
+        self._kube.note_end(exchange, record)
         self._audit.finished(exchange, record)

@@ -16,7 +16,8 @@ from robin.telemetry.record import ExchangeRecord
 
 _SYNCED_TIER: Final = 2
 _TARGET_MAX: Final = 512
-_QUERY_MAX: Final = 4096
+_TEXT_MAX: Final = 4096  # of a part of a record that the agent chooses: all of them together must fit in a line
+_WORD_MAX: Final = 512
 _COMMAND_MAX: Final = 64
 _END_REASONS: Final = {
     "forwarded": "complete",
@@ -87,15 +88,15 @@ def decision_fields(info: RequestInfo, decision: Decision) -> dict[str, object]:
     """What was asked and how it was judged, as a record and `robin explain kube --json` name it."""
     return {
         "verb": info.verb,
-        "group": info.group,
-        "version": info.version,
-        "resource": info.resource,
-        "subresource": info.subresource,
+        "group": info.group[:_WORD_MAX],
+        "version": info.version[:_WORD_MAX],
+        "resource": info.resource[:_WORD_MAX],
+        "subresource": info.subresource[:_WORD_MAX],
         "namespace": info.namespace,
-        "name": info.name,
+        "name": info.name[:_WORD_MAX],
         "tier": decision.tier,
         "base_tier": decision.base_tier,
-        "tier_reason": decision.tier_reason,
+        "tier_reason": decision.tier_reason[:_WORD_MAX],
         "tiers_version": TIERS_VERSION,
         "decision": decision.decision,
         "code": decision.code or None,
@@ -110,23 +111,40 @@ def _decided(exchange: KubeExchange) -> dict[str, object]:
     assert decision is not None
     info = request.info
     query = "&".join(f"{key}={value}" for key, value in request.target.query if key != "command")
-    command = request.target.values("command")
+    asked = request.target.values("command")
+    command, container = _command(asked), next(iter(request.target.values("container")), None)
+    cut = len(info.path) > _TEXT_MAX or len(query) > _TEXT_MAX or command != asked or len(container or "") > _WORD_MAX
     return {
         "agent": exchange.agent,
         "identity": exchange.identity,
         "authn": exchange.authn,
         "peer": exchange.peer,
         "method": request.method,
-        "path": info.path,
-        "query": query[:_QUERY_MAX],
+        "path": info.path[:_TEXT_MAX],
+        "query": query[:_TEXT_MAX],
         **decision_fields(info, decision),
         "policy_digest": exchange.policy_digest,
         "approval_id": None,
         "body_bytes": exchange.body_bytes,
         "body_sha256": exchange.body_sha256 or None,
-        "command": [part[:_TARGET_MAX] for part in command[:_COMMAND_MAX]] or None,
-        "container": next(iter(request.target.values("container")), None),
+        "command": command or None,
+        "container": None if container is None else container[:_WORD_MAX],
+        "truncated": cut,
     }
+
+
+def _command(parts: list[str]) -> list[str]:
+    """The command of an exec, as far as there is room for it in a record."""
+    kept, left = [], _TEXT_MAX
+    for part in parts[:_COMMAND_MAX]:
+        kept.append(part[: min(left, _WORD_MAX)])
+        left -= len(kept[-1])
+    return kept
+
+
+def end_reason_of(exchange: KubeExchange, record: ExchangeRecord) -> str:
+    """Why a request ended."""
+    return exchange.end_reason or _END_REASONS.get(record.outcome, record.outcome)
 
 
 def _done(exchange: KubeExchange, record: ExchangeRecord) -> dict[str, object]:
@@ -139,5 +157,5 @@ def _done(exchange: KubeExchange, record: ExchangeRecord) -> dict[str, object]:
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
         "duration_ms": int(record.duration_s * 1000),
-        "end_reason": exchange.end_reason or _END_REASONS.get(record.outcome, record.outcome),
+        "end_reason": end_reason_of(exchange, record),
     }

@@ -57,7 +57,14 @@ class ClusterCalls:
             octets = json.dumps(body, separators=(",", ":")).encode()
         permit = self.permit if minted is None else self.plain
         return await self.client.request(
-            permit, method, self.prefix + path, fields, octets, limit_bytes=_BODY_BYTES, deadline_at=deadline_at
+            permit,
+            method,
+            self.prefix + path,
+            fields,
+            octets,
+            limit_bytes=_BODY_BYTES,
+            deadline_at=deadline_at,
+            repeatable=True,  # a TokenRequest or a review changes nothing in the cluster
         )
 
 

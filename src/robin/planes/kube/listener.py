@@ -6,8 +6,7 @@ import socket
 from robin.planes.kube.exchange import Connected
 from robin.proxy.downstream import Downstream
 from robin.transport.tls_server import ServerTls
-from robin.transport.tls_stream import peer_certificate
-from robin.transport.tls_transport import TlsTransport
+from robin.transport.tls_stream import accept_tls, peer_certificate
 
 _HANDSHAKE_S = 10.0
 
@@ -24,16 +23,8 @@ class TlsOpener:
     async def __call__(self, sock: socket.socket, downstream: Downstream) -> None:
         """Shake hands within ten seconds. Raises OSError."""
         address = _peer_of(sock)
-        tls = TlsTransport(self._loop, lambda: downstream, self._tls.context)
-        opened = tls.opened
-        try:
-            async with asyncio.timeout(_HANDSHAKE_S):
-                await self._loop.connect_accepted_socket(lambda: tls, sock)
-                await opened
-        except BaseException:
-            opened.cancel()
-            tls.abort()
-            raise
+        async with asyncio.timeout(_HANDSHAKE_S):
+            await accept_tls(self._loop, sock, downstream, self._tls.context)
         caller = downstream.caller
         downstream.caller = Connected(
             evidence=caller.evidence,
@@ -41,6 +32,7 @@ class TlsOpener:
             address=address,
             certificate=peer_certificate(downstream),
             reset=downstream.reset,
+            end=downstream.end_response,
         )
 
 

@@ -5,8 +5,6 @@ request without a minted token is not sent, neither with Robin's own credential 
 """
 
 import asyncio
-import base64
-import binascii
 import datetime
 import re
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from robin.model.faults import Fault
 from robin.model.secret import Secret
 from robin.planes.kube.cluster import ClusterCalls, NoBootstrap, read_object, shown_message, status_kind
 from robin.transport.clock import Clock
+from robin.wire.compact_jws import decode_base64url
 from robin.wire.http_call import HttpResponse
 from robin.wire.jwt_inspection import numeric_date
 from robin.wire.strict_json import JsonObject, parse_json_object
@@ -46,7 +45,7 @@ class MintSettings:
 
     def account_of(self, agent: str, override: str) -> str:
         """The account of an agent."""
-        return override or self.service_account.replace("{agent}", agent)
+        return account_of(agent, override or self.service_account)
 
     def secret_of(self, agent: str) -> str:
         """The Secret that tokens of an agent are bound to; empty: none."""
@@ -63,7 +62,11 @@ class Minted:
     granted_s: int
     effective_s: int
     usable_until: float
-    audiences: tuple[str, ...]
+
+
+def account_of(agent: str, name: str) -> str:
+    """The account that the name of one, perhaps with `{agent}`, means for this agent."""
+    return name.replace("{agent}", agent)
 
 
 class Minter:
@@ -121,7 +124,7 @@ class Minter:
         if granted is None or granted <= _LEAST_GRANTED_S:
             raise _invalid("the cluster granted a token of 10 s or less, or no time at all")
         effective = min(self.settings.ttl_s, granted)
-        jti, listed = claims.get("jti"), claims.get("aud")
+        jti = claims.get("jti")
         return Minted(
             authorization=Secret(b"Bearer " + token.encode("ascii")),
             jti=jti[:256] if isinstance(jti, str) else "",
@@ -129,7 +132,6 @@ class Minter:
             granted_s=int(granted),
             effective_s=int(effective),
             usable_until=began_at + effective,
-            audiences=tuple(str(one)[:256] for one in listed[:16]) if isinstance(listed, list) else (),
         )
 
 
@@ -176,6 +178,6 @@ def _time(text: str) -> float | None:
 def _claims(segment: str) -> JsonObject:
     """The claims of our own token, whose issuer we asked: not verified, only compared with what was asked for."""
     try:
-        return parse_json_object(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
-    except (ValueError, binascii.Error):
+        return parse_json_object(decode_base64url(segment))
+    except ValueError:
         return {}

@@ -4,9 +4,9 @@ import json
 from http import HTTPStatus
 from typing import Final
 
-from robin.model.faults import PLANE_FAULTS, Fault
+from robin.model.faults import Fault
+from robin.model.kube_faults import FROM_ENGINE, KUBE_FAULTS, STATUS_REASONS
 from robin.planes.kube.exchange import Agent, KubeExchange, KubeFault
-from robin.planes.kube.faults import FROM_ENGINE, STATUS_REASONS
 from robin.policy.kube.request_info import RequestInfo
 from robin.policy.kube.tiers import LABELS
 from robin.telemetry.record import ExchangeRecord
@@ -19,13 +19,13 @@ _ONE_TEXT: Final = "unauthenticated: present the certificate or the token of an 
 def translate(fault: Fault, record: ExchangeRecord) -> Fault:
     """The fault as the plane answers it, with the request that it is about."""
     exchange = record.caller.exchange if isinstance(record.caller, Agent) else None
-    if fault.code in PLANE_FAULTS:
+    if fault.code in KUBE_FAULTS:
         code = fault.code
     elif fault.code == "bad_request" and fault.detail.startswith("bad_target"):
         code = "kube.target_form"
     else:
         code = FROM_ENGINE.get(fault.code, "kube.internal_error")
-    after_s = fault.retry_after_s if fault.code in PLANE_FAULTS else None
+    after_s = fault.retry_after_s if fault.code in KUBE_FAULTS else None
     return KubeFault(code, fault.detail, exchange=exchange, retry_after_s=after_s)
 
 

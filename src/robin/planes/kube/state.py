@@ -1,14 +1,16 @@
 """The state folder: the local CA, the certificate of the listener, certificates and tokens of agents; files of mode 0600."""
 
+import contextlib
 import datetime
 import hashlib
 import ipaddress
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from robin.transport.private_file import write_private
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -21,11 +23,29 @@ _LEAF_DAYS: Final = 90
 _RENEW_DAYS: Final = 30
 _BACKDATED_S: Final = 300
 _NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_CA: Final = "ca.pem"
+_CA_KEY: Final = "ca.key"
+_LISTENER_KEY: Final = "listener.key"
 
 
 def agent_id(agent: str) -> str:
     """The SPIFFE ID in the certificates that are issued here."""
     return f"spiffe://{TRUST_DOMAIN}/agent/{agent}"
+
+
+def open_keys(folder: Path) -> list[Path]:
+    """The private keys of a state folder that everyone can read or write."""
+    found = []
+    for name in (_CA_KEY, _LISTENER_KEY):
+        with contextlib.suppress(OSError):  # a key that is not there, or that this user cannot see
+            if (folder / name).stat().st_mode & 0o007:
+                found.append(folder / name)
+    return found
+
+
+def has_ca(folder: Path) -> bool:
+    """Whether `robin kube` has made its CA there."""
+    return (folder / _CA).exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +66,14 @@ class StateFolder:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o022:
             raise ValueError(f"{path} can be written by others; chmod 700 {path}")
-        self.ca_file = path / "ca.pem"
-        self._ca_key_file = path / "ca.key"
+        for key in open_keys(path):
+            raise ValueError(f"{key}: key_mode: everyone can read or write this private key; chmod 0600 it")
+        self.ca_file = path / _CA
+        self._ca_key_file = path / _CA_KEY
         self.tokens_file = path / "tokens.jsonl"
         self.audit_file = path / "audit.jsonl"
         self.certificate_file = path / "listener.pem"
-        self.key_file = path / "listener.key"
+        self.key_file = path / _LISTENER_KEY
         if not self.ca_file.exists():
             self._make_ca()
         self.tokens_file.touch(mode=0o600)
@@ -86,8 +108,11 @@ class StateFolder:
             "created": created,
             "expires": created + int(lifetime_s),
         }
-        with open(os.open(self.tokens_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        with open(os.open(self.tokens_file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            begun = file.read(1) not in (b"", b"\n")  # an editor may leave the last line without its end
+            file.write(b"\n" * begun + json.dumps(line).encode() + b"\n")
         return token
 
     def _make_ca(self) -> None:
@@ -170,17 +195,3 @@ def _general_name(name: str) -> "x509.GeneralName":
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def write_private(path: Path, octets: bytes) -> None:
-    """Write a file of mode 0600 whole: a temporary file beside it, then a rename."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(octets)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
-from robin.proxy.admission import REFUSALS as DEFAULT_REFUSALS
-from robin.proxy.admission import ListenerRule
+from robin.model.caller import ListenerRule
 
-REFUSALS: Final = DEFAULT_REFUSALS | {
+REFUSALS: Final = {
     "uid": "uid: this peer may not use the socket; see ROBIN_PEERCRED_ALLOW_UIDS",
     "not_loopback": "not_loopback: this listener serves loopback only; see ROBIN_UNSAFE_LISTEN",
     "connections": "connections: ROBIN_MAX_CONNECTIONS is reached",
 }
-"""The detail of a refusal by its reason."""
+"""The detail of a refusal by its reason, where it names a setting."""
 
 LISTENER_SETTINGS: Final = {True: "ROBIN_LISTEN_UDS", False: "ROBIN_LISTEN_ADDR"}
 """The setting that names the listener, by whether it is a Unix socket."""
@@ -23,6 +22,13 @@ ACTIVATION_FIXES: Final[Mapping[bool, Mapping[str, str]]] = {
     False: {"wrong_kind": "set ROBIN_LISTEN_UDS=systemd:{name} instead", "not_loopback": _NOT_LOOPBACK, "unclaimed": _UNCLAIMED},
 }
 """What to do about a socket that systemd passed and that does not fit, by whether the listener is a Unix socket."""
+
+
+def socket_mode(mode: int | None, allow_uids: tuple[int, ...] | None) -> int:
+    """The mode of the Unix socket; `mode` None: our own user alone, or any user where the users that may connect are listed."""
+    if mode is not None:
+        return mode
+    return 0o600 if allow_uids is None else 0o666
 
 
 def listener_rule(*, unix: bool, allow_uids: tuple[int, ...] | None, unsafe_listen: bool) -> ListenerRule:

@@ -1,11 +1,11 @@
 """What a request body says about its tier and its scope: pod fields that raise the tier, the name, the leaves that a patch changes.
 
 Rules a reader must keep: every duplicate of a key counts, whatever its case, since decoders differ in which one they take. A body that is
-not certainly read (protobuf, CBOR, YAML with an alias or a tag, invalid JSON) is unreadable, and unreadable is grave.
+not certainly read (protobuf, CBOR, YAML with an alias, a tag or a merge key, invalid JSON) is unreadable, and unreadable is grave.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeGuard
 
@@ -15,9 +15,15 @@ _READABLE: Final = frozenset(
     {"application/json", "application/merge-patch+json", "application/strategic-merge-patch+json", JSON_PATCH, "application/yaml", APPLY}
 )
 _YAML: Final = frozenset({"application/yaml", APPLY})
-_YAML_BYTES_MAX: Final = 262144  # the reader of YAML is slow, and clients send JSON
+_YAML_BYTES_MAX: Final = 262144
+MERGE_KEY: Final = "<<"
+_PARTS_MAX: Final = 100_000  # of a body: to read more would hold all other requests
+_PATH_MAX: Final = 4096
+_PATH_PARTS_MAX: Final = 100
+_PATHS_PARTS_MAX: Final = 20_000  # of all operations of a patch
 
-_GRAVE_IF_TRUE: Final = frozenset({"hostpid", "hostipc", "hostnetwork", "privileged", "allowprivilegeescalation", "hostprocess"})
+Weigh = Callable[[str, object, bool], int]
+"""The tier that a member demands: its name in lower case, its value, and whether inspection is strict; 0 for none."""
 
 
 class Members(tuple[tuple[str, object], ...]):
@@ -55,15 +61,24 @@ def read_body(octets: bytes, content_type: str) -> Body:
 
 
 def _read(octets: bytes, kind: str) -> object:
+    if octets.count(b",") + octets.count(b"[") + octets.count(b"{") > _PARTS_MAX:
+        raise ValueError("too many parts")
     text = octets.decode("utf-8")
     try:
-        return json.loads(text, object_pairs_hook=Members, parse_constant=_refuse)
+        return json.loads(text, object_pairs_hook=_members_of_yaml if kind in _YAML else Members, parse_constant=_refuse)
     except ValueError:
         if kind not in _YAML or len(octets) > _YAML_BYTES_MAX:
             raise
     from robin.policy.kube.yaml_body import read_yaml_body  # noqa: PLC0415 - PyYAML is loaded for the first body that needs it
 
     return read_yaml_body(text)
+
+
+def _members_of_yaml(pairs: list[tuple[str, object]]) -> Members:
+    """Raises ValueError for a merge key: it puts the members of its value in this object."""
+    if any(key == MERGE_KEY for key, _ in pairs):
+        raise ValueError("a merge key")
+    return Members(pairs)
 
 
 def _refuse(_word: str) -> NoReturn:
@@ -78,8 +93,8 @@ class Raise:
     reason: str
 
 
-def raised_tier(body: Body, mode: str) -> Raise:
-    """`mode` is `tiers.inspect_bodies`: strict, host or off."""
+def raised_tier(body: Body, mode: str, weigh: Weigh) -> Raise:
+    """`mode` is `tiers.inspect_bodies`: strict, host or off. `weigh` is that of the resource (`policy.kube.grave_fields`)."""
     if mode == "off":
         return Raise(tier=0, reason="")
     if not body.readable:
@@ -91,7 +106,7 @@ def raised_tier(body: Body, mode: str) -> Raise:
             return Raise(tier=4, reason="the JSON patch cannot be read with certainty")
     found = Raise(tier=0, reason="")
     for key, value in _members(content):
-        tier = _weigh(key.lower(), value, strict=mode == "strict")
+        tier = weigh(key.lower(), value, mode == "strict")
         if tier > found.tier:
             found = Raise(tier=tier, reason=f"body sets {key[:64]}")
     return found
@@ -101,10 +116,13 @@ def _patched(content: object) -> list[object] | None:
     """The operations of a JSON patch as the nested values that they set; None where that is not certain."""
     if not isinstance(content, list):
         return None
-    values = []
+    values, parts = [], 0
     for operation in content:
         members = _single(operation)
         if members is None or not isinstance(path := members.get("path"), str) or not isinstance(kind := members.get("op"), str):
+            return None
+        parts += path.count("/")
+        if len(path) > _PATH_MAX or path.count("/") > _PATH_PARTS_MAX or parts > _PATHS_PARTS_MAX:
             return None
         if kind in ("remove", "test"):
             continue
@@ -138,32 +156,6 @@ def _members(value: object) -> Iterator[tuple[str, object]]:
             waiting += one
 
 
-def _weigh(key: str, value: object, *, strict: bool) -> int:
-    if value is None:
-        return 0
-    if key == "hostpath" or (key in _GRAVE_IF_TRUE and value is not False):
-        return 4
-    if key == "capabilities" and any(name.lower() == "add" and given not in (None, [], "") for name, given in _own(value)):
-        return 4
-    if (
-        (key == "hostport" and value != 0)
-        or (key == "procmount" and str(value).lower() == "unmasked")
-        or (key == "nodename" and value != "")
-    ):
-        return 4
-    if not strict:
-        return 0
-    if key in ("serviceaccountname", "serviceaccount") and value not in ("", "default"):
-        return 3
-    if key in ("secretref", "secretkeyref", "serviceaccounttoken") or (key == "automountserviceaccounttoken" and value is not False):
-        return 3
-    return 3 if key == "secret" and isinstance(value, Members) else 0
-
-
-def _own(value: object) -> Members:
-    return value if isinstance(value, Members) else Members()
-
-
 def object_name(body: Body) -> str:
     """`metadata.name` of an object; empty where it is not there, or not certain."""
     metadata = _get(body.content, "metadata")
@@ -184,7 +176,10 @@ def changed_paths(body: Body) -> list[str] | None:
     if not body.readable or body.content_type in _YAML:
         return None
     if body.content_type != JSON_PATCH:
-        return list(_leaves(body.content, "")) if _has_no_duplicates(body.content) else None
+        try:
+            return list(_leaves(body.content, "")) if _has_no_duplicates(body.content) else None
+        except (RecursionError, ValueError):
+            return None
     if not isinstance(body.content, list):
         return None
     paths = []
@@ -207,6 +202,9 @@ def _is_list(value: object) -> TypeGuard[list[object]]:
 
 
 def _leaves(value: object, at: str) -> Iterator[str]:
+    """The pointers of leaves. Raises ValueError for one that is longer than any that a runbook could list."""
+    if len(at) > _PATH_MAX:
+        raise ValueError("a pointer is too long")
     if isinstance(value, Members) and value:
         for key, inner in value:
             yield from _leaves(inner, f"{at}/{key.replace('~', '~0').replace('/', '~1')}")

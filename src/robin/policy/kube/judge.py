@@ -1,18 +1,20 @@
 """The judgement of one request: malformed, denied, or allowed at a tier; pure (spec of the plane, sections 4 to 7).
 
 Two steps, as the body comes after the head: `read_request` refuses what is malformed and returns what the request means, `judge` takes the
-body and gives the decision. `robin explain kube` calls the same two.
+body and gives the decision. `robin explain kube` calls the same two, and `explain` for the words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Final
 
-from robin.policy.kube.body import NO_BODY, Body, raised_tier, read_body
+from robin.policy.kube.body import NO_BODY, Body, changed_paths, raised_tier, read_body
+from robin.policy.kube.grave_fields import weigh_of
 from robin.policy.kube.request_info import UPGRADABLE, RequestInfo, read_request_info
 from robin.policy.kube.rules import ALLOW, DENY, ESCALATE, Agent, PolicyDocument, Rule, Scope, covers, runbook_fits, touches, why_not
 from robin.policy.kube.target import METHODS, Malformed, Target, parse_target
-from robin.policy.kube.tiers import WORKLOADS, BaseTier, TierSettings, base_tier
+from robin.policy.kube.tiers import BaseTier, TierSettings, base_tier
 
 CARRIED: Final = frozenset({("GET", "websocket"), ("POST", "spdy/3.1")})
 """The upgrades that are carried: method and protocol."""
@@ -81,7 +83,6 @@ class Decision:
     rule: str
     max_session_s: float | None = None
     expires_at: float | None = None
-    why: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_request(head: HeadFacts, settings: KubePolicySettings) -> KubeRequest:
@@ -143,11 +144,11 @@ def judge(
         return _deny("kube.unknown_agent", tier, base.tier, reason, "")
     rules = [rule for rule in agent.rules if rule.expires_at is None or now < rule.expires_at]
     scope = Scope.of(info, body)
-    if any(_runs(rule, policy, scope, body, unlowered) for rule in rules):
+    changed_by = cache(partial(changed_paths, body))  # it costs time, and most requests fit no runbook
+    if any(_runs(rule, policy, scope, changed_by, unlowered) for rule in rules):
         tier = 1
     if tier != unlowered:
         reason += f"; lowered from {unlowered}"
-    why = {rule.name: _explain(rule, scope, tier, unlowered) for rule in agent.rules}
     found = _decide(rules, scope, tier, unlowered)
     limits = [rule.max_session_s for rule in found[1] if rule.max_session_s is not None]
     ends = [rule.expires_at for rule in found[1] if rule.expires_at is not None]
@@ -160,8 +161,25 @@ def judge(
         rule=found[1][0].name if found[1] else "",
         max_session_s=min(limits, default=None),
         expires_at=min(ends, default=None),
-        why=why,
     )
+
+
+def explain(
+    request: KubeRequest,
+    body: Body,
+    agent_name: str,
+    policy: PolicyDocument,
+    settings: KubePolicySettings,
+    decision: Decision,
+    *,
+    now: float,
+) -> dict[str, str]:
+    """What each rule of the agent says, for people; empty where no rule was asked. `decision` is the one of `judge`, `now` too."""
+    agent = policy.agents.get(agent_name)
+    if agent is None or _is_protected(request.info, settings.protected):
+        return {}
+    unlowered, scope = _unlowered(request, body, settings)[1], Scope.of(request.info, body)
+    return {rule.name: _explain(rule, scope, decision.tier, unlowered, now) for rule in agent.rules}
 
 
 def _deny(code: str, tier: int, base: int, reason: str, rule: str) -> Decision:
@@ -173,8 +191,9 @@ def _unlowered(request: KubeRequest, body: Body, settings: KubePolicySettings) -
     info = request.info
     base = base_tier(info, settings.tiers)
     tier, reason = base.tier, base.reason
-    if (info.group, info.resource) in WORKLOADS and not info.subresource and info.verb in ("create", "update", "patch"):
-        raised = raised_tier(body, settings.inspect_bodies)
+    weigh = weigh_of(info.group, info.resource, classified=base.classified)
+    if weigh is not None and not info.subresource and info.verb in ("create", "update", "patch"):
+        raised = raised_tier(body, settings.inspect_bodies, weigh)
         if raised.tier > tier:
             tier, reason = raised.tier, raised.reason
     return base, tier, reason
@@ -186,11 +205,11 @@ def _lowered(request: KubeRequest, base: BaseTier, tier: int, settings: KubePoli
     return 1 if settings.lower_dry_run and writes and tier == 2 and base.known and request.dry_run else tier
 
 
-def _runs(rule: Rule, policy: PolicyDocument, scope: Scope, body: Body, tier: int) -> bool:
+def _runs(rule: Rule, policy: PolicyDocument, scope: Scope, changed_by: Callable[[], list[str] | None], tier: int) -> bool:
     if tier >= 4 or not rule.runbooks or not covers(rule, scope):
         return False
     books = [policy.runbooks[name] for name in rule.runbooks]
-    return any(tier <= book.max_tier and runbook_fits(book, scope.info, body) for book in books)
+    return any(tier <= book.max_tier and runbook_fits(book, scope.info, changed_by) for book in books)
 
 
 def _decide(rules: list[Rule], scope: Scope, tier: int, unlowered: int) -> tuple[str, list[Rule]]:
@@ -205,7 +224,9 @@ def _decide(rules: list[Rule], scope: Scope, tier: int, unlowered: int) -> tuple
     return (ALLOW, allows) if allows else (DENY, [])
 
 
-def _explain(rule: Rule, scope: Scope, tier: int, unlowered: int) -> str:
+def _explain(rule: Rule, scope: Scope, tier: int, unlowered: int, now: float) -> str:
+    if rule.expires_at is not None and now >= rule.expires_at:
+        return "no match: the rule has expired"
     if DENY in (rule.tiers.get(tier), rule.tiers.get(unlowered)) and touches(rule, scope):
         return "matches: deny"
     if rule.tiers.get(tier) == ESCALATE and touches(rule, scope):

@@ -1,18 +1,18 @@
 """From an allowed request to the Permit: the header rules, upgrades, deadlines and own fields of the one route that it goes."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from robin.model.caller import Caller
-from robin.model.message import ResponseHead
-from robin.model.route import Endpoint, HeaderRules, Route, RouteDeadlines
+from robin.model.route import AcceptResponse, Endpoint, HeaderRules, Route, RouteDeadlines
 from robin.model.verdict import Permit
 from robin.policy.kube.judge import CARRIED, KubeRequest
 from robin.policy.kube.target import render_target
 
 NEVER: Final = frozenset(
-    b"authorization cookie audit-id forwarded x-method-override via te trailer sec-websocket-protocol sec-websocket-extensions".split()
+    b"authorization cookie audit-id forwarded x-method-override via te trailer sec-websocket-protocol sec-websocket-extensions"
+    b" host connection keep-alive transfer-encoding content-length upgrade expect".split()
 )
 NEVER_PREFIXES: Final = (b"proxy-", b"impersonate-", b"x-remote-", b"x-forwarded-", b"x-kubernetes-", b"x-http-method")
 """Fields that no setting lets through: credentials, and claims about a user or a path that only a proxy may make."""
@@ -22,9 +22,7 @@ _ALLOWED: Final = frozenset(
     b" tracestate".split()
 )
 _UPGRADE_FIELDS: Final = frozenset(b"sec-websocket-key sec-websocket-version x-stream-protocol-version".split())
-_STREAM_HEAD_S: Final = math.inf
-
-AcceptResponse = Callable[[ResponseHead], None]
+_OWN_RESPONSE_FIELDS: Final = frozenset({b"robin-decision"})
 
 
 def is_never_forwarded(name: bytes) -> bool:
@@ -35,17 +33,18 @@ def is_never_forwarded(name: bytes) -> bool:
 class Routes:
     """The header rules of a plane, which all its routes share."""
 
-    __slots__ = ("_idle_s", "_plain", "_prefix", "_proxied", "_response_s", "_upgrade")
+    __slots__ = ("_brief", "_lasting", "_plain", "_prefix", "_proxied", "_upgrade")
 
     def __init__(self, *, forward_headers: frozenset[bytes], prefix: bytes, response_s: float, idle_s: float) -> None:
         """`prefix` is the path of the cluster's URL."""
         allow = _ALLOWED | forward_headers
-        self._plain = HeaderRules(via=b"", strip=NEVER, strip_prefixes=NEVER_PREFIXES, allow=allow)
-        self._upgrade = HeaderRules(via=b"", strip=NEVER, strip_prefixes=NEVER_PREFIXES, allow=allow | _UPGRADE_FIELDS)
-        self._proxied = HeaderRules(via=b"", strip=NEVER, strip_prefixes=NEVER_PREFIXES)
+        rules = partial(HeaderRules, via=b"", strip=NEVER, strip_prefixes=NEVER_PREFIXES, strip_response=_OWN_RESPONSE_FIELDS)
+        self._plain = rules(allow=allow)
+        self._upgrade = rules(allow=allow | _UPGRADE_FIELDS)
+        self._proxied = rules()
         self._prefix = prefix
-        self._response_s = response_s
-        self._idle_s = idle_s
+        self._lasting = RouteDeadlines(response_s=math.inf, stream_idle_s=idle_s)
+        self._brief = RouteDeadlines(response_s=response_s, stream_idle_s=response_s)
 
     def permit(
         self, request: KubeRequest, endpoint: Endpoint, caller: Caller, *, decision_id: str, grant: str, accept_response: AcceptResponse
@@ -64,10 +63,11 @@ class Routes:
             name=info.full_resource or "path",
             header_rules=rules,
             upgrades=frozenset((method, protocol.encode("ascii")) for method, protocol in CARRIED) if request.upgrade else frozenset(),
-            deadlines=RouteDeadlines(response_s=_STREAM_HEAD_S if info.long_running else self._response_s, stream_idle_s=self._idle_s),
+            deadlines=self._lasting if info.long_running else self._brief,
             grant=grant,
             request_fields=own,
             response_fields=b"Robin-Decision: %b\r\n" % decision_id.encode("ascii"),
             accept_response=accept_response,
+            relays_interim=False,
         )
         return Permit(route=route, endpoint=endpoint, target=render_target(request.target, prefix=self._prefix), caller=caller)

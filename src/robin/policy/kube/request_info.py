@@ -51,8 +51,8 @@ def read_request_info(method: str, target: Target) -> RequestInfo:
     name = parts[1] if len(parts) > 1 else ""
     verb = _VERBS[method]
     if not name and verb == "get":
-        verb = "watch" if _asks_watch(target) else "list"
-        name = _selected_name(target)
+        watches, name = _list_options(target)
+        verb = "watch" if watches else "list"
     elif not name and verb == "delete":
         verb = "deletecollection"
     return RequestInfo(
@@ -68,19 +68,29 @@ def read_request_info(method: str, target: Target) -> RequestInfo:
     )
 
 
-def _asks_watch(target: Target) -> bool:
-    return any(value.lower() not in ("0", "false") for value in target.values("watch")[:1])
+def _list_options(target: Target) -> tuple[bool, str]:
+    """Whether it watches, and the name that a field selector fixes.
 
-
-def _selected_name(target: Target) -> str:
-    """The name that a field selector fixes; none where the options would fail to decode."""
-    if not all(is_int64(value) for key in ("limit", "timeoutSeconds") for value in target.values(key)[:1]):
-        return ""
+    Options that do not decode as a whole fix no name. Then `watch` is read in another way, too: the decoder folds case as Unicode does,
+    to which the long s is an s, and the fallback only lowers it.
+    """
+    watch = target.values("watch")[:1]
     try:
-        for value in target.values("labelSelector")[:1]:
-            check_labels(value)
-        names = [required_name(value) for value in target.values("fieldSelector")[:1]]
+        names = _decode_options(target)
     except BadSelector:
-        return ""
+        return any(value.lower() not in ("0", "false") for value in watch), ""
     name = names[0] if names and names[0] else ""
-    return "" if name in (".", "..") or "/" in name or "%" in name else name
+    return any(value.replace("\u017f", "s").lower() not in ("0", "false") for value in watch), name if _is_segment(name) else ""
+
+
+def _decode_options(target: Target) -> list[str | None]:
+    """The names of the field selector. Raises BadSelector where one of the options would fail to decode."""
+    if not all(is_int64(value) for key in ("limit", "timeoutSeconds") for value in target.values(key)[:1]):
+        raise BadSelector
+    for value in target.values("labelSelector")[:1]:
+        check_labels(value)
+    return [required_name(value) for value in target.values("fieldSelector")[:1]]
+
+
+def _is_segment(name: str) -> bool:
+    return name not in (".", "..") and "/" not in name and "%" not in name

@@ -6,18 +6,19 @@ An allow matches only if all that the request can touch lies inside the rule; a 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from robin.policy.kube.body import Body, changed_paths, object_name
+from robin.policy.kube.body import Body, object_name
 from robin.policy.kube.request_info import RequestInfo
 from robin.policy.kube.tiers import CLUSTER_SCOPED
 
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 ESCALATE: Final = "escalate"
+AGENT_NAME: Final = "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$"
 _EVERYWHERE: Final = frozenset({"list", "watch", "deletecollection"})
 _IGNORED_IN_UPDATE: Final = ("/apiVersion", "/kind", "/metadata", "/status")
 
@@ -171,15 +172,15 @@ def _resource_matches(glob: str, info: RequestInfo) -> bool:
     return bool(info.subresource) and matches_glob(resource, info.resource) and matches_glob(subresource, info.subresource)
 
 
-def runbook_fits(runbook: Runbook, info: RequestInfo, body: Body) -> bool:
-    """Whether the request is one of the operations of a runbook."""
-    return info.is_resource and any(_kind_matches(one, info) and _only(one.only_paths, info, body) for one in runbook.operations)
+def runbook_fits(runbook: Runbook, info: RequestInfo, changed_by: Callable[[], list[str] | None]) -> bool:
+    """Whether the request is one of the operations of a runbook. `changed_by`: the `changed_paths` of its body."""
+    return info.is_resource and any(_kind_matches(one, info) and _only(one.only_paths, info, changed_by) for one in runbook.operations)
 
 
-def _only(paths: tuple[str, ...], info: RequestInfo, body: Body) -> bool:
+def _only(paths: tuple[str, ...], info: RequestInfo, changed_by: Callable[[], list[str] | None]) -> bool:
     if not paths:
         return True
-    changed = changed_paths(body)
+    changed = changed_by()
     if changed is None:
         return False
     if info.verb == "update" and info.subresource == "scale":

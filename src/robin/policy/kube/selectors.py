@@ -1,16 +1,19 @@
 """Field and label selectors as kube-apiserver reads them when it derives the attributes of a request (apimachinery fields, labels)."""
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 _OPERATORS: Final = ("!=", "==", "=")
 _NAME: Final = r"(?:(?:[A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])"
-_KEY: Final = re.compile(r"(?:([a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?)/)?(" + _NAME + r")")
-_VALUE: Final = re.compile(_NAME + "?")
-_SET: Final = re.compile(r"\s*(\S+?)\s+(in|notin)\s*\(([^()]*)\)\s*")
-_EQUALS: Final = re.compile(r"\s*([^\s=!<>(),]+)\s*(==|=|!=|>|<)\s*([^\s=!<>(),]*)\s*")
-_EXISTS: Final = re.compile(r"\s*!?\s*([^\s=!<>(),]+)\s*")
-_INT64: Final = re.compile(r"[+-]?[0-9]{1,40}")
+_PREFIX: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*"
+_KEY: Final = re.compile(f"(?:({_PREFIX})/)?({_NAME})")
+_VALUE: Final = re.compile(f"(?:{_NAME})?")
+_TOKEN: Final = re.compile(r"[ \t\r\n]*(?:(==|!=|[=!(),<>])|([^ \t\r\n=!(),<>]+))")
+_END: Final = ""
+_INT64: Final = re.compile(r"([+-]?)0*([0-9]{1,19})")
+_PREFIX_MAX: Final = 253
+_WORD_MAX: Final = 63
 
 
 class BadSelector(ValueError):
@@ -20,7 +23,7 @@ class BadSelector(ValueError):
 def required_name(selector: str) -> str | None:
     """The `metadata.name` that a field selector demands. Raises BadSelector."""
     found = None
-    for term in _split_terms(selector):
+    for term in sorted(_split_terms(selector), key=str.encode):  # Go sorts the terms by their bytes: the first of two names counts
         if not term:
             continue
         field, operator, value = _split_term(term)
@@ -70,27 +73,88 @@ def _unescape(value: str) -> str:
 
 
 def check_labels(selector: str) -> None:
-    """Raise BadSelector unless a label selector parses."""
-    rest = selector
-    if not rest.strip():
-        return
-    for term in re.split(r",(?![^()]*\))", rest):
-        found = _SET.fullmatch(term)
-        if found is not None:
-            key, values = found[1], [value.strip() for value in found[3].split(",")]
-        elif (equal := _EQUALS.fullmatch(term)) is not None:
-            key, values = equal[1], [equal[3]]
-            if equal[2] in "<>" and _INT64.fullmatch(equal[3]) is None:
-                raise BadSelector
-        elif (exists := _EXISTS.fullmatch(term)) is not None:
-            key, values = exists[1], []
+    """Raise BadSelector unless a label selector parses: the recursive descent of apimachinery's labels.Parser, token for token."""
+    tokens = [*_tokens(selector), _END]
+    at = 0
+    while tokens[at] != _END:
+        at = _requirement(tokens, at)
+        if tokens[at] == _END:
+            return
+        if tokens[at] != "," or not (tokens[at + 1] == "!" or _is_word(tokens[at + 1])):
+            raise BadSelector
+        at += 1
+
+
+def _tokens(selector: str) -> Iterator[str]:
+    at, end = 0, len(selector.rstrip(" \t\r\n"))
+    while at < end:
+        found = _TOKEN.match(selector, at)
+        if found is None:
+            raise BadSelector
+        yield found[0].lstrip(" \t\r\n")
+        at = found.end()
+
+
+def _is_word(token: str) -> bool:
+    return token != _END and token[0] not in "=!(),<>"
+
+
+def _requirement(tokens: list[str], at: int) -> int:
+    """One requirement from `at` on. Returns where the next token stands."""
+    absent = tokens[at] == "!"
+    at += absent
+    if not _is_word(tokens[at]):
+        raise BadSelector
+    _check_key(tokens[at])
+    at += 1
+    if absent or tokens[at] in (_END, ","):
+        return at
+    operator, at = tokens[at], at + 1
+    if operator in ("in", "notin"):
+        return _values(tokens, at)
+    if operator not in ("=", "==", "!=", "<", ">"):
+        raise BadSelector
+    value = ""
+    if tokens[at] not in (_END, ","):
+        if not _is_word(tokens[at]):
+            raise BadSelector
+        value, at = tokens[at], at + 1
+    _check_value(value)
+    if operator in "<>" and not is_int64(value):
+        raise BadSelector
+    return at
+
+
+def _values(tokens: list[str], at: int) -> int:
+    """`(a,,b)`: words and commas, where two words are not beside each other."""
+    if tokens[at] != "(":
+        raise BadSelector
+    at += 1
+    word = False
+    while tokens[at] != ")":
+        if tokens[at] == ",":
+            word = False
+        elif word or not _is_word(tokens[at]):
+            raise BadSelector
         else:
-            raise BadSelector
-        name = _KEY.fullmatch(key)
-        if name is None or len(name[2]) > 63 or any(len(value) > 63 or _VALUE.fullmatch(value) is None for value in values):
-            raise BadSelector
+            _check_value(tokens[at])
+            word = True
+        at += 1
+    return at + 1
+
+
+def _check_key(key: str) -> None:
+    found = _KEY.fullmatch(key)
+    if found is None or len(found[1] or "") > _PREFIX_MAX or len(found[2]) > _WORD_MAX:
+        raise BadSelector
+
+
+def _check_value(value: str) -> None:
+    if len(value) > _WORD_MAX or _VALUE.fullmatch(value) is None:
+        raise BadSelector
 
 
 def is_int64(text: str) -> bool:
     """Whether Go's ParseInt reads it as a 64-bit number."""
-    return _INT64.fullmatch(text) is not None and -(2**63) <= int(text) < 2**63
+    found = _INT64.fullmatch(text)
+    return found is not None and -(2**63) <= int(found[1] + found[2]) < 2**63

@@ -15,6 +15,7 @@ NAME_BYTES_MAX: Final = 253
 _PCHAR: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,=:@")
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_VISIBLE: Final = re.compile(rb"[!-~]*")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _TAIL_ESCAPES: Final = frozenset(b"/\\.%")
 _DOTS: Final = (b".", b"..")
@@ -151,8 +152,8 @@ def _check_names(segments: tuple[str, ...]) -> None:
 
 
 def _parse_query(query: bytes, *, repeats: bool) -> tuple[tuple[str, str], ...]:
-    if b";" in query or _BAD_ESCAPE.search(query) is not None:
-        raise _bad_query("`;` and broken escapes are refused")
+    if b";" in query or _BAD_ESCAPE.search(query) is not None or _VISIBLE.fullmatch(query) is None:
+        raise _bad_query("`;`, broken escapes, and bytes that no target may hold are refused")
     pieces = [piece for piece in query.split(b"&") if piece]
     if len(pieces) > PAIRS_MAX:
         raise _bad_query(f"more than {PAIRS_MAX} pairs")

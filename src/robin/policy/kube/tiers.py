@@ -43,6 +43,12 @@ CLUSTER_SCOPED: Final = frozenset(
     | {("authentication.k8s.io", name) for name in "selfsubjectreviews tokenreviews".split()}
     | {("authorization.k8s.io", name) for name in "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews".split()}
     | {("certificates.k8s.io", "certificatesigningrequests"), ("certificates.k8s.io", "clustertrustbundles")}
+    | {
+        ("admissionregistration.k8s.io", f"{kind}{name}")
+        for kind in ("mutating", "validating")
+        for name in ("admissionpolicies", "admissionpolicybindings", "webhookconfigurations")
+    }
+    | {("flowcontrol.apiserver.k8s.io", name) for name in "flowschemas prioritylevelconfigurations".split()}
     | {("apiextensions.k8s.io", "customresourcedefinitions"), ("apiregistration.k8s.io", "apiservices")}
 )
 """Built-in resources without a namespace, as far as a rule for namespaces must not be taken to touch them."""
@@ -78,6 +84,7 @@ GROUPS: Final[Mapping[str, Row]] = {
     **dict.fromkeys((f"{name}.k8s.io" for name in "metrics custom.metrics external.metrics".split()), _CLUSTER),
 }
 
+_CLASSIFY: Final = "classify "
 _ANY_METHOD: Final = frozenset({"proxy", "exec", "attach", "portforward", "finalize", "finalizers"})
 _ALWAYS: Final = frozenset(
     {("", "serviceaccounts", "token"), ("", "pods", "binding"), ("certificates.k8s.io", "certificatesigningrequests", "approval")}
@@ -111,11 +118,12 @@ class TierSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseTier:
-    """The tier by the table, why, and whether a row knows the resource."""
+    """The tier by the table, why, and whether a row knows the resource, or an entry of `tiers.classify`."""
 
     tier: int
     reason: str
     known: bool
+    classified: bool = False
 
 
 def base_tier(info: RequestInfo, settings: TierSettings) -> BaseTier:
@@ -124,13 +132,14 @@ def base_tier(info: RequestInfo, settings: TierSettings) -> BaseTier:
         tier, reason = _path_tier(info)
         return BaseTier(tier=tier, reason=reason, known=True)
     row, reason, known = _resource_row(info, settings)
+    classified = reason.startswith(_CLASSIFY)
     column = _COLUMNS[info.verb]
     tier = row[column]
     if info.subresource:
         grave, why = _subresource_tier(info, column)
         if grave >= tier:
             tier, reason = grave, why
-    return BaseTier(tier=tier, reason=reason, known=known)
+    return BaseTier(tier=tier, reason=reason, known=known, classified=classified)
 
 
 def _resource_row(info: RequestInfo, settings: TierSettings) -> tuple[Row, str, bool]:
@@ -146,7 +155,7 @@ def _resource_row(info: RequestInfo, settings: TierSettings) -> tuple[Row, str, 
         if entry.group == info.group and info.resource in entry.resources:
             given = (entry.read, entry.write, entry.delete, 4)
             row = tuple(map(max, row, given)) if known else given  # type: ignore[assignment]  # both have four
-            return row, f"classify {entry.group}", True
+            return row, f"{_CLASSIFY}{entry.group}", True
     return row, reason, known
 
 

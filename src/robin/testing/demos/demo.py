@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -94,6 +95,8 @@ async def run_demo(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
+    if port_base is not None:
+        refuse_taken(port_base)
     tasks = TaskOwner(lambda _name, _error: None)  # the task's error is raised below, from its result
     try:
         with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
@@ -103,6 +106,7 @@ async def run_demo(
                 stopping = tasks.start(stop.wait(), "stop")
                 await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if not running.done():
+                    await tasks.close()  # before its parts are closed, of which it would report a failure
                     return EXIT_INTERRUPTED
                 running.result()
                 demo.conclude()
@@ -116,6 +120,16 @@ async def run_demo(
         await tasks.close()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+def refuse_taken(port: int) -> None:
+    """Raises DemoRefused where something listens on a port of this machine that a demonstration was told to take."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise DemoRefused(f"port {port} on 127.0.0.1 is not free ({error.strerror}); choose others with --port-base") from None
 
 
 async def _within_time(demo: Demo, demonstrate: Demonstrate) -> None:

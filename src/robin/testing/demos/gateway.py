@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robin.planes.gateway.new_authority import make_authority
 from robin.testing.certificates import CertificateAuthority
-from robin.testing.demos.demo import Demo
+from robin.testing.demos.demo import Demo, refuse_taken
 from robin.testing.process import RobinProcess
 from robin.transport.clock import SystemClock
 
@@ -31,10 +31,13 @@ async def run(demo: Demo) -> None:
         except (asyncio.IncompleteReadError, OSError):
             writer.close()
 
-    origin = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=leaf.server_context(alpn=("http/1.1",)))
+    origin_port = 0 if demo.port_base is None else demo.port_base + 1
+    if origin_port:
+        refuse_taken(origin_port)
+    origin = await asyncio.start_server(serve, "127.0.0.1", origin_port, ssl=leaf.server_context(alpn=("http/1.1",)))
     demo.stack.callback(origin.close)
     port = origin.sockets[0].getsockname()[1]
-    config, ca_file = _write_files(folder, port, pki.ca_file)
+    config, ca_file = _write_files(folder, demo.port_base or 0, port, pki.ca_file)
     robin = await demo.stack.enter_async_context(RobinProcess("gateway", "--config", str(config)))
     address = (await robin.event("listening"))["listen"][0]
     demo.say(f"gateway on {address}; the client knows http://{address} and {ca_file.name}")
@@ -52,7 +55,7 @@ async def run(demo: Demo) -> None:
     demo.check("CONNECT other.demo.test:443 -> 403", ok=status == 403, detail=str(status))
 
 
-def _write_files(folder: Path, port: int, origin_ca: Path) -> tuple[Path, Path]:
+def _write_files(folder: Path, listen_port: int, port: int, origin_ca: Path) -> tuple[Path, Path]:
     """The gateway's CA and its settings."""
     now = datetime.datetime.fromtimestamp(SystemClock().wall(), datetime.UTC)
     certificate, key = make_authority("robin-bridge-ca-demo", days=1, permit_dns=[], now=now)
@@ -62,7 +65,7 @@ def _write_files(folder: Path, port: int, origin_ca: Path) -> tuple[Path, Path]:
     (slot / "tls.key").touch(mode=0o600)
     (slot / "tls.key").write_bytes(key)
     settings = {
-        "listeners": [{"name": "proxy", "listen": "127.0.0.1:0"}],
+        "listeners": [{"name": "proxy", "listen": f"127.0.0.1:{listen_port}"}],
         "admin": {"listen": "127.0.0.1:0"},
         "drain": {"min": "0s", "max": "1s"},
         "policy": {"rules": [{"name": "public", "hosts": ["api.demo.test"], "ports": [port], "paths": ["/public/**"]}]},

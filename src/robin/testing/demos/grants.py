@@ -1,22 +1,24 @@
 """Demonstration `grants`: a program that knows only a proxy URL calls two services, each with a token of its own that it never sees.
 
-In this process: an embedded identity, a token issuer, the services alpha and beta, and a proxy with the real engine and token grants.
-Outside: the program. All is on 127.0.0.1, at five ports in a row less one: issuer, alpha, beta, proxy.
+In this process: an embedded identity, a token issuer, the services alpha and beta, and the gateway. Outside: the program. All is on
+127.0.0.1, at four ports in a row: issuer, alpha, beta, gateway.
 """
 
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from robin.app.shutdown import StartFailure
 from robin.testing.authority import IdentityAuthority
 from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.demos.demo import Demo, DemoRefused
+from robin.testing.embedded_gateway import EmbeddedGateway
 from robin.testing.embedded_identity import EmbeddedIdentities
 from robin.testing.inspection import TokenRefused, inspect_token
 from robin.testing.message import MalformedRequest, ReceivedRequest
-from robin.testing.provider_proxy import ProviderProxy
 from robin.testing.server import ScriptedServer
 from robin.testing.token_issuer import TokenIssuer
 from robin.transport.clock import SystemClock
@@ -40,15 +42,17 @@ endpoints:
   - {host: alpha.localhost, port: %(alpha)d, protocol: rest, tls: none, access: read-only}
   - {host: beta.localhost, port: %(beta)d, protocol: rest, tls: none, methods: [GET, HEAD]}
 """
-PROVIDERS: Final = """\
-profiles: [profile.yaml]
-providers:
-  - {profile: spiffe-token-demo, name: demo, callers: ["*"], unsafe_plaintext: [alpha.localhost, beta.localhost]}
-"""
+PROVIDER: Final = {
+    "profile": "spiffe-token-demo",
+    "name": "demo",
+    "callers": ["*"],
+    "unsafe_plaintext": ["alpha.localhost", "beta.localhost"],
+}
 
 # The program: the standard library alone. It calls what it is told to through the proxy of its environment, and reports what it can see.
 PROGRAM: Final = """
-import json, os, sys, urllib.request
+import ctypes, json, os, sys, urllib.request
+ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
 calls = []
 for url in sys.argv[1:]:
     try:
@@ -62,7 +66,14 @@ for number in os.listdir("/proc/self/fd"):
         open_files[number] = os.readlink("/proc/self/fd/" + number)
     except OSError:
         pass
-print(json.dumps({"calls": calls, "environment": sorted(os.environ), "files": open_files}))
+secrets = []
+for name in ("environ", "mem", "fd/0"):
+    try:
+        os.close(os.open(f"/proc/{os.getppid()}/{name}", os.O_RDONLY))
+        secrets.append(name)
+    except OSError:
+        pass
+print(json.dumps({"calls": calls, "environment": sorted(os.environ), "files": open_files, "root": os.getuid() == 0, "of_robin": secrets}))
 """
 _ITS_ENVIRONMENT: Final = frozenset({"http_proxy", "no_proxy", "LC_CTYPE"})  # Python itself sets the last one
 
@@ -120,14 +131,14 @@ async def run(demo: Demo) -> None:
         await _enter(demo, part, part.port)
     ports = {"issuer": base, "alpha": base + 1, "beta": base + 2}
     (demo.folder / "profile.yaml").write_text(PROFILE % ports)
-    identities = EmbeddedIdentities(authority, clock)
-    names = frozenset({"alpha.localhost", "beta.localhost"})
-    proxy = ProviderProxy(PROVIDERS, demo.folder, identities, names=names, port=base + 3)
-    await _enter(demo, proxy, base + 3)
+    config = demo.folder / "robin.yaml"
+    _write_config(config, base, providers=[PROVIDER])
+    gateway = EmbeddedGateway(config, EmbeddedIdentities(authority, clock))
+    await _enter(demo, gateway, base + 3)
     urls = {name: f"http://{name}.localhost:{ports[name]}/" for name in ("alpha", "beta")}
-    demo.to_try.append(f"curl -x http://127.0.0.1:{proxy.port} {urls['alpha']}")
+    demo.to_try.append(f"curl -x http://127.0.0.1:{gateway.port} {urls['alpha']}")
 
-    report = await _run_program(proxy.port, *urls.values())
+    report = await _run_program(gateway.port, *urls.values())
     for name, (status, text) in zip(urls, report["calls"], strict=True):
         for line in text.splitlines():
             demo.say(line)
@@ -137,28 +148,46 @@ async def run(demo: Demo) -> None:
     stolen = b"Authorization: Bearer " + alpha.last_token + b"\r\n"
     status = await _get(ports["beta"], "/", f"beta.localhost:{ports['beta']}", stolen)
     demo.check("alpha's token at beta -> 403", status == 403, f"got {status}")
-    await _check_concurrent(demo, proxy, issuer, ports, urls)
+    for attached in ([], [PROVIDER]):  # a provider that is detached leaves no token behind
+        _write_config(config, base, providers=attached)
+        gateway.reload()
+    await _check_concurrent(demo, gateway.port, issuer, ports, urls)
     strange = sorted(set(report["environment"]) - _ITS_ENVIRONMENT)
+    strange += [f"{name} of Robin" for name in report["of_robin"] if not report["root"]]  # from root nothing can be kept
     strange += [target for number, target in report["files"].items() if int(number) > 2 and target != "/proc/" and "/fd" not in target]
     demo.check("app has no identity, no socket, no token", not strange, ", ".join(strange)[:200])
+
+
+def _write_config(file: Path, base: int, *, providers: Sequence[Mapping[str, object]]) -> None:
+    """The gateway's robin.yaml; JSON is YAML."""
+    settings = {
+        "listeners": [{"name": "proxy", "listen": f"127.0.0.1:{base + 3}"}],
+        "admin": {"listen": "off"},
+        "drain": {"min": "0s", "max": "1s"},
+        "profiles": ["profile.yaml"],
+        "providers": providers,
+        "addresses": {
+            "hosts": {"alpha.localhost": ["127.0.0.1"], "beta.localhost": ["127.0.0.1"]},
+            "unsafe_loopback": [f"127.0.0.1:{base + 1}", f"127.0.0.1:{base + 2}"],
+        },
+    }
+    file.write_text(json.dumps({"version": 1, "gateway": settings}, indent=2))
 
 
 async def _enter(demo: Demo, part: Any, port: int) -> None:
     """Start a part; it is closed with the demonstration. Raises DemoRefused where its port is taken."""
     try:
         await demo.stack.enter_async_context(part)
-    except OSError as error:
-        raise DemoRefused(f"port {port} on 127.0.0.1 is not free ({error.strerror}); choose others with --port-base") from None
+    except (OSError, StartFailure) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DemoRefused(f"port {port} on 127.0.0.1 is not free ({why}); choose others with --port-base") from None
 
 
-async def _check_concurrent(
-    demo: Demo, proxy: ProviderProxy, issuer: TokenIssuer, ports: Mapping[str, int], urls: Mapping[str, str]
-) -> None:
-    """All at once, half to each service, after the tokens were dropped."""
-    proxy.drop_tokens()
+async def _check_concurrent(demo: Demo, gateway_port: int, issuer: TokenIssuer, ports: Mapping[str, int], urls: Mapping[str, str]) -> None:
+    """All at once, half to each service, without a token to begin with."""
     before = issuer.token_requests
     names = [name for _ in range(CONCURRENT // 2) for name in urls]
-    calls = (_get(proxy.port, urls[name], f"{name}.localhost:{ports[name]}") for name in names)
+    calls = (_get(gateway_port, urls[name], f"{name}.localhost:{ports[name]}") for name in names)
     statuses = set(await asyncio.gather(*calls))
     requests = issuer.token_requests - before
     ok = requests == len(urls) and statuses == {200}

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import shlex
 import ssl
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from robin.config.program import program_name
 from robin.planes.kube.state import StateFolder
 from robin.testing.api_server import Allow, ApiServer
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.demos.demo import Demo
 from robin.testing.process import ROBIN, RobinProcess
+from robin.testing.waiting import eventually
 from robin.transport.clock import SystemClock
 from robin.transport.entropy import SystemEntropy
 
@@ -55,12 +59,31 @@ async def run(demo: Demo) -> None:
     demo.check("a refused request reached nothing: no token, no call", len(api.events) == count, str(api.events[count:]))
 
     audit = demo.folder / "state" / "audit.jsonl"
-    await robin.stop()
+    events = Counter({"request.done": _LISTS, "auth.failed": 1})  # Robin goes on for `--keep`: these are written in a moment
+    await eventually(lambda: events <= Counter(json.loads(line)["event"] for line in audit.read_text().splitlines()))
     records = [json.loads(line) for line in audit.read_text().splitlines()]
     minted = [record for record in records if record["event"] == "token.minted"]
     joined = {event.audit_id: event.jti for event in used} == {record["id"]: record["jti"] for record in minted}
     demo.check("each record joins the cluster's own audit by its id and its token", joined, str(minted))
     demo.check("the audit verifies", await _verify(audit), "robin audit verify failed")
+    demo.to_try += _lines_to_try(caller, demo.folder / "state")
+
+
+def _lines_to_try(caller: "Caller", state: Path) -> list[str]:
+    program = program_name()
+    curl = ["curl", "--cacert", str(state / "ca.pem"), "--cert", str(state / "agent.pem")]
+    pods = f"{caller.url}/api/v1/namespaces/shop/pods"
+    words = [program, "kubeconfig", "--agent", AGENT, "--server", caller.url, "--state-dir", str(state), "--out", "agent.kubeconfig"]
+    return [
+        "in another terminal, what the policy allows and what it denies:",
+        shlex.join([*curl, pods]),
+        shlex.join([*curl, "-X", "DELETE", f"{pods}/web-0"]),
+        "the same with kubectl:",
+        shlex.join(words),
+        "kubectl --kubeconfig agent.kubeconfig -n shop get pods",
+        "what was recorded:",
+        shlex.join([program, "audit", "tail", str(state / "audit.jsonl")]),
+    ]
 
 
 async def start(demo: Demo) -> tuple[ApiServer, RobinProcess]:

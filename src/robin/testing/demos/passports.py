@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
+from robin.config.program import program_name
 from robin.testing.connection import ScriptedConnection
 from robin.testing.demos.demo import Demo, DemoRefused
 from robin.testing.message import read_request
@@ -57,7 +58,7 @@ async def run(demo: Demo) -> None:
     demo.check("the broker refuses another method: route_mismatch", (code, error) == (1, "deny route_mismatch"), error)
     code, said, error = await _robin("audit", "verify", str(demo.folder / "state" / "audit.jsonl"))
     demo.check("every decision is in the audit log, and its chain verifies", code == 0, said + error)
-    demo.to_try += ["a new line each time:", shlex.join(["robin", *words, "--format", "curl"])]
+    demo.to_try += ["a new line each time:", shlex.join([program_name(), *words, "--format", "curl"])]
 
 
 async def _serve(connection: ScriptedConnection, seen: list[str]) -> None:

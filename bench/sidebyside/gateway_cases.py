@@ -1,0 +1,196 @@
+"""The cases of the gateway: absolute-form requests, tunnels, TLS bridges, the cost of rules and of grants, memory.
+
+Robin injects the credential in every case but tunnels, judges each request and writes its audit records to /dev/null. Envoy and smokescreen
+inject nothing, so their caller brings the credential; Squid and mitmproxy replace the caller's.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+from sidebyside.contenders import Contender, Running
+from sidebyside.gateway_contenders import ROBIN, ROBIN_MINTING, port_of, robin_launch
+from sidebyside.load import Refused
+from sidebyside.machine import cpu_seconds, forget_peak, peak_bytes, resident_bytes
+from sidebyside.stage import Stage
+
+MB, MIB = 1e6, 1 << 20
+_FORWARD = ("Robin", "Envoy", "Squid", "mitmproxy")
+_TUNNELS = ("Robin", "smokescreen", "Squid", "Envoy")
+_BRIDGES = ("Robin", "mitmproxy", "Squid")
+_INJECT = ("Robin", "mitmproxy", "Squid")
+_IDLE_TUNNELS = 1000
+
+
+def absolute(stage: Stage) -> None:
+    """Small absolute-form requests on 32 kept connections."""
+    stage.say(f"absolute: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn")
+    with stage.all(names=_FORWARD) as line_up:
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "absolute", **_absolute(stage)))
+
+
+def tunnels(stage: Stage) -> None:
+    """New tunnels, 32 at a time, one request in each; then one long body down one of them."""
+    how = {"via": "connect", "origin": f"127.0.0.1:{port_of(stage.load.upstream)}"}
+    stage.say(f"tunnels: {stage.lengths.connections} at a time, {stage.lengths.closed_s:g} s a turn; 1 GiB")
+
+    def stream(running: Running, turn: int) -> str:
+        answer, spent = _timed(stage, running, "download", bytes=stage.stream_bytes, **how)
+        speed = stage.stream_bytes / answer["seconds"] / MB
+        stage.ledger.add("tunnel_stream", running.name, turn, speed)
+        stage.ledger.add("tunnel_stream_cpu", running.name, turn, spent * 1e3)
+        stage.ledger.add("tunnel_stream_busy", running.name, turn, spent / answer["seconds"] * 100)
+        return f"{speed:,.0f} MB/s"
+
+    with stage.all(names=_TUNNELS) as line_up:
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "tunnels", **how))
+        stage.take_turns(line_up, stream)
+
+
+def bridge(stage: Stage) -> None:
+    """TLS that the proxy opens: small requests on 32 kept connections, then on a new one each; Robin also with a new leaf for each."""
+    stage.say(f"bridge: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn; kept, new, new with a minted leaf")
+    with stage.all(bridge=True, names=_BRIDGES) as line_up:
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge", **_bridge(stage)))
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge_new", fresh=True, **_bridge(stage)))
+    if not _robin_is_here(stage):
+        return
+    more = {"more": [f"127.0.0.1:{port_of(stage.load.tls_upstream)}"]}  # two hosts in turn, and a cache of one leaf
+    with ExitStack() as stack:
+        one = _enter(stack, stage, replace(ROBIN, launch=ROBIN_MINTING))
+        stage.take_turns(one, lambda running, turn: _capacity(stage, running, turn, "bridge_minted", fresh=True, **more, **_bridge(stage)))
+
+
+def rules(stage: Stage) -> None:
+    """Robin alone with 10, 1,000 and 10,000 hosts in its rules, ten to a rule; a list of robin.yaml has at most 4,096 entries."""
+    if _robin_is_here(stage):
+        launches = {f"rules_{count}": partial(robin_launch, hosts=count) for count in (10, 1000, 10_000)}
+        costs = _beside_itself(stage, launches)
+        for turn, least in costs["rules_10"].items():
+            if turn in costs["rules_10000"]:
+                stage.ledger.add("rules_ratio", "Robin", turn, costs["rules_10000"][turn] / least)
+
+
+def grants(stage: Stage) -> None:
+    """Robin alone: the credential is the token of a file, or one that an issuer gave and that is in the cache."""
+    if _robin_is_here(stage):
+        launches = {"grant_forward": robin_launch, "grant_issued": partial(robin_launch, issued=True)}
+        costs = _beside_itself(stage, launches)
+        for turn, plain in costs["grant_forward"].items():
+            if turn in costs["grant_issued"]:
+                stage.ledger.add("grant_extra", "Robin", turn, costs["grant_issued"][turn] - plain)
+
+
+def memory(stage: Stage) -> None:
+    """A fresh process each: idle, with 1,000 idle tunnels, and over one long body through a bridge."""
+    for contender in stage.contenders:
+        for measure in (_idle, _growth):
+            if measure is _growth and contender.name not in _BRIDGES:
+                continue
+            try:
+                stage.say(f"memory: {contender.name}: {measure(stage, contender)}")
+            except Refused as failure:
+                stage.fail(contender.name, failure)
+
+
+GATEWAY_CASES: dict[str, Callable[[Stage], None]] = {
+    "absolute": absolute,
+    "tunnels": tunnels,
+    "bridge": bridge,
+    "rules": rules,
+    "grants": grants,
+    "gateway-memory": memory,
+}
+
+
+def _absolute(stage: Stage) -> dict[str, object]:
+    return {"via": "absolute", "origin": f"localhost:{port_of(stage.load.upstream)}"}
+
+
+def _bridge(stage: Stage) -> dict[str, object]:
+    ca = str(stage.pki / "bridge" / "ca.crt")
+    return {"via": "bridge", "origin": f"localhost:{port_of(stage.load.tls_upstream)}", "ca": ca}
+
+
+def _robin_is_here(stage: Stage) -> bool:
+    return any(contender.name == "Robin" for contender in stage.contenders)
+
+
+def _enter(stack: ExitStack, stage: Stage, contender: Contender) -> list[Running]:
+    try:
+        return [stack.enter_context(stage.one(contender, bridge=True))]
+    except Refused as failure:
+        stage.fail(contender.name, failure)
+        return []
+
+
+def _beside_itself(stage: Stage, launches: dict[str, Callable[..., object]]) -> dict[str, dict[int, float]]:
+    """The same load against Robins that differ in their settings, in turn; returns the processor time of a request, by row and turn."""
+    costs: dict[str, dict[int, float]] = {row: {} for row in launches}
+    stage.say(f"{', '.join(launches)}: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn")
+    with ExitStack() as stack:
+        line_up = {}
+        for row, launch in launches.items():
+            line_up |= {running.address: (running, row) for running in _enter(stack, stage, replace(ROBIN, launch=launch))}
+
+        def measure(running: Running, turn: int) -> str:
+            row = line_up[running.address][1]
+            said = _capacity(stage, running, turn, row, costs=costs[row], **_absolute(stage))
+            return f"{row} {said}"
+
+        stage.take_turns([running for running, _ in line_up.values()], measure)
+    return costs
+
+
+def _capacity(stage: Stage, running: Running, turn: int, row: str, costs: dict[int, float] | None = None, **how: object) -> str:
+    how = {"direct": running.name not in _INJECT or how["via"] == "connect", **how}
+    stage.load.order("closed", running.address, conns=stage.lengths.connections, seconds=stage.lengths.warm_s, **how)
+    answer, spent = _timed(stage, running, "closed", conns=stage.lengths.connections, seconds=stage.lengths.closed_s, **how)
+    speed, each = answer["requests"] / answer["seconds"], spent / answer["requests"] * 1e6
+    stage.ledger.add(row, running.name, turn, speed)
+    stage.ledger.add(f"{row}_cpu", running.name, turn, each)
+    stage.ledger.add(f"{row}_busy", running.name, turn, spent / answer["seconds"] * 100)
+    stage.ledger.add(f"{row}_p99", running.name, turn, answer["p99_us"])
+    if costs is not None:
+        costs[turn] = each
+    return f"{speed:,.0f} ({each:.1f} µs)"
+
+
+def _timed(stage: Stage, running: Running, op: str, **details: object) -> tuple[dict[str, float], float]:
+    """The load's answer, and the processor seconds the proxy spent meanwhile."""
+    pids = running.pids()
+    before = cpu_seconds(pids)
+    answer = stage.load.order(op, running.address, **details)
+    return answer, cpu_seconds(running.pids()) - before
+
+
+def _idle(stage: Stage, contender: Contender) -> str:
+    with stage.one(contender, bridge=contender.name in _BRIDGES) as running:
+        idle = resident_bytes(running.pids())
+    said = f"idle {idle / MB:.1f} MB"
+    stage.ledger.add("gateway_idle", contender.name, 0, idle / MB)
+    if contender.name not in _TUNNELS:
+        return said
+    with stage.one(contender) as running:
+        origin = f"127.0.0.1:{port_of(stage.load.upstream)}"
+        stage.load.order("hold", running.address, conns=_IDLE_TUNNELS, via="connect", origin=origin)
+        try:
+            crowded = resident_bytes(running.pids())
+        finally:
+            stage.load.order("release", running.address)
+    stage.ledger.add("gateway_tunnels", contender.name, 0, crowded / MB)
+    return f"{said}, with {_IDLE_TUNNELS:,} tunnels {crowded / MB:.1f} MB"
+
+
+def _growth(stage: Stage, contender: Contender) -> str:
+    with stage.one(contender, bridge=True) as running:
+        how = _bridge(stage)
+        stage.load.order("download", running.address, bytes=1 << 20, **how)  # what is made at the first bridge is there
+        pids = running.pids()
+        before = resident_bytes(pids)
+        forget_peak(pids)
+        stage.load.order("download", running.address, bytes=stage.stream_bytes, **how)
+        grown = max(0, peak_bytes(pids) - before)
+    stage.ledger.add("gateway_growth", contender.name, 0, grown / MIB)
+    return f"a bridge of 1 GiB +{grown / MIB:.1f} MiB at most"

@@ -1,0 +1,258 @@
+"""Reloads by generation: whole or not at all, from a signal or a changed file; what is open meets the new policy."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket as socket_module
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.planes.gateway.echoing import GOING_AWAY, asking, echoing, ended, switched
+from tests.planes.gateway.rig import Client, Rig, code_of, running
+
+from robin.testing.authority import IdentityAuthority
+from robin.testing.waiting import eventually
+
+PLAIN = {"name": "plain", "hosts": ["b.test"], "schemes": ["http"], "ports": ["PLAIN"]}
+BRIDGED = {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge"}
+
+
+async def status(rig: Rig) -> dict[str, Any]:
+    code, body = await rig.page("/status/gateway")
+    assert code == 200
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def write(rig: Rig, *, signalled: bool = False, text: str | None = None, mode: int = 0o644, **changes: object) -> None:
+    """Replace robin.yaml at once, as an editor and a ConfigMap do."""
+    file = rig.folder / "robin.yaml"
+    document = json.loads(file.read_text())
+    for key, value in changes.items():
+        document["gateway"][key] = {**document["gateway"].get(key, {}), **value} if isinstance(value, dict) else value
+    fresh = file.with_name("fresh")
+    fresh.write_text(json.dumps(document) if text is None else text)
+    fresh.chmod(mode)
+    os.replace(fresh, file)
+    if signalled:
+        rig.robin.send_signal(signal.SIGHUP)
+
+
+async def ask(client: Client, rig: Rig, path: str = "/") -> tuple[int, dict[str, list[str]], bytes]:
+    own = f"b.test:{rig.plain.port}"
+    return await client.ask(f"GET http://{own}{path} HTTP/1.1", f"Host: {own}")
+
+
+async def test_a_key_that_cannot_reload_and_a_broken_file_refuse_the_whole_reload(tmp_path: Path) -> None:  # E53
+    log = tmp_path / "audit.jsonl"
+    async with running(tmp_path, [PLAIN], bridge=False, section={"audit": {"file": str(log)}}) as rig:
+        client, good = await rig.client(), (rig.folder / "robin.yaml").read_text()
+        first = await status(rig)
+        assert (first["generation"], first["last_error"], first["refused_keys"]) == (1, None, [])
+        listeners = [{"name": "other", "listen": "127.0.0.1:0"}]
+        for count, (named, changes) in enumerate(
+            [
+                (["gateway.listeners"], {"listeners": listeners, "policy": {"rules": []}}),
+                (
+                    ["gateway.name", "gateway.admin", "gateway.audit"],
+                    {"name": "x", "admin": {"listen": "off"}, "audit": {"on_failure": "allow"}},
+                ),
+                ([":3:1: error: yaml_invalid: ", " Fix: "], {"text": "version: 1\ngateway: [\n"}),
+                ([":2:9: error: value_invalid: gateway is null", " Fix: write"], {"text": "version: 1\ngateway: \n"}),
+                ([":2:9: error: value_invalid: gateway is null", " Fix: write"], {"text": "version: 1\ngateway: \n"}),  # again
+                ([":2:21: error: value_invalid: gateway.profiles is "], {"text": "version: 1\ngateway: {profiles: 3}"}),
+                ([":1:1: error: key_missing: there is no section"], {"text": "version: 1\n"}),
+                (
+                    [":2:11: error: unknown_key: ", ":2:18: error: unknown_key: "],
+                    {"text": "version: 1\ngateway: {no: 1, such: 1, policy: {rules: [{name: r, hosts: [evil.test]}]}}"},
+                ),
+                ([], {"mode": 0o666}),
+                ([], {"upstream_tls": {"ca_files": [str(tmp_path / "absent.pem")]}}),
+            ]
+        ):
+            (rig.folder / "robin.yaml").write_text(good)
+            write(rig, signalled=True, **changes)  # type: ignore[arg-type]
+            refused = await rig.robin.event("config_refused", after=count)
+            keys = [one for one in named if ":" not in one]
+            assert refused["keys"] == keys
+            assert [one for one in named if one not in refused["detail"]] == []
+            now = await status(rig)
+            assert (now["generation"], now["config_sha256"], now["refused_keys"]) == (1, first["config_sha256"], keys)
+            assert now["last_error"]
+            assert (await ask(client, rig))[0] == 200
+        assert (await rig.metrics("robin_config_reload_total")) == {'result="ok"': 0, 'result="refused"': 10}
+        (rig.folder / "robin.yaml").write_text(good)
+        log.rename(log.with_suffix(".old"))
+        write(rig, signalled=True, policy={"rules": []})
+        await rig.robin.event("config_loaded")
+        await rig.robin.event("audit_reopened")
+        assert code_of(await ask(client, rig)) == (403, "rule_default")
+        now = await status(rig)
+        assert (now["generation"], now["last_error"], now["refused_keys"]) == (2, None, [])
+
+
+CLOSED = {"name": "closed", "hosts": ["b.test"], "ports": ["TLS"]}
+
+
+async def test_after_a_swap_of_a_configmap_requests_and_tunnels_meet_the_new_policy(tmp_path: Path) -> None:  # E54
+    keep = {"name": "keep", "hosts": ["a.test"], "schemes": ["tcp"], "ports": ["ECHO"]}
+    ws = {"name": "ws", "hosts": ["b.test"], "schemes": ["http"], "ports": ["ECHO"], "upgrade": ["websocket"]}
+    slow = {"name": "slow", "hosts": ["a.test"], "ports": ["GATED"], "tls": "bridge"}
+    async with echoing(tmp_path, [keep, ws, slow, BRIDGED, CLOSED, PLAIN]) as (rig, own, late):
+        port = own.rpartition(":")[2]
+        kept, closed, bridge, busy = [await rig.client() for _ in range(4)]
+        assert (await kept.connect(f"a.test:{port}"))[0] == 200
+        assert (await closed.connect(f"b.test:{rig.tls.port}"))[0] == 200
+        await closed.start_tls("b.test", rig.pki.ca_file)
+        assert (await closed.ask("GET / HTTP/1.1", f"Host: b.test:{rig.tls.port}"))[0] == 200
+        inner = ("GET /in HTTP/1.1", f"Host: a.test:{rig.tls.port}")
+        for client in (bridge, busy):
+            assert (await client.connect(f"a.test:{rig.tls.port}"))[0] == 200
+            await client.start_tls("a.test", rig.ca_file)
+            assert (await client.ask(*inner))[0] == 200
+        pending = await rig.client()
+        document = json.loads((rig.folder / "robin.yaml").read_text())
+        (gated,) = next(rule["ports"] for rule in document["gateway"]["policy"]["rules"] if rule["name"] == "slow")
+        pending.writer.write(f"CONNECT a.test:{gated} HTTP/1.1\r\nHost: a.test:{gated}\r\n\r\n".encode())
+        await eventually(lambda: ("127.0.0.1", gated) in rig.dials, what="the dial that waits")
+        rig.tls.gate = asyncio.Event()
+        busy.writer.write("\r\n".join([*inner, "", ""]).encode())  # is under way during the reload
+        await eventually(lambda: len(rig.tls.requests) == 4, what="the request that waits")
+        socket, upgrading = await switched(rig, own), await asking(rig, own, "/late")
+        await rig.record("gateway.decision", path="/late")
+
+        for version, rules in (("1", None), ("2", ["keep"])):  # as the kubelet does it
+            (rig.folder / f"..{version}").mkdir()
+            if rules is not None:
+                document["gateway"]["policy"]["rules"] = [one for one in document["gateway"]["policy"]["rules"] if one["name"] in rules]
+            (rig.folder / f"..{version}" / "robin.yaml").write_text(json.dumps(document))
+            (rig.folder / "new").symlink_to(f"..{version}")
+            os.replace(rig.folder / "new", rig.folder / "..data")
+            if version == "1":
+                (rig.folder / "new").symlink_to("..data/robin.yaml")
+                os.replace(rig.folder / "new", rig.folder / "robin.yaml")
+        await rig.robin.event("config_loaded")  # with no signal
+        assert code_of(await bridge.ask(*inner)) == (403, "rule_default")
+        assert await ended(socket) == GOING_AWAY
+        assert await ended(closed) == b""
+        assert await ended(busy) == b""  # cut in its exchange
+        assert await ended(bridge) == b""
+        late.set()  # its destination can be reached by now
+        assert code_of(await pending.response()) == (403, "rule_default")
+        assert (await upgrading.response())[0] == 101  # it was permitted, and opens under a policy that does not
+        assert await ended(upgrading) == GOING_AWAY
+        kept.writer.write(b"still")
+        assert await kept.reader.readexactly(5) == b"still"
+
+        def swaps() -> int:
+            return len({one["id"] for one in rig.records if one["event"] == "gateway.close" and one["reason"] == "policy_reload"})
+
+        # three CONNECTs that were open and one that was not yet, two WebSockets, the exchange that was cut
+        await eventually(lambda: swaps() == 7, what="seven records of what the reload ended")
+        again = await rig.client()
+        assert code_of(await again.connect(f"b.test:{rig.tls.port}")) == (403, "rule_default")
+
+
+async def test_what_waits_over_several_reloads_is_recorded_as_it_was_decided(tmp_path: Path) -> None:
+    async with echoing(tmp_path, [{**PLAIN, "ports": ["GATED", "PLAIN"]}], policy={"mode": "report"}) as (rig, _, late):
+        document = json.loads((rig.folder / "robin.yaml").read_text())
+        own = f"a.test:{document['gateway']['policy']['rules'][0]['ports'][0]}"
+        client = await rig.client()
+        client.writer.write(f"GET https://{own}/waits HTTP/1.1\r\nHost: {own}\r\n\r\n".encode())
+        await eventually(lambda: len(rig.dials) == 1, what="the dial that waits")
+        for at in range(3):
+            write(rig, signalled=True, drain={"min": "0s", "max": f"{6 + at}s"})
+            await rig.robin.event("config_loaded", after=at)
+        late.set()
+        record = await rig.record("gateway.decision", path="/waits")
+        assert (record["generation"], record["verdict"], record["would_deny"]) == (1, "permit", "rule_default")
+
+
+async def test_a_drain_lets_websockets_and_half_closed_tunnels_run_until_five_seconds_before_its_end(
+    tmp_path: Path,
+) -> None:
+    keep = {"name": "keep", "hosts": ["a.test"], "schemes": ["tcp"], "ports": ["ECHO"]}  # E55
+    ws = {"name": "ws", "hosts": ["b.test"], "schemes": ["http"], "ports": ["ECHO"], "upgrade": ["websocket"]}
+    async with echoing(tmp_path, [keep, ws], drain={"min": "0s", "max": "7s"}) as (rig, own, late):
+        half, socket = await rig.client(), await switched(rig, own)
+        assert (await half.connect(f"a.test:{own.rpartition(':')[2]}"))[0] == 200
+        half.writer.write(b"half")
+        half.writer.write_eof()
+        rig.robin.send_signal(signal.SIGTERM)
+        await rig.robin.event("draining")
+        await eventually(lambda: refused_connection(rig.address), what="closed listeners")
+        hello = b"\x81\x85abcd" + bytes(octet ^ b"abcd"[at % 4] for at, octet in enumerate(b"hello"))
+        socket.writer.write(hello)
+        assert await socket.reader.readexactly(len(hello)) == hello  # it runs on
+        late.set()
+        assert await half.rest() == b"late"
+        assert await socket.reader.readexactly(4) == GOING_AWAY
+        socket.writer.write(b"\x88\x82abcd" + bytes(octet ^ b"abcd"[at] for at, octet in enumerate(GOING_AWAY[2:])))
+        socket.writer.write_eof()
+        assert await rig.robin.returned() == 0
+        assert sorted(one["reason"] for one in rig.records if one["event"] == "gateway.close") == ["client_closed", "drain"]
+
+
+def refused_connection(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.closing(socket_module.socket()) as sock:
+        return sock.connect_ex((host, int(port))) != 0
+
+
+async def test_addresses_roots_limits_issuers_and_mode_reload_too(tmp_path: Path) -> None:
+    authority = IdentityAuthority()
+    (tmp_path / "jwks.json").write_text(json.dumps(authority.jwks()))
+    issuer = {"name": "corp", "kind": "oidc", "issuer": authority.issuer, "audiences": ["robin-gateway"], "algorithms": ["ES256"]}
+    issuer["jwks"] = {"file": str(tmp_path / "jwks.json")}
+    now = int(time.time())
+    token = authority.sign({"iss": authority.issuer, "sub": "u", "aud": "robin-gateway", "exp": now + 3000, "iat": now}).decode()
+    bearer = f"Proxy-Authorization: Bearer {token}"
+    tcp = {"name": "tcp", "hosts": ["b.test"], "schemes": ["tcp"], "ports": ["TLS"]}
+    listener = {"auth": "jwt", "issuers": ["corp"]}
+    async with running(tmp_path, [PLAIN, BRIDGED, tcp], listener=listener, section={"issuers": [issuer]}) as rig:
+        client, own, secure = await rig.client(), f"b.test:{rig.plain.port}", f"a.test:{rig.tls.port}"
+        loaded = 0
+
+        async def reload(**changes: object) -> None:
+            nonlocal loaded
+            write(rig, signalled=True, **changes)  # type: ignore[arg-type]
+            await rig.robin.event("config_loaded", after=loaded)
+            loaded += 1
+
+        async def get() -> tuple[int, str]:
+            answer = await client.ask(f"GET http://{own}/ HTTP/1.1", f"Host: {own}", bearer)
+            return (200, "") if answer[0] == 200 else code_of(answer)
+
+        async def connect(authority: str = secure) -> tuple[Client, tuple[int, str]]:
+            fresh = await rig.client()
+            answer = await fresh.connect(authority, bearer)
+            return fresh, (200, "") if answer[0] == 200 else code_of(answer)
+
+        assert await get() == (200, "")
+        loopback = [f"127.0.0.1:{port}" for port in (rig.plain.port, rig.tls.port)]
+        tunnel, got = await connect(f"b.test:{rig.tls.port}")
+        assert got == (200, "")
+        await reload(addresses={"unsafe_loopback": loopback[:1]})
+        assert await ended(tunnel) == b""  # its address is refused now
+        assert (await connect(f"b.test:{rig.tls.port}"))[1] == (403, "address_refused")
+        assert await get() == (200, "")
+        await reload(addresses={"unsafe_loopback": loopback}, limits={"tunnels_per_caller": 1}, upstream_tls={"ca_files": []})
+        assert (await connect())[1] == (502, "upstream_certificate")
+        held, got = await connect(f"b.test:{rig.tls.port}")
+        assert (got, (await connect())[1]) == ((200, ""), (429, "limit_tunnels"))
+        await reload(issuers=[{**issuer, "audiences": ["other"]}])
+        assert await ended(held) == b""  # what it was permitted by is not accepted any more
+        assert await get() == (407, "caller_token_invalid")
+        await reload(issuers=[issuer], policy={"mode": "report", "rules": []})
+        assert await get() == (200, "")
+        assert ((await status(rig))["mode"], await rig.metrics("robin_gateway_mode")) == (
+            "report",
+            {'mode="enforce"': 0, 'mode="report"': 1},
+        )
+        await reload(drain={"min": "0s", "max": "30s"})
+        decisions = [one for one in rig.records if one["event"] == "gateway.decision" and one["verdict"] == "permit"]
+        assert [one["generation"] for one in decisions] == sorted(one["generation"] for one in decisions)
+        assert decisions[-1]["generation"] == 5

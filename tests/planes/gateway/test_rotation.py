@@ -1,0 +1,170 @@
+"""The CA of the bridge in its two slots: another signer under load, another certificate in place, and where its key is (gateway.md 5)."""
+
+import asyncio
+import datetime
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.planes.gateway.rig import Client, running, wall_now
+
+from robin.model.faults import Fault
+from robin.planes.gateway.authority import BridgeAuthority
+from robin.planes.gateway.new_authority import make_authority
+from robin.testing.authority import IdentityAuthority
+from robin.testing.embedded_gateway import EmbeddedGateway
+from robin.testing.embedded_identity import EmbeddedIdentities
+from robin.testing.manual_clock import ManualClock
+from robin.testing.waiting import eventually
+from robin.transport.clock import SystemClock
+
+BRIDGED = {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge"}
+
+
+def fill(folder: Path, name: str, *, days: int = 30, now: datetime.datetime | None = None) -> Path:
+    """A new CA with a key of its own in this slot."""
+    folder.mkdir(exist_ok=True)
+    certificate, key = make_authority(name, days=days, permit_dns=[], now=now or wall_now())
+    (folder / "tls.key").touch(mode=0o600)
+    (folder / "tls.key").write_bytes(key)
+    (folder / "tls.crt").write_bytes(certificate)
+    return folder
+
+
+def renew(folder: Path, *, days: int) -> None:
+    """Another certificate for the key that is there."""
+    key = serialization.load_pem_private_key((folder / "tls.key").read_bytes(), None)
+    old = x509.load_pem_x509_certificate((folder / "tls.crt").read_bytes())
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    builder = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.subject).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(old.not_valid_before_utc)
+    builder = builder.not_valid_after(old.not_valid_before_utc + datetime.timedelta(days=days))
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    (folder / "tls.crt").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def test_a_slot_that_changes_in_place_is_used_waits_or_changes_nothing(tmp_path: Path) -> None:  # E38
+    clock = ManualClock(wall=SystemClock().wall())
+    folder = fill(tmp_path / "a", "first")
+    authority = BridgeAuthority(str(folder), ttl_s=86400, contexts=4, per_second=1000, wall=clock.wall)
+
+    def look() -> str:
+        clock.advance(10)
+        return authority.look()
+
+    first, context = authority.ca, authority.context("a.test")
+    assert look() == ""
+    renew(folder, days=20)
+    assert (look(), authority.ca is first, authority.context("a.test") is context, authority.pending) == ("ca_renewed", False, False, False)
+    kept = authority.ca
+    (folder / "tls.crt").write_bytes(b"-----BEGIN CERTIFICATE-----\n")
+    assert (look(), authority.ca is kept, authority.pending, authority.valid) == ("ca_invalid", True, False, True)
+    fill(folder, "other")
+    assert (look(), authority.ca is kept, authority.pending) == ("ca_key_changed", True, True)
+    assert look() == ""
+    after = BridgeAuthority(str(folder), ttl_s=60, contexts=4, per_second=1, wall=clock.wall, before=authority)  # as by a reload
+    assert (after.ca is kept, after.pending, after.mints) == (True, True, authority.mints)
+    clock.advance(21 * 86400)
+    with pytest.raises(Fault, match="bridge_unavailable"):
+        authority.check("a.test")
+    assert (look(), authority.ca is kept, authority.pending, authority.valid) == ("ca_renewed", False, False, True)
+
+
+async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_new_callers(tmp_path: Path) -> None:  # E38
+    clock = ManualClock(wall=SystemClock().wall())
+    slot = fill(tmp_path / "a", "first")
+    bridge = {"slots": {"a": str(slot)}}
+    rules = [{"name": "bridged", "hosts": ["a.test"], "tls": "bridge"}, {"name": "closed", "hosts": ["b.test"]}]
+    gateway_section = {
+        "listeners": [{"name": "proxy", "listen": "127.0.0.1:0"}],
+        "admin": {"listen": "127.0.0.1:0", "probes": "127.0.0.1:0"},
+        "bridge": bridge,
+        "policy": {"rules": rules},
+        "addresses": {"hosts": {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"]}},
+    }
+    (tmp_path / "robin.yaml").write_text(json.dumps({"version": 1, "gateway": gateway_section}))
+    async with EmbeddedGateway(tmp_path / "robin.yaml", EmbeddedIdentities(IdentityAuthority(), clock), clock=clock) as gateway:
+
+        async def page(path: str, port: int = gateway.admin_port) -> str:
+            client = Client(*await asyncio.open_connection("127.0.0.1", port))
+            _, _, body = await client.ask(f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close")
+            client.writer.close()
+            return body.decode()
+
+        async def looked(event: str) -> dict[str, Any]:
+            clock.advance(15)
+            found = await eventually(lambda: next((one for one in gateway.lines if one["event"] == event), None), what=event)
+            assert found is not None
+            return found
+
+        first = (slot / "tls.crt").read_text()
+        before = json.loads(await page("/status/gateway"))["ca"][0]
+        fill(slot, "other")
+        assert (await looked("ca_key_changed"))["ca_sha256"] == before["sha256"]
+        assert "robin_gateway_ca_pending" + '{plane="gateway"} 1' in await page("/metrics")
+        now = json.loads(await page("/status/gateway"))
+        assert (now["ca"], now["ca_pending"]) == ([before], True)
+        probes = next(one for one in gateway.lines if one["event"] == "listening")["admin"][-1]
+        published = await page("/ca.crt", int(probes.rpartition(":")[2]))
+        assert first in published
+        assert (slot / "tls.crt").read_text() in published
+        gateway.reload()  # and a reload of something else does not take the new key either
+        assert json.loads(await page("/status/gateway"))["ca_pending"]
+        clock.advance(31 * 86400)  # of all CAs
+        for host, status in (("a.test:443", 503), ("b.test:443", 403)):  # no SYN: 127.0.0.1 is refused, and that is behind the CA
+            client = Client(*await asyncio.open_connection("127.0.0.1", gateway.port))
+            answer = await client.connect(host)
+            client.writer.close()
+            assert answer[0] == status
+            assert json.loads(answer[2])["code"] == {503: "bridge_unavailable", 403: "address_refused"}[status]
+
+
+async def test_another_slot_signs_under_load_and_no_client_that_trusts_both_fails(tmp_path: Path) -> None:  # E37, E39
+    other = fill(tmp_path / "b", "robin-bridge-ca-next")
+    section = {"bridge": {"slots": {"a": str(tmp_path / "ca"), "b": str(other)}, "sign_with": "a"}}
+    async with running(tmp_path, [BRIDGED], section=section) as rig:
+        both = tmp_path / "both.crt"
+        both.write_bytes(rig.ca_file.read_bytes() + (other / "tls.crt").read_bytes())
+        own = f"a.test:{rig.tls.port}"
+        seen: list[str] = []
+        enough = asyncio.Event()
+
+        async def bridge() -> Client:
+            client = await rig.client()
+            assert (await client.connect(own))[0] == 200
+            leaf = x509.load_der_x509_certificate((await client.start_tls("a.test", both)).getpeercert(binary_form=True) or b"")
+            seen.append(str(leaf.issuer.rdns[0].rfc4514_string()).removeprefix("CN="))
+            assert (await client.ask("GET / HTTP/1.1", f"Host: {own}"))[0] == 200
+            return client
+
+        async def load() -> None:
+            while seen.count("robin-bridge-ca-next") < 20:
+                (await bridge()).writer.close()
+                if len(seen) >= 20:
+                    enough.set()
+
+        early = await bridge()
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(load())
+            await enough.wait()
+            document = json.loads((tmp_path / "robin.yaml").read_text())
+            document["gateway"]["bridge"]["sign_with"] = "b"
+            (tmp_path / "robin.yaml").write_text(json.dumps(document))
+            rig.robin.send_signal(signal.SIGHUP)
+        assert set(seen[:20]) == {"robin-bridge-ca-test"}
+        assert (await early.ask("GET /still HTTP/1.1", f"Host: {own}"))[0] == 200
+        assert await rig.metrics("robin_gateway_ca_signing") == {'slot="a"': 0, 'slot="b"': 1}
+        assert (await rig.metrics("robin_gateway_leaf_mints_total"))[""] == 2  # one for each signer
+        # E39: a key is in its slot, and nowhere else that the gateway could have written it
+        written = [name for name in (tmp_path / "written").read_text().split() if not name.isdigit()]  # an anonymous descriptor has no name
+        assert written == []
+        descriptors = {os.readlink(entry) for entry in Path(f"/proc/{rig.robin.pid}/fd").iterdir()}
+        assert not [name for name in descriptors if name.startswith("/memfd")]  # and not even one of those stays open

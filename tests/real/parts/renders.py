@@ -1,0 +1,35 @@
+"""Helm and kustomize, as their users run them: helm from its Go module, kustomize as kubectl has it."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.deploy.renders import CHART, FOLDER, NAMESPACE, Objects, parsed
+from tests.real.parts import gobuild, versions
+
+
+class RenderRefused(Exception):
+    """What helm or kustomize wrote."""
+
+
+def helm(release: str, values: dict[str, Any], *, namespace: str = NAMESPACE) -> Objects:
+    """`helm template`, without a cluster."""
+    return parsed(_run(*helm_command("template", release, namespace), f"--kube-version={versions.KUBERNETES}", values=values))
+
+
+def helm_command(word: str, release: str, namespace: str) -> tuple[str | Path, ...]:
+    """`helm install` and the like of our chart; its values come from standard input."""
+    return (gobuild.find(gobuild.HELM) / "helm", word, release, CHART, f"--namespace={namespace}", "--values=-")
+
+
+def kustomize(name: str | Path) -> Objects:
+    """`kubectl kustomize` of an overlay in tests/deploy/gateway, or of another folder."""
+    return parsed(_run(gobuild.find(gobuild.KUBERNETES) / "kubectl", "kustomize", FOLDER / name))
+
+
+def _run(*command: str | Path, values: dict[str, Any] | None = None) -> str:
+    asked = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False, timeout=120)
+    if asked.returncode != 0:
+        raise RenderRefused(asked.stderr)
+    return asked.stdout
