@@ -1,9 +1,11 @@
 """The node's own parts fail under a sidecar at work: what is promised is that no request of the application notices."""
 
 import asyncio
+import contextlib
 import json
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 from tests.cluster.parts import services
@@ -73,35 +75,46 @@ async def test_a_pod_evicted_for_memory_pressure_fails_no_request(cluster: NodeC
         path.write_text(configuration)
         cluster.kubelet.start(lambda: True)
 
-    whole = {"app": "", "robin": ""}
-    wrote = dict(whole)  # kept while it is there: the kubelet removes the containers of an evicted pod within a minute
-
-    def ended() -> bool:
-        found = cluster.get("pod", "app", namespace=namespace)
-        for name, before in wrote.items():
-            asked = cluster.kubectl("--namespace", namespace, "logs", "app", "-c", name)
-            whole[name] = asked.stdout or whole[name]
-            lines = [line for line in asked.stdout.splitlines() if not re.search(r'"outcome":"forwarded"|^{"ok"', line) or '"end"' in line]
-            wrote[name] = "\n".join(lines[-40:]) or before
-        return all("terminated" in one["state"] for one in states(found).values())
-
     await served(broker)
-    try:
-        await aside(restart, json.dumps(pressure))
-        await aside(poll, ended, timeout_s=240.0, what="the eviction", every_s=0.5)
-        pod = await aside(cluster.get, "pod", "app", namespace=namespace)
-        events = await aside(cluster.every, "events", namespace=namespace)
-        assert "Evicted" in {event["reason"] for event in events.values()}
-        ends = {name: one["state"]["terminated"] for name, one in states(pod).items()}
-        story = f"{[(event['lastTimestamp'], event['reason'], event['message']) for event in events.values()]} {ends} {wrote}"
-        assert [one["restartCount"] for one in states(pod).values()] == [0, 0], story
-        assert ends["robin"]["finishedAt"] >= ends["app"]["finishedAt"], f"a grace period keeps the order: Robin last; {story}"
-        assert ends["robin"]["exitCode"] == 0, story
-        # What failed before the first answer is the cluster's name service, which the tests before may have left to recover.
-        counts = [line for line in told(whole["app"]) if "failed" in line]
-        before = next(line["failed"] for line in counts if line.get("ok"))
-        assert (counts[-1].get("end"), counts[-1]["failed"] - before) == (True, 0), story
-    finally:
-        await aside(restart, calm)
-        await aside(cluster.wait_for, "node", services.NODE, "MemoryPressure=false")
+    with contextlib.ExitStack() as held:
+        logs = {name: held.enter_context(log_file(cluster, namespace, name).open()) for name in ("app", "robin")}
+        try:
+            await aside(restart, json.dumps(pressure))
+            await aside(poll, lambda: ended(logs), timeout_s=240.0, what="the eviction", every_s=0.5)
+            events = await aside(cluster.every, "events", namespace=namespace)
+            pod = await aside(cluster.get, "pod", "app", namespace=namespace)
+        finally:
+            await aside(restart, calm)
+            await aside(cluster.wait_for, "node", services.NODE, "MemoryPressure=false")
+        wrote = {name: written(log) for name, log in logs.items()}
+    told_at, lines = zip(*wrote["app"], strict=True)
+    happened = [(event["lastTimestamp"], event["reason"], event["message"]) for event in events.values()]
+    story = f"{happened} {lines[-5:]} {wrote['robin'][-5:]}"
+    assert "Evicted" in {event["reason"] for event in events.values()}, story
+    assert [one["restartCount"] for one in states(pod).values()] == [0, 0], story
+    # What failed before the first answer is the cluster's name service, which the tests before may have left to recover.
+    before = next(line.get("failed", 0) for line in lines if line.get("ok"))
+    assert (lines[-1].get("end"), lines[-1].get("failed", 0) - before) == (True, 0), story
+    last_at, last = wrote["robin"][-1]
+    assert last["event"] == "drained", story
+    assert last_at >= told_at[-1], f"a grace period keeps the order: Robin last; {story}"
     assert not broker.refused
+
+
+def log_file(cluster: NodeCluster, namespace: str, container: str) -> Path:
+    """Where containerd writes what a container of the pod `app` writes. The kubelet may remove it soon after an eviction."""
+    (found,) = Path(f"/proc/{cluster.node.pid}/root/var/log/pods").glob(f"{namespace}_app_*/{container}/0.log")
+    return found
+
+
+def written(log: TextIO) -> list[tuple[str, dict[str, Any]]]:
+    """The JSON lines so far, with the times containerd gave them. The shape of a line: `TIME stdout F TEXT` (CRI)."""
+    log.seek(0)
+    lines = (line.rstrip("\n").split(" ", 3) for line in log)
+    return [(line[0], json.loads(line[3])) for line in lines if len(line) == 4 and line[2] == "F" and line[3].startswith("{")]
+
+
+def ended(logs: Mapping[str, TextIO]) -> bool:
+    """Whether both have written their last line."""
+    app, robin = written(logs["app"]), written(logs["robin"])
+    return bool(app and robin) and "end" in app[-1][1] and robin[-1][1].get("event") == "drained"
