@@ -47,6 +47,8 @@ async def refused(rig: Rig) -> bool:
         caller = await rig.caller()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it stood in the listener's queue when that closed
+        return False
     await caller.leave()
     return False
 
