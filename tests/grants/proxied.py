@@ -31,7 +31,10 @@ def token_reply(token: str, **members: object) -> bytes:
 
 
 class Answering(ScriptedServer):
-    """Responds to each request with `reply(request)`, once `gate` is set; to nothing with a close. `seen` are the requests."""
+    """Responds to each request with `reply(request)`, once `gate` is set; to nothing with a close. `seen` are the requests.
+
+    `connections` counts those that were accepted.
+    """
 
     def __init__(self, made: Reply, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(self._serve, tls=tls)
@@ -39,6 +42,10 @@ class Answering(ScriptedServer):
         self.seen: list[ReceivedRequest] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.connections = 0
+
+    def accepted(self, connection: ScriptedConnection) -> None:
+        self.connections += 1
 
     async def _serve(self, connection: ScriptedConnection) -> None:
         try:

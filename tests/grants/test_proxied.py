@@ -14,7 +14,6 @@ import pytest
 from tests.grants.proxied import NAMES, World, reply, token_reply, world
 
 from robin.testing.authority import IdentityAuthority
-from robin.testing.certificates import CertificateAuthority
 from robin.testing.manual_clock import ManualClock
 from robin.testing.waiting import eventually
 
@@ -335,57 +334,6 @@ async def test_the_settings_of_cookies_and_sizes_hold(tmp_path: Path) -> None:
         assert (seen.values(b"cookie"), seen.values(b"authorization")) == ([], [b"Bearer " + b"x" * 64])
 
 
-def error_reply(code: str) -> bytes:
-    return reply(400, json.dumps({"error": code, "error_description": "canary"}).encode())
-
-
-REFUSED = [
-    (reply(429, b"", b"Retry-After: 9"), "issuer_rate_limited", 503, "retry"),
-    (reply(503), "issuer_unavailable", 503, "retry"),
-    (error_reply("invalid_scope"), "grant_refused", 502, "fix_configuration"),
-    (reply(302, b"", b"Location: /"), "issuer_redirected", 502, "fix_configuration"),
-    (reply(200, b"{}", b"Content-Type: application/json"), "issuer_answer_invalid", 502, "investigate"),
-    (error_reply("invalid_grant"), "subject_refused", 502, "reauthorize"),
-]
-
-
-async def test_g52_a_fault_of_an_issuer_has_its_members_and_nothing_of_the_issuers_words(tmp_path: Path) -> None:
-    async with world(tmp_path) as at:
-        for octets, code, status, kind in REFUSED:
-            at.drop_tokens()
-            at.issuer.reply = lambda _, octets=octets: octets  # type: ignore[misc]
-            refused = await at.ask()
-            assert refused.value("cache-control") == "no-store"
-            assert refused.value("proxy-status") == f'robin-gateway; error=proxy_internal_error; details="{code}"'
-            assert int(refused.value("retry-after") or 0) >= 1
-            expected = {"type": f"urn:robin:fault:{code}", "source": "issuer", "retry": "after", "class": kind, "provider": "demo"}
-            assert refused.problem.items() >= {**expected, "credential": "token", "status": status, "code": code}.items()
-            assert b"canary" not in refused.body
-            assert str(at.issuer.port).encode() not in refused.body
-        assert at.origin.seen == []
-        decisions = await at.lines("gateway.decision", len(REFUSED))
-        codes = [code for _, code, _, _ in REFUSED]
-        assert [(one["verdict"], one["code"], one["grant"]["fault"]) for one in decisions] == [("deny", code, code) for code in codes]
-
-
-async def test_g52_a_token_that_is_unsuitable_calls_nobody_and_asks_for_no_later_try(tmp_path: Path) -> None:
-    async with world(tmp_path) as at:
-        at.identities.claims = {"aud": ["https://issuer.example", "https://another.example"]}
-        refused = await at.ask()
-        assert (refused.status, refused.problem["code"], refused.problem["retry"]) == (502, "assertion_unsuitable", "never")
-        assert refused.value("proxy-status") == 'robin-gateway; error=proxy_configuration_error; details="assertion_unsuitable"'
-        assert refused.value("retry-after") is None
-        assert (at.issuer.seen, at.origin.seen) == ([], [])
-
-
-async def test_g52_without_an_identity_nothing_is_called(tmp_path: Path) -> None:
-    async with world(tmp_path) as at:
-        at.identities.missing = True
-        refused = await at.ask()
-        assert (refused.status, refused.problem["code"], refused.value("retry-after")) == (503, "identity_unavailable", "1")
-        assert (at.issuer.seen, at.origin.seen) == ([], [])
-
-
 async def test_e40_only_the_callers_of_a_provider_get_its_credential(tmp_path: Path) -> None:
     caller = IdentityAuthority(trust_domain="callers.test", issuer="https://callers.test")
     (tmp_path / "jwks.json").write_text(json.dumps(caller.jwks()))
@@ -616,14 +564,6 @@ async def test_an_issuer_whose_name_leads_to_metadata_or_back_here_is_not_dialle
     async with world(tmp_path, section=section, issuer_host="issuer.test") as at:
         refused = await at.ask()
         assert (refused.status, refused.problem["code"], refused.problem["provider"]) == (503, "issuer_unavailable", "demo")
-        assert (at.issuer.seen, at.origin.seen) == ([], [])
-
-
-async def test_an_issuer_whose_certificate_is_not_trusted_gets_nothing(tmp_path: Path) -> None:
-    tls = CertificateAuthority(tmp_path / "pki").issue("127.0.0.1").server_context()
-    async with world(tmp_path, issuer_tls=tls) as at:
-        refused = await at.ask()
-        assert (refused.status, refused.problem["code"]) == (502, "issuer_tls_failed")
         assert (at.issuer.seen, at.origin.seen) == ([], [])
 
 

@@ -188,7 +188,7 @@ class BoundCredentials:
             except Fault as fault:
                 raise _named(fault, bound) from None
             if name not in self._bound:
-                raise _withdrawn()
+                raise _named(_withdrawn(), bound)
             parts.append(self._write(name, bound, source, key))
             if parts[-1].single_use:
                 used[name] = parts[-1]
