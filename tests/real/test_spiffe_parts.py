@@ -112,8 +112,8 @@ def test_a_call_that_needs_an_authority_which_does_not_answer_hangs_until_the_ca
     registered(spiffe)
     spiffe.authority.pause()
     with pytest.raises(WorkloadApiRefused) as refused:
-        spiffe.fetch_svids(AUDIENCE, timeout_s=0.5)
-    assert refused.value.code == "DeadlineExceeded"
+        spiffe.fetch_svids(AUDIENCE, timeout_s=2)
+    assert "deadline" in str(refused.value).lower(), "the caller's own, or what the agent, to which it was sent, says of it"
     spiffe.authority.resume()
     assert spiffe.fetch_svids(AUDIENCE)[0].spiffe_id == "spiffe://robin.test/app"
 
