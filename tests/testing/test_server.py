@@ -1,13 +1,16 @@
 """A scripted server hides no failure: whatever its script raised ends the test, and the error of the test itself comes first."""
 
 import asyncio
+import gc
+import subprocess
+import sys
 
 import pytest
 
 from robin.testing.connection import ScriptedConnection
 from robin.testing.message import MalformedRequest
 from robin.testing.recording_upstream import RecordingUpstream
-from robin.testing.server import FAILURES_KEPT, ScriptedServer
+from robin.testing.server import FAILURES_KEPT, ScriptedServer, hold_port
 
 
 async def fail(connection: ScriptedConnection) -> None:
@@ -51,3 +54,17 @@ async def test_the_error_of_the_test_itself_is_not_hidden_by_one_of_a_script():
     with pytest.raises(ZeroDivisionError) as caught:
         await test()
     assert "LookupError" in caught.value.__notes__[0]
+
+
+def test_a_port_in_use_is_refused_and_no_socket_stays_open():
+    with hold_port("127.0.0.1") as taken:
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            hold_port("127.0.0.1", taken.getsockname()[1])
+        gc.collect()  # of a socket that stays open comes a ResourceWarning, and of that a failure
+
+
+def test_the_ports_that_are_held_for_tests_are_closed_at_the_end_of_the_process():
+    code = "from robin.testing.process import free_port; free_port()"
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""

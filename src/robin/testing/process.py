@@ -5,6 +5,7 @@ ends the child when the parent dies without doing so (Linux).
 """
 
 import asyncio
+import atexit
 import json
 import signal
 import socket
@@ -29,6 +30,12 @@ _LAUNCH = (sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC) if sys.platform == "
 
 
 _held: deque[socket.socket] = deque()
+
+
+@atexit.register
+def _close_held() -> None:
+    while _held:
+        _held.popleft().close()
 
 
 class ChildFailed(Exception):

@@ -18,11 +18,15 @@ FAILURES_KEPT = 100
 def hold_port(host: str, port: int = 0) -> socket.socket:
     """Bind a port without listening, so that the kernel gives it to nothing that asks for any port.
 
-    A connection to it is refused. A server that sets SO_REUSEADDR can still bind it by its number.
+    A connection to it is refused. A server that sets SO_REUSEADDR can still bind it by its number. Raises OSError for a port in use.
     """
     holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind((host, port))
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((host, port))
+    except BaseException:
+        holder.close()
+        raise
     return holder
 
 
