@@ -5,11 +5,9 @@ import re
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from robin.testing.process import free_port
-from robin.testing.server import hold_port
 
 SERVICE = """\
 NAME called with path /:
@@ -37,43 +35,50 @@ def robin(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def free_base() -> int:
-    """The first of four ports that are free now."""
+def held(port: int) -> socket.socket:
+    """A port that is ours alone: refused where anything has it, and from then on the demonstration may listen there beside us."""
+    holder = socket.socket()
+    try:
+        holder.bind(("127.0.0.1", port))  # without SO_REUSEADDR, with which it would be ours beside another test
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except BaseException:
+        holder.close()
+        raise
+    return holder
+
+
+@contextmanager
+def four_ports() -> Iterator[list[socket.socket]]:
+    """Four ports in a row, held."""
     while True:
-        base = free_port()
-        if base < 65000 and all(not _is_taken(base + at) for at in range(4)):
-            return base
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
+        with ExitStack() as stack:
+            ports = [stack.enter_context(held(0))]
+            base = ports[0].getsockname()[1]
+            try:
+                ports += [stack.enter_context(held(base + at)) for at in (1, 2, 3)]
+            except (OSError, OverflowError):  # one of them is taken, or there is none
+                continue
+            yield ports
+            return
 
 
 def test_g55_its_output_is_that_of_the_spec_and_nothing_is_left(tmp_path: Path) -> None:
-    base, began = free_base(), time.monotonic()
-    done = robin("--port-base", str(base), folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 20
-    expected = re.escape(SERVICE).replace(re.escape("[0-9a-f]{32}"), "[0-9a-f]{32}").replace("BASE", str(base))
-    assert re.fullmatch(expected.replace("NAME", "alpha") + expected.replace("NAME", "beta") + re.escape(CHECKS), done.stdout)
-    assert not any(_is_taken(base + at) for at in range(4))
+    with four_ports() as ports:
+        base = ports[0].getsockname()[1]
+        done = robin("--port-base", str(base), folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        expected = re.escape(SERVICE).replace(re.escape("[0-9a-f]{32}"), "[0-9a-f]{32}").replace("BASE", str(base))
+        assert re.fullmatch(expected.replace("NAME", "alpha") + expected.replace("NAME", "beta") + re.escape(CHECKS), done.stdout)
+        for port in ports:
+            port.listen()  # refused where something else listens
     assert list(tmp_path.iterdir()) == []
 
 
 def test_g55_with_json_there_is_one_object_and_a_busy_port_is_named(tmp_path: Path) -> None:
-    base = free_base()
-    done = robin("--json", "--port-base", str(base), folder=tmp_path)
-    assert {"demo": "grants", "passed": True, "ok": 6, "total": 6}.items() <= json.loads(done.stdout).items()
-    holder = hold_port("127.0.0.1", base + 2)
-    holder.listen()
-    try:
+    with four_ports() as ports:
+        base = ports[0].getsockname()[1]
+        done = robin("--json", "--port-base", str(base), folder=tmp_path)
+        assert {"demo": "grants", "passed": True, "ok": 6, "total": 6}.items() <= json.loads(done.stdout).items()
+        ports[2].listen()
         refused = robin("--port-base", str(base), folder=tmp_path)
-    finally:
-        holder.close()
-    assert (refused.returncode, str(base + 2) in refused.stderr) == (2, True)
+        assert (refused.returncode, str(base + 2) in refused.stderr) == (2, True)
