@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
 from robin.cli.ask import Unanswered, add_admin, admin_places, ask
 from robin.cli.enforcement import add_gateway
@@ -33,8 +34,8 @@ def _rounds(text: str) -> int:
     return int(text)
 
 
-def run(args: argparse.Namespace, clock: Clock | None = None) -> int:
-    """0 started, 1 not in time (the last reasons are printed), 2 usage; of `egress` also 3, 4 and 5."""
+def run(args: argparse.Namespace, clock: Clock | None = None, pause: Callable[[float], None] = time.sleep) -> int:
+    """0 started, 1 not in time (the last reasons are printed), 2 usage; of `egress` also 3, 4 and 5. `pause` waits so many seconds."""
     clock = clock or SystemClock()
     if args.action == "egress":
         from robin.cli.wait_egress import wait_egress  # noqa: PLC0415 - it loads TLS
@@ -57,4 +58,4 @@ def run(args: argparse.Namespace, clock: Clock | None = None) -> int:
         if left_s <= 0:
             print(f"robin: not started within {args.timeout:g} s: {last}", file=sys.stderr)
             return 1
-        time.sleep(min(POLL_S, left_s))
+        pause(min(POLL_S, left_s))
