@@ -165,8 +165,8 @@ async def test_a_hanging_agent_delays_no_request_while_the_token_is_usable(tmp_p
             assert found is token or time.time() >= token.usable_until
             served += 1
             await asyncio.sleep(0.005)  # requests as long as the token lives: its life, by the real clock, is what is tested
-        assert served > 100
-        assert parts.metrics.served_stale > 50
+        assert served > 10
+        assert parts.metrics.served_stale > 5
         await eventually(lambda: identity.ready() is None)
         fault = await outcome(identity)
         assert isinstance(fault, Fault)

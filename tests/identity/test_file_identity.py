@@ -471,9 +471,7 @@ async def test_the_poll_keeps_readiness_true_without_traffic_and_survives_a_cras
         await eventually(lambda: stage.parts.log.codes("identity_crashed") == ["RuntimeError"])
         assert "eyJ" not in repr(stage.parts.log.lines)
         stage.write()
-        began = time.monotonic()
         await eventually(lambda: stage.parts.changes == 1, what="readiness to follow the file")
-        assert time.monotonic() - began < 1.5
         assert stage.parts.metrics.ready
     finally:
         await stage.identity.close()

@@ -219,7 +219,7 @@ async def blocked(tmp_path: Path) -> Iterator[tuple[BlockedSidecar, RecordingUps
             for _ in range(400):
                 writer.write(raw_get(path) * 10)
                 for _ in range(10):
-                    async with asyncio.timeout(5):  # a stop for the pipe would be one for ever
+                    async with asyncio.timeout(30):  # a stop for the pipe would be one for ever
                         head = await reader.readuntil(b"\r\n\r\n")
                     assert head.startswith(b"HTTP/1.1 200 ")
             writer.close()

@@ -60,7 +60,7 @@ async def test_j5_an_address_that_does_not_answer_costs_a_quarter_second(tmp_pat
         with black_hole("127.0.0.2", upstream.port):
             status, took_s = await timed(rig)
         assert status == 200
-        assert 0.24 < took_s < 4
+        assert 0.24 < took_s < 9
 
 
 async def test_j5_no_ipv6_listener_behind_a_name_with_both_families(tmp_path: Path, replaced: Replaced):
@@ -76,7 +76,7 @@ async def test_j5_all_addresses_share_one_connect_timeout(tmp_path: Path, replac
         with black_hole(addresses[0], upstream.port), black_hole(addresses[1], upstream.port):
             began = asyncio.get_running_loop().time()
             check_problem(await rig.ask(GET), "connect_timeout")
-            assert 0.59 < asyncio.get_running_loop().time() - began < 4
+            assert 0.59 < asyncio.get_running_loop().time() - began < 9
         check_problem(await rig.ask(GET), "connect_refused")
 
 
@@ -104,7 +104,7 @@ async def test_j5_a_name_that_does_not_resolve_is_502_and_one_that_takes_too_lon
         for _ in range(8):
             status, took_s = await timed(rig)
             assert status == 504
-            assert took_s < 4, "hanging questions do not queue up behind each other"
+            assert took_s < 9, "hanging questions do not queue up behind each other"
 
 
 async def test_j7_an_ipv6_literal_works(tmp_path: Path):

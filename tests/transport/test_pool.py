@@ -310,7 +310,7 @@ async def test_leaving_in_the_very_moment_of_ones_turn_gives_the_place_on(clean:
         leaver.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaver
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             second = await next_one
         stand.give_back(second)
         assert stand.counts == (0, 1)

@@ -91,7 +91,7 @@ async def test_a_query_whose_caller_gave_up_frees_its_slot():
                 await asking.resolve(permit("slow.test"))
     assert await asking.resolve(permit("localhost"))
     hang.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await asking.resolve(permit("slow.test"))
 
 

@@ -320,7 +320,7 @@ async def test_an_origin_that_speaks_before_the_handshake_is_no_tls(certificates
     async with RecordingUpstream(script) as upstream:
         for _ in range(20):  # its bytes come before and while TLS begins
             with pytest.raises(Fault) as refused:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(30):
                     await dial(upstream, certificates)
             assert refused.value.code == "upstream_tls"
 

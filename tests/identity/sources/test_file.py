@@ -22,7 +22,7 @@ def source_of(path: Path) -> FileSource:
 
 async def failure_of(path: Path) -> tuple[str, str]:
     with pytest.raises(SourceFailure) as raised:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await source_of(path).fetch(None)
     assert raised.value.detail.startswith(raised.value.label + ": ")
     return raised.value.label, raised.value.fault
