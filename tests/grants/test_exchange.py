@@ -275,7 +275,7 @@ async def test_a_refused_subject_of_a_caller_is_a_401_and_a_token_does_not_outli
 
 
 async def test_g46_many_subjects_of_callers_neither_flood_an_issuer_nor_fill_the_cache(tmp_path: Path) -> None:
-    grants = {"issuer_rate": {"per_second": 1, "burst": 12}, "token_timeout": "500ms", "cache_max_entries": 5}
+    grants = {"issuer_rate": {"per_second": 1, "burst": 12}, "token_timeout": "900ms", "cache_max_entries": 5}
     async with world(tmp_path, grant=f"{EXCHANGE}, subject_token: {{source: caller}}", grants=grants, manual=True) as at:
         answered = [await at.ask(fields=caller(f"subject-{number}")) for number in range(20)]
         assert [one.status for one in answered] == [200] * 12 + [503] * 8

@@ -100,7 +100,7 @@ RETRY, FIX, LOOK, AGAIN = "retry", "fix_configuration", "investigate", "reauthor
 RULE = "provider:demo"
 DENIED: dict[str, Any] = {"type": "http_request_denied", "source": "policy", "calls": 0, "rule": RULE}
 BAD: dict[str, Any] = {"type": "http_request_error", "source": "downstream", "calls": 0, "rule": RULE}
-SLOW: dict[str, object] = {"issuer_rate": {"per_second": 1, "burst": 1}, "token_timeout": "500ms"}
+SLOW: dict[str, object] = {"issuer_rate": {"per_second": 1, "burst": 1}, "token_timeout": "900ms"}
 
 ROWS = (
     Row(case="no identity", code="identity_unavailable", status=503, source="identity", after=SOON, calls=0, act=without_identity),
