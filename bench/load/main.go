@@ -20,7 +20,7 @@ import (
 
 // order is one line of standard input.
 type order struct {
-	Op      string  `json:"op"`      // closed, open, download, upload, hold, release, first
+	Op      string  `json:"op"`      // closed, open, download, upload, hold, release, first, tokens
 	Target  string  `json:"target"`  // host:port of the proxy, or of the upstream itself
 	Direct  bool    `json:"direct"`  // send the real credential: nobody in between will add it
 	Conns   int     `json:"conns"`   // caller connections
@@ -30,6 +30,7 @@ type order struct {
 	Varied  bool    `json:"varied"`  // closed: no head is the same twice
 	Bytes   int64   `json:"bytes"`   // download, upload: body size
 	// Behind a forward proxy:
+	Others []string `json:"others"` // closed, absolute: replicas of the proxy; connections are spread over it and them
 	Via    string   `json:"via"`    // absolute, connect, bridge; "": the target is a sidecar
 	Origin string   `json:"origin"` // host:port that is asked for
 	More   []string `json:"more"`   // bridge: further ones, in turn
@@ -127,6 +128,8 @@ func (r *rig) carryOut(o order) (map[string]any, error) {
 		return r.throughBridge(o)
 	}
 	switch o.Op {
+	case "tokens":
+		return map[string]any{"tokens": tokens}, nil
 	case "closed":
 		return r.closed(o)
 	case "open":

@@ -77,6 +77,8 @@ type originConn struct {
 // A token endpoint: whatever it is asked, the answer is the credential.
 const tokenPath = " /oauth/token "
 
+var tokens int // how many were given out
+
 func tokenAnswer(credential []byte) []byte {
 	body := fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":3600}`, bytes.TrimPrefix(credential, []byte("Bearer ")))
 	return []byte(answer("200 OK", "application/json", int64(len(body))) + body)
@@ -121,6 +123,7 @@ func (c *originConn) head() error {
 	c.have = 0
 	line := head[:bytes.IndexByte(head, '\r')]
 	if bytes.Contains(line, []byte(tokenPath)) {
+		tokens++
 		c.uploaded, c.reply = contentLength(head), tokenAnswer(c.credential)
 		c.upload = c.uploaded
 		return c.drop(rest)

@@ -27,7 +27,11 @@ func (r *rig) callers(o order, done func(*caller) error) ([]*caller, error) {
 	get := request("GET", target, host, r.authorization(o), "")
 	all := make([]*caller, 0, o.Conns)
 	for number := range o.Conns {
-		c, err := newCaller(r.loop, o.Target, get, done)
+		address := o.Target
+		if replica := number % (len(o.Others) + 1); replica > 0 {
+			address = o.Others[replica-1]
+		}
+		c, err := newCaller(r.loop, address, get, done)
 		if err != nil {
 			closeAll(all)
 			return nil, err

@@ -1,4 +1,4 @@
-"""The cases of the gateway: absolute-form requests, tunnels, TLS bridges, the cost of rules and of grants, memory.
+"""The cases of the gateway: absolute-form requests, tunnels, TLS bridges, the cost of rules and of grants, replicas, memory.
 
 Robin injects the credential in every case but tunnels, judges each request and writes its audit records to /dev/null. Envoy and smokescreen
 inject nothing, so their caller brings the credential; Squid and mitmproxy replace the caller's.
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from sidebyside.contenders import Contender, Running
+from sidebyside.contenders import Contender, Launch, Running
 from sidebyside.gateway_contenders import ROBIN, ROBIN_MINTING, port_of, robin_launch
 from sidebyside.load import Refused
 from sidebyside.machine import cpu_seconds, forget_peak, peak_bytes, resident_bytes
@@ -21,6 +21,10 @@ _TUNNELS = ("Robin", "smokescreen", "Squid", "Envoy")
 _BRIDGES = ("Robin", "mitmproxy", "Squid")
 _INJECT = ("Robin", "mitmproxy", "Squid")
 _IDLE_TUNNELS = 1000
+LineUp = dict[str, tuple[list[Running], dict[str, object]]]
+"""By row, the Robins that serve it, the first of which is called, and what else the load is ordered."""
+
+_SHORT_TURNS, _SHORTEST_S = 4, 0.5
 
 
 def absolute(stage: Stage) -> None:
@@ -63,23 +67,36 @@ def bridge(stage: Stage) -> None:
 
 
 def rules(stage: Stage) -> None:
-    """Robin alone with 10, 1,000 and 10,000 hosts in its rules, ten to a rule; a list of robin.yaml has at most 4,096 entries."""
+    """Robin alone with 10, 1,000 and 10,000 hosts in its rules, ten to a rule."""
     if _robin_is_here(stage):
-        launches = {f"rules_{count}": partial(robin_launch, hosts=count) for count in (10, 1000, 10_000)}
-        costs = _beside_itself(stage, launches)
-        for turn, least in costs["rules_10"].items():
-            if turn in costs["rules_10000"]:
-                stage.ledger.add("rules_ratio", "Robin", turn, costs["rules_10000"][turn] / least)
+        costs = _beside_itself(stage, {f"rules_{count}": partial(robin_launch, hosts=count) for count in (10, 1000, 10_000)})
+        for turn, cost in enumerate(costs):
+            stage.ledger.add("rules_ratio", "Robin", turn, cost["rules_10000"] / cost["rules_10"])
 
 
 def grants(stage: Stage) -> None:
     """Robin alone: the credential is the token of a file, or one that an issuer gave and that is in the cache."""
     if _robin_is_here(stage):
-        launches = {"grant_forward": robin_launch, "grant_issued": partial(robin_launch, issued=True)}
-        costs = _beside_itself(stage, launches)
-        for turn, plain in costs["grant_forward"].items():
-            if turn in costs["grant_issued"]:
-                stage.ledger.add("grant_extra", "Robin", turn, costs["grant_issued"][turn] - plain)
+        costs = _beside_itself(stage, {"grant_forward": robin_launch, "grant_issued": partial(robin_launch, issued=True)})
+        for turn, cost in enumerate(costs):
+            stage.ledger.add("grant_extra", "Robin", turn, cost["grant_issued"] - cost["grant_forward"])
+
+
+def replicas(stage: Stage) -> None:
+    """One Robin, and two that share nothing but the core: as many connections, spread over both. Each obtains a token of its own."""
+    if not _robin_is_here(stage):
+        return
+    stage.say(f"replicas: one and two, {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn")
+    with ExitStack() as stack:
+        robin = replace(ROBIN, launch=partial(robin_launch, issued=True))
+        before = _tokens(stage)
+        started = [*_enter(stack, stage, robin), *_enter(stack, stage, robin)]
+        if len(started) < 2:
+            return
+        stage.ledger.add("replicas_tokens", "Robin", 0, _tokens(stage) - before)
+        one, other = started
+        line_up = {"replicas_1": ([one], {}), "replicas_2": (started, {"others": [other.address]})}
+        _rounds_in_changing_order(stage, line_up)
 
 
 def memory(stage: Stage) -> None:
@@ -100,6 +117,7 @@ GATEWAY_CASES: dict[str, Callable[[Stage], None]] = {
     "bridge": bridge,
     "rules": rules,
     "grants": grants,
+    "replicas": replicas,
     "gateway-memory": memory,
 }
 
@@ -125,25 +143,53 @@ def _enter(stack: ExitStack, stage: Stage, contender: Contender) -> list[Running
         return []
 
 
-def _beside_itself(stage: Stage, launches: dict[str, Callable[..., object]]) -> dict[str, dict[int, float]]:
-    """The same load against Robins that differ in their settings, in turn; returns the processor time of a request, by row and turn."""
-    costs: dict[str, dict[int, float]] = {row: {} for row in launches}
+def _tokens(stage: Stage) -> float:
+    """How many tokens the issuer has given out."""
+    return stage.load.order("tokens", stage.load.upstream)["tokens"]
+
+
+def _beside_itself(stage: Stage, launches: dict[str, Callable[..., Launch]]) -> list[dict[str, float]]:
+    """The same load against Robins that differ in their settings; returns each round's processor time of a request, by row, in µs."""
     stage.say(f"{', '.join(launches)}: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn")
     with ExitStack() as stack:
-        line_up = {}
-        for row, launch in launches.items():
-            line_up |= {running.address: (running, row) for running in _enter(stack, stage, replace(ROBIN, launch=launch))}
+        line_up = {row: (_enter(stack, stage, replace(ROBIN, launch=launch)), {}) for row, launch in launches.items()}
+        if not all(started for started, _ in line_up.values()):
+            return []
+        return _rounds_in_changing_order(stage, line_up)
 
-        def measure(running: Running, turn: int) -> str:
-            row = line_up[running.address][1]
-            said = _capacity(stage, running, turn, row, costs=costs[row], **_absolute(stage))
-            return f"{row} {said}"
 
-        stage.take_turns([running for running, _ in line_up.values()], measure)
+def _rounds_in_changing_order(stage: Stage, line_up: LineUp) -> list[dict[str, float]]:
+    costs: list[dict[str, float]] = []
+    try:
+        costs.extend(_in_changing_order(stage, turn, line_up) for turn in range(stage.lengths.rounds))
+    except Refused as failure:
+        stage.fail("Robin", failure)
     return costs
 
 
-def _capacity(stage: Stage, running: Running, turn: int, row: str, costs: dict[int, float] | None = None, **how: object) -> str:
+def _in_changing_order(stage: Stage, turn: int, line_up: LineUp) -> dict[str, float]:
+    """One round, of short turns there and back, since these rows differ by less than a slow second of the machine makes."""
+    length_s = max(_SHORTEST_S, stage.lengths.closed_s / _SHORT_TURNS)
+    requests, seconds, spent = (dict.fromkeys(line_up, 0.0) for _ in range(3))
+    for part in range(_SHORT_TURNS):
+        for row in list(line_up)[:: -1 if part % 2 else 1]:
+            running, more = line_up[row]
+            how = {"conns": stage.lengths.connections, "seconds": length_s, **more, **_absolute(stage)}
+            before = cpu_seconds([pid for one in running for pid in one.pids()])
+            answer = stage.load.order("closed", running[0].address, **how)
+            spent[row] += cpu_seconds([pid for one in running for pid in one.pids()]) - before
+            requests[row] += answer["requests"]
+            seconds[row] += answer["seconds"]
+    costs = {row: spent[row] / requests[row] * 1e6 for row in line_up}
+    for row, cost in costs.items():
+        stage.ledger.add(row, "Robin", turn, requests[row] / seconds[row])
+        stage.ledger.add(f"{row}_cpu", "Robin", turn, cost)
+    said = ", ".join(f"{row} {requests[row] / seconds[row]:,.0f} ({cost:.1f} µs)" for row, cost in costs.items())
+    stage.say(f"  round {turn + 1}/{stage.lengths.rounds}: {said}")
+    return costs
+
+
+def _capacity(stage: Stage, running: Running, turn: int, row: str, **how: object) -> str:
     how = {"direct": running.name not in _INJECT or how["via"] == "connect", **how}
     stage.load.order("closed", running.address, conns=stage.lengths.connections, seconds=stage.lengths.warm_s, **how)
     answer, spent = _timed(stage, running, "closed", conns=stage.lengths.connections, seconds=stage.lengths.closed_s, **how)
@@ -152,8 +198,6 @@ def _capacity(stage: Stage, running: Running, turn: int, row: str, costs: dict[i
     stage.ledger.add(f"{row}_cpu", running.name, turn, each)
     stage.ledger.add(f"{row}_busy", running.name, turn, spent / answer["seconds"] * 100)
     stage.ledger.add(f"{row}_p99", running.name, turn, answer["p99_us"])
-    if costs is not None:
-        costs[turn] = each
     return f"{speed:,.0f} ({each:.1f} µs)"
 
 

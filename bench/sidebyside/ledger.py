@@ -32,6 +32,13 @@ def _capacity(key: str, title: str, each: str) -> tuple[Row, ...]:
     )
 
 
+def _cost(key: str, title: str) -> tuple[Row, ...]:
+    return (
+        Row(key=key, title=title, unit="request/s", more_is_better=True, ratio=False),
+        Row(key=f"{key}_cpu", title="- processor time per request", unit="µs", more_is_better=False, digits=1, ratio=False),
+    )
+
+
 GATEWAY_ROWS = (
     *_capacity("absolute", "absolute-form GET, small, kept alive", "request"),
     *_capacity("tunnels", "new CONNECT tunnels, one request in each", "tunnel"),
@@ -44,7 +51,7 @@ GATEWAY_ROWS = (
     *(
         row
         for count in ("10", "1,000", "10,000")
-        for row in _capacity(f"rules_{count.replace(',', '')}", f"absolute-form GET, {count} hosts in rules", "request")
+        for row in _cost(f"rules_{count.replace(',', '')}", f"absolute-form GET, {count} hosts in rules")
     ),
     Row(
         key="rules_ratio",
@@ -54,9 +61,14 @@ GATEWAY_ROWS = (
         digits=2,
         ratio=False,
     ),
-    *_capacity("grant_forward", "absolute-form GET, credential by forward", "request"),
-    *_capacity("grant_issued", "absolute-form GET, credential of an issuer, warm", "request"),
+    *_cost("grant_forward", "absolute-form GET, credential by forward"),
+    *_cost("grant_issued", "absolute-form GET, credential of an issuer, warm"),
     Row(key="grant_extra", title="processor time that the warm grant costs more", unit="µs", more_is_better=False, digits=1, ratio=False),
+    *_cost("replicas_1", "absolute-form GET, one replica"),
+    *_cost("replicas_2", "absolute-form GET, two replicas on the same core"),
+    Row(
+        key="replicas_tokens", title="tokens that two replicas obtain for one credential", unit="tokens", more_is_better=False, ratio=False
+    ),
     Row(key="gateway_idle", title="memory, idle", unit="MB", more_is_better=False, digits=1),
     Row(key="gateway_tunnels", title="memory with 1,000 idle tunnels", unit="MB", more_is_better=False, digits=1),
     Row(key="gateway_growth", title="memory growth over 1 GiB through a bridge", unit="MiB", more_is_better=False, digits=1, ratio=False),
