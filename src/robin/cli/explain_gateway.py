@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 permit, 4 deny, 5 malformed request, 2 usage."""
+    """0 permit, 4 deny or failed, 5 malformed request, 2 usage."""
     if wrong := _wrong_usage(args.method, args.target):
         print(f"robin: {wrong}", file=sys.stderr)
         return _USAGE
@@ -195,7 +195,8 @@ def _judge_addresses(found: dict[str, object], settings: GatewaySettings, endpoi
     except Fault as fault:
         found.setdefault("addresses", [{"address": "", "class": fault.code}])
         if not found["code"]:
-            found |= {"verdict": "deny", "code": fault.code, "detail": fault.detail, "credentials": []}
+            verdict = "deny" if fault.kind.denies else "failed"
+            found |= {"verdict": verdict, "code": fault.code, "detail": fault.detail, "credentials": []}
 
 
 async def _resolve(settings: GatewaySettings, guard: AddressGuard, host: str, known: Sequence[str]) -> Sequence[str]:

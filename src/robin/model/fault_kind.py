@@ -34,6 +34,11 @@ class FaultKind:
     retry_after_max_s: int = 30
     closes: bool = False
 
+    @property
+    def denies(self) -> bool:
+        """Whether the caller, its request, a rule or a limit is the reason, and not a service that did not do its part."""
+        return self.source in {FaultSource.DOWNSTREAM, FaultSource.POLICY} or self.code.startswith("limit_")
+
 
 FaultRow = tuple[str, int, str, str, str, int | None, bool]
 """Code, HTTP status, RFC 9209 proxy error type, source, title, Retry-After in seconds, closes."""

@@ -206,7 +206,7 @@ async def test_a_policy_that_only_reports_relaxes_nothing_but_its_rules(tmp_path
         assert rig.dials == before
         assert code_of(await rig.get(f"https://a.test:{rig.tls.port}/")) == (502, "upstream_certificate")
         refused = await rig.record("gateway.decision", code="upstream_certificate")
-        assert (refused["verdict"], refused["would_deny"]) == ("deny", "rule_default")
+        assert (refused["verdict"], refused["would_deny"]) == ("failed", "rule_default")
         assert rig.tls.requests == []
         client = await rig.client()  # the roots are those of the rule that allows the host, to other methods
         host = f"b.test:{rig.tls.port}"
@@ -501,7 +501,7 @@ async def test_a_fault_of_the_origins_tls_is_a_502_and_never_a_tunnel(tmp_path: 
         assert code_of(await rig.get(f"https://a.test:{rig.tls.port}/")) == (502, code)
         assert rig.tls.requests == []
         record = await rig.record("gateway.decision", op="connect")
-        assert (record["verdict"], record["code"]) == ("deny", code)
+        assert (record["verdict"], record["code"]) == ("failed", code)
 
 
 # E30 Probe traffic

@@ -188,7 +188,7 @@ async def test_a_key_of_a_file_that_is_not_there_yet_fails_its_own_requests_alon
     client, seen = await stand.bridged(), len(stand.rig.tls.requests)
     assert code_of(await client.ask(*stand.head("/static/1"))) == (503, "static_credential_unavailable")
     record = await stand.rig.record("gateway.decision", path="/static/1")
-    assert (record["verdict"], record["code"], record["grant"]["provider"]) == ("deny", "static_credential_unavailable", "static")
+    assert (record["verdict"], record["code"], record["grant"]["provider"]) == ("failed", "static_credential_unavailable", "static")
     assert len(stand.rig.tls.requests) == seen
     assert (await client.ask(*stand.head("/api/1")))[0] == 200
     file = stand.rig.folder / "static-key"

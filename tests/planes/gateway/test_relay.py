@@ -154,7 +154,7 @@ async def test_e10_a_rotated_token_is_used_by_the_next_request_and_a_wrong_one_i
     relay.token_file.write_bytes(token())
 
     def codes() -> list[str]:
-        return [one["code"] for one in relay.robin.events if one.get("event") == "gateway.decision" and one["verdict"] == "deny"]
+        return [one["code"] for one in relay.robin.events if one.get("event") == "gateway.decision" and one["verdict"] == "failed"]
 
     await eventually(lambda: codes() == ["identity_malformed", *["identity_unavailable"] * 2], what="one record each")
     shown = json.dumps([text for _, text in relay.robin.lines])

@@ -112,7 +112,7 @@ class GatewayRecords:
         origin = _asked_of(verdict) if isinstance(verdict, Permit) else verdict.origin if isinstance(verdict, Denial) else None
         rule = verdict.rule if isinstance(verdict, Denial) else verdict.route.name if isinstance(verdict, Permit) else ""
         permit = verdict if isinstance(verdict, Permit) else None
-        ruling, code = ("permit", "") if record.outcome == "local_response" else ("deny", record.outcome)
+        ruling, code = ("permit", "") if record.outcome == "local_response" else (_ruling(record.outcome), record.outcome)
         fields = self._decision(record, origin, verdict=ruling, code=code, rule=rule, permit=permit)
         self._audit.put(AuditRecord(event="gateway.decision", id=record.request_id or "", fields=fields))
 
@@ -208,6 +208,11 @@ class GatewayRecords:
         outer = self._open.get(connect.id) if connect is not None and record.outcome == "client_closed" else None
         around = None if outer is None else outer.notes.get("reason")
         return record.notes.get("reason") or around or _REASONS.get(record.outcome, "error")
+
+
+def _ruling(outcome: str) -> str:
+    """`deny` where the caller, its request, a rule or a limit is the reason; `failed` where nothing denied it, and it could not be sent."""
+    return "deny" if outcome in FAULTS and FAULTS[outcome].denies else "failed"
 
 
 def _asked_of(permit: Permit) -> Origin:
