@@ -310,6 +310,11 @@ def test_a_caller_that_no_connection_can_have_is_a_warning_and_its_rule_stays(tm
         ("  profiles: ['p/*.yaml']", 'no file matches "p/*.yaml". Fix: correct it'),
         (rules("{name: A B, hosts: [a.test]}"), '"A B" is no name. Fix: use a-z, 0-9 and -'),
         ("  listeners: [{name: p, unix_mode: '888'}]", '"888" is no file mode'),
+        ("  addresses: {hosts: {x.test: []}}", "robin.yaml:3:31: error: value_invalid: x.test has no address. Fix: write IP addresses,"),
+        (
+            "  addresses: {hosts: {x.test: [10.0.0.1], X.test.: [10.0.0.2]}}",
+            "robin.yaml:3:52: error: value_invalid: the name x.test stands here twice, in two spellings. Fix: keep one of them",
+        ),
     ],
 )
 def test_the_message_of_a_mistake_names_it(tmp_path: Path, section: str, message: str) -> None:

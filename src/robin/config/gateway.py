@@ -397,12 +397,6 @@ class _Builder:
 
     def _addresses(self, addresses: Located, listeners: tuple[ListenerSettings, ...], admin: tuple[Address, ...]) -> AddressSettings:
         part: dict[str, Located] = addresses.value
-        hosts: dict[str, tuple[str, ...]] = {}
-        for name, listed in part["hosts"].value.items():
-            try:
-                hosts[configured_host(name)] = self._each(listed, _literal, "value_invalid", "write IP addresses")
-            except PatternError as error:
-                self._add(self._at(listed), error.code, str(error), "write a host name")
         loopback = self._each(
             part["unsafe_loopback"], _loopback_place, "value_invalid", "write a loopback address with a port, such as 127.0.0.1:9000"
         )
@@ -414,12 +408,28 @@ class _Builder:
         nat64 = self._each(part["nat64_prefixes"], _nat64_prefix, "value_invalid", "write an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits")
         return AddressSettings(
             resolver=self._each(part["resolver"], _place, "value_invalid", "write IP:port"),
-            hosts=hosts,
+            hosts=self._fixed_hosts(part["hosts"]),
             deny=self._each(part["deny"], _network, "value_invalid", "write a network such as 10.0.0.0/8"),
             nat64_prefixes=nat64,
             self_names=self._each(part["self_names"], configured_host, "pattern_invalid", "write host names"),
             unsafe_loopback=frozenset(loopback),
         )
+
+    def _fixed_hosts(self, entries: Located) -> dict[str, tuple[str, ...]]:
+        hosts: dict[str, tuple[str, ...]] = {}
+        for name, listed in entries.value.items():
+            try:
+                host = configured_host(name)
+            except PatternError as error:
+                self._add(self._at(listed), error.code, str(error), "write a host name")
+                continue
+            if host in hosts:
+                self._add(self._at(listed), "value_invalid", f"the name {host} stands here twice, in two spellings", "keep one of them")
+            if not listed.value:
+                fix = "write IP addresses, or leave the name out: then the name servers are asked"
+                self._add(self._at(listed), "value_invalid", f"{host} has no address", fix)
+            hosts[host] = self._each(listed, _literal, "value_invalid", "write IP addresses")
+        return hosts
 
     def _admin(self, listen: Located) -> tuple[Address, ...]:
         addresses: tuple[Address, ...] = listen.value
