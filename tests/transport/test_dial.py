@@ -5,7 +5,8 @@ import contextlib
 import os
 import resource
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from tests.permits import permit_to
 
 from robin.model.address import ResolvedAddress
 from robin.model.faults import Fault
+from robin.model.limits import StepDeadlines
 from robin.model.origin import Origin
 from robin.model.route import TlsProfile
 from robin.model.verdict import Permit
 from robin.policy.addresses import refuse_own_listeners
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.recording_upstream import RecordingUpstream, hold
+from robin.testing.server import black_hole
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
 from robin.transport.dial import Dialer
@@ -35,20 +38,23 @@ def permit(port: int, *, host: str = "broker.test", ca_file: Path | None = None)
     return permit_to(origin, tls=TlsProfile(ca_file=str(ca_file)) if ca_file else None)
 
 
-def dialer_on(getaddrinfo: GetAddrInfo, *, connect_s: float = 5.0, own: frozenset[str] = frozenset()) -> Dialer:
+def dialer_on(
+    getaddrinfo: GetAddrInfo, *, connect_s: float = 5.0, own: frozenset[str] = frozenset(), steps: StepDeadlines | None = None
+) -> Dialer:
     loop = asyncio.get_running_loop()
     resolver = Resolver(loop, is_own_listener=lambda host, _: host in own, getaddrinfo=getaddrinfo)
-    return Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=UpstreamTls(lambda *_: None), connect_s=connect_s)
+    tls = UpstreamTls(lambda *_: None)
+    return Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=connect_s, steps=steps)
 
 
-def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset()) -> Dialer:
+def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset(), steps: StepDeadlines | None = None) -> Dialer:
     """One whose name `broker.test` has these addresses."""
 
     def known(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         assert host == "broker.test"
         return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
 
-    return dialer_on(known, connect_s=connect_s, own=own)
+    return dialer_on(known, connect_s=connect_s, own=own, steps=steps)
 
 
 def stream(_: ResolvedAddress | None = None) -> Stream:
@@ -60,21 +66,6 @@ async def peer_of(dialled: Stream) -> str:
     host: str = dialled.transport.get_extra_info("peername")[0]
     dialled.abort()
     return host
-
-
-@contextlib.contextmanager
-def black_hole(host: str, port: int) -> Iterator[None]:
-    """The kernel drops each SYN here: the queue is full and nobody accepts."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex((host, port))
-        yield
 
 
 async def test_the_first_address_that_accepts_is_taken():
@@ -111,10 +102,15 @@ async def test_two_winners_leave_one_connection():
         dialled.abort()
 
 
-async def refusal(dialling: Dialer, leave: Permit) -> tuple[str, str]:
+async def refused_by(dialling: Dialer, leave: Permit) -> Fault:
     with pytest.raises(Fault) as refused:
         await dialling.dial(leave, stream)
-    return refused.value.code, refused.value.detail.partition(":")[0]
+    return refused.value
+
+
+async def refusal(dialling: Dialer, leave: Permit) -> tuple[str, str]:
+    refused = await refused_by(dialling, leave)
+    return refused.code, refused.detail.partition(":")[0]
 
 
 async def test_each_failure_has_its_code():
@@ -138,6 +134,31 @@ async def test_a_name_that_takes_too_long_is_a_dns_timeout():
 
     assert await refusal(dialer_on(hang, connect_s=0.05), permit(9)) == ("dns_timeout", "dns_timeout")
     release.set_result(None)
+
+
+async def test_each_step_may_have_a_bound_of_its_own(certificates: CertificateAuthority):
+    def bounds(step: str) -> StepDeadlines:
+        return StepDeadlines(**{"dns_s": 60.0, "connect_s": 60.0, "tls_s": 60.0, step: 0.05})
+
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        release.wait(60)
+        return []
+
+    async with RecordingUpstream(hold) as upstream, asyncio.timeout(30):
+        leave = permit(upstream.port, ca_file=certificates.ca_file)
+        try:
+            assert (await refused_by(dialer_on(hang, steps=bounds("dns_s")), leave)).code == "dns_timeout"
+        finally:
+            release.set()
+        with black_hole("127.0.0.2", upstream.port):
+            refused = await refused_by(dialer("127.0.0.2", steps=bounds("connect_s")), leave)
+            assert (refused.code, refused.detail) == ("connect_timeout", "connect_timeout: no connection within {upstream_connect_timeout}")
+        refused = await refused_by(dialer("127.0.0.1", steps=bounds("tls_s")), leave)  # it accepts, and is silent
+        assert (refused.code, refused.detail) == ("connect_timeout", "connect_timeout: no TLS handshake within {upstream_tls_timeout}")
+        reached = await dialer("127.0.0.1", connect_s=0.0001, steps=bounds("tls_s")).dial(permit(upstream.port), stream)
+        reached.abort()
 
 
 async def _wait(release: "asyncio.Future[None]") -> None:

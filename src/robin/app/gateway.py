@@ -62,6 +62,9 @@ _SETTING_NAMES: Final = {
     "upstream_url": "the target",
     "upstream_ca_file": "gateway.upstream_tls",
     "header_timeout": "gateway.timeouts.head",
+    "upstream_dns_timeout": "gateway.timeouts.dns",
+    "upstream_connect_timeout": "gateway.timeouts.connect",
+    "upstream_tls_timeout": "gateway.timeouts.tls",
     "issuer_rate": "gateway.grants.issuer_rate",
 }
 

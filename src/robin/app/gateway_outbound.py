@@ -1,7 +1,8 @@
 """How the gateway reaches origins, key sets, and issuers of credentials. The pools last; how they dial is a matter of the generation."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from robin.app.grants import build_credentials
 from robin.app.plane import Parts
@@ -10,6 +11,7 @@ from robin.grants.bound import BoundCredentials, BoundGrant
 from robin.grants.grant import GrantCall
 from robin.grants.metrics import GrantMetrics
 from robin.grants.settings import GrantPlan
+from robin.model.limits import StepDeadlines
 from robin.planes.gateway.canary import CONNECT_S as CANARY_CONNECT_S
 from robin.planes.gateway.canary import CanaryTarget
 from robin.planes.gateway.metrics import GatewayMetrics
@@ -20,6 +22,8 @@ from robin.transport.dial import Dialer, Judge
 from robin.transport.dns import DnsResolver
 from robin.transport.pool import Pool
 from robin.transport.tls import TlsFileError, UpstreamTls
+
+_RESOLVER_ENDS_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,13 +78,21 @@ class Pools:
         """Dial by these from now on."""
         judges = (outbound.guard.judge, issuer_judge(settings.addresses.nat64_prefixes))
         for pool, judge in zip((self.origins, self.keys), judges, strict=True):
-            pool.dialer.use(resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=settings.deadlines.connect_s)
+            bound_s, steps = settings.deadlines.connect_s, _steps(settings)
+            pool.dialer.use(resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=bound_s, steps=steps)
             pool.use(settings.limits, settings.deadlines)
         self.origins.retire_endpoints(generation)
 
 
+def _steps(settings: GatewaySettings) -> StepDeadlines | None:
+    """The bounds of a new connection. The resolver ends by itself in `timeouts.dns`, and counts it as what it is: so it comes first."""
+    steps = settings.deadlines.connect_steps
+    return None if steps is None else replace(steps, dns_s=steps.dns_s + _RESOLVER_ENDS_S)
+
+
 def _build_pool(outbound: Outbound, settings: GatewaySettings, parts: Parts, judge: Judge) -> Pool:
-    dialer = Dialer(parts.loop, resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=settings.deadlines.connect_s)
+    bound_s, steps = settings.deadlines.connect_s, _steps(settings)
+    dialer = Dialer(parts.loop, resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=bound_s, steps=steps)
     return Pool(
         parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=settings.limits, deadlines=settings.deadlines, metrics=parts.metrics
     )

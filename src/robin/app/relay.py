@@ -45,6 +45,9 @@ _SETTING_NAMES: Final = {
     "upstream_url": "gateway.parent.url",
     "upstream_ca_file": "gateway.parent.ca_file",
     "header_timeout": "gateway.timeouts.head",
+    "upstream_dns_timeout": "gateway.timeouts.dns",
+    "upstream_connect_timeout": "gateway.timeouts.connect",
+    "upstream_tls_timeout": "gateway.timeouts.tls",
 }
 
 
@@ -104,7 +107,14 @@ class Relay(Plane):
             repeat_on_401=True,
         )
         resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
-        dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=self._tls, connect_s=deadlines.connect_s)
+        dialer = Dialer(
+            parts.loop,
+            resolver=resolver,
+            judge=refuse_own_listeners,
+            tls=self._tls,
+            connect_s=deadlines.connect_s,
+            steps=deadlines.connect_steps,
+        )
         limits = replace(settings.limits, upstream_connections=settings.limits.upstream_total)  # there is one place to go
         pool = Pool(parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=limits, deadlines=deadlines, metrics=parts.metrics)
         return Engine(

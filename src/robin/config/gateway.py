@@ -27,7 +27,7 @@ from robin.config.yaml_reader import Located
 from robin.grants.settings import GrantsSettings
 from robin.identity.settings import IdentitySettings
 from robin.model.address import Address, TcpAddress, is_loopback
-from robin.model.limits import Deadlines, Limits
+from robin.model.limits import Deadlines, Limits, StepDeadlines
 from robin.model.route import TlsProfile
 from robin.planes.gateway.settings import (
     AddressSettings,
@@ -151,6 +151,7 @@ class _Builder:
                 stream_idle_s=timeouts["relay_idle"] or float("inf"),
                 response_s=timeouts["response_head"] or float("inf"),
                 connect_s=timeouts["connect"] + timeouts["dns"] + timeouts["tls"],
+                connect_steps=StepDeadlines(dns_s=timeouts["dns"], connect_s=timeouts["connect"], tls_s=timeouts["tls"]),
                 upstream_idle_s=timeouts["upstream_idle"],
             ),
             tunnels=TunnelSettings(

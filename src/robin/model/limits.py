@@ -24,13 +24,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepDeadlines:
+    """Seconds for each step of a new connection by itself: the name, TCP, the TLS handshake."""
+
+    dns_s: float
+    connect_s: float
+    tls_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds. 0 means none where the settings allow it; `upstream_idle_s` None means `auto`."""
+    """Seconds. 0 means none where the settings allow it; `upstream_idle_s` None means `auto`.
+
+    `connect_s`: all steps of a new connection together; `connect_steps`, where a plane has it, bounds each of them instead.
+    """
 
     head_s: float = 10.0
     keepalive_s: float = 75.0
     stream_idle_s: float = 3600.0
     response_s: float = 900.0
     connect_s: float = 10.0
+    connect_steps: StepDeadlines | None = None
     queue_s: float = 5.0
     upstream_idle_s: float | None = None

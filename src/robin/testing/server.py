@@ -1,10 +1,11 @@
 """A small loopback server: each accepted connection runs a script, is counted while it lives, and ends when its script ends."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,21 @@ def hold_port(host: str, port: int = 0) -> socket.socket:
         holder.close()
         raise
     return holder
+
+
+@contextlib.contextmanager
+def black_hole(host: str, port: int) -> Iterator[None]:
+    """The kernel drops each SYN to this place: the queue of the listener is full, and nothing is accepted."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((host, port))
+        yield
 
 
 class ScriptedServer:

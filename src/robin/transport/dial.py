@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 from robin.model.address import Dialled, ResolvedAddress
 from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
+from robin.model.limits import StepDeadlines
 from robin.model.verdict import Permit
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
@@ -38,44 +39,54 @@ class Resolver(Protocol):
 
 
 class Dialer:
-    """Connects streams. `tls` holds the TLS contexts, None where no origin is https. `connect_s` bounds all steps together, 0: no bound.
+    """Connects streams. `tls` holds the TLS contexts, None where no origin is https. `connect_s` bounds all steps together, 0: no bound;
+    `steps` bounds each of them instead.
 
     A plane may replace how names are resolved and judged while the process runs (`use`): the next dial meets it.
     """
 
-    __slots__ = ("_connect_s", "_judge", "_loop", "_resolver", "tls")
+    __slots__ = ("_connect_s", "_judge", "_loop", "_resolver", "_steps", "tls")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, resolver: Resolver, judge: Judge, tls: UpstreamTls | None, connect_s: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        resolver: Resolver,
+        judge: Judge,
+        tls: UpstreamTls | None,
+        connect_s: float,
+        steps: StepDeadlines | None = None,
     ) -> None:
         self._loop = loop
-        self._resolver = resolver
-        self._judge = judge
-        self._connect_s = connect_s
-        self.tls = tls
+        self.use(resolver=resolver, judge=judge, tls=tls, connect_s=connect_s, steps=steps)
 
-    def use(self, *, resolver: Resolver, judge: Judge, tls: UpstreamTls | None, connect_s: float) -> None:
+    def use(
+        self, *, resolver: Resolver, judge: Judge, tls: UpstreamTls | None, connect_s: float, steps: StepDeadlines | None = None
+    ) -> None:
         """Dial with these from now on."""
-        self._resolver, self._judge, self._connect_s, self.tls = resolver, judge, connect_s, tls
+        self._resolver, self._judge, self._connect_s, self._steps, self.tls = resolver, judge, connect_s, steps, tls
 
     async def dial(self, permit: Permit, build: Callable[[ResolvedAddress], AnyStream]) -> AnyStream:
-        """A connected stream to `permit.endpoint`, made by `build(address)`. DNS, TCP and TLS share one deadline. Raises Fault."""
-        step = "resolve"
+        """A connected stream to `permit.endpoint`, made by `build(address)`. Raises Fault."""
+        step, steps = "resolve", self._steps
         try:
-            async with asyncio.timeout(self._connect_s or None):
+            async with asyncio.timeout(self._connect_s or None if steps is None else steps.dns_s) as deadline:
                 found = await self._resolver.resolve(permit)
                 permitted = self._judge(permit, found)
                 step = "connect"
                 began = self._loop.time()
+                if steps is not None:
+                    deadline.reschedule(began + steps.connect_s)
                 sock, address = await connect(self._loop, permitted)
                 step = "secure"
                 connected = self._loop.time()
+                if steps is not None:
+                    deadline.reschedule(connected + steps.tls_s)
                 stream = await self._secure(permit, sock, lambda: build(address))
                 stream.dialled = _describe(stream, connected - began, self._loop.time() - connected)
                 return stream
         except TimeoutError:
-            code = "dns_timeout" if step == "resolve" else "connect_timeout"
-            raise Fault(code, f"{code}: no connection within {{upstream_connect_timeout}}") from None
+            raise _timeout_fault(step, together=steps is None) from None
         except ssl.SSLError as error:
             raise tls_fault(error) from None
         except OSError as error:
@@ -156,6 +167,18 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: ResolvedAddress
         sock.close()
         raise
     return sock
+
+
+def _timeout_fault(step: str, *, together: bool) -> Fault:
+    code = "dns_timeout" if step == "resolve" else "connect_timeout"
+    what, bound = {
+        "resolve": ("no answer of a name server", "dns"),
+        "connect": ("no connection", "connect"),
+        "secure": ("no TLS handshake", "tls"),
+    }[step]
+    if together:
+        what, bound = "no connection", "connect"
+    return Fault(code, f"{code}: {what} within {{upstream_{bound}_timeout}}")
 
 
 def _connect_fault(error: OSError, *, handshake: bool) -> Fault:
