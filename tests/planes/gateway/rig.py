@@ -86,6 +86,7 @@ class NameServer(asyncio.DatagramProtocol):
         self.names: dict[str, list[Any]] = {}
         self.asked: list[tuple[str, str]] = []
         self.turns: dict[str, int] = {}
+        self.silent: set[str] = set()  # names that get no answer
         self.port = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -96,6 +97,8 @@ class NameServer(asyncio.DatagramProtocol):
         query = dns.message.from_wire(data)
         name, kind = str(query.question[0].name), dns.rdatatype.to_text(query.question[0].rdtype)
         self.asked.append((name, kind))
+        if name in self.silent:
+            return
         found = self.names.get(name.rstrip("."), [])
         if found and isinstance(found[0], list):
             turn = self.asked.count((name, kind)) - 1
@@ -240,10 +243,11 @@ async def running(
     bridge: bool = True,
     ready: bool = True,
     ports: dict[str, int] | None = None,
+    loopback: Sequence[str] = (),
     prepare: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Rig]:
     """A gateway with these rules; `ready`: it is waited for. The ports `TLS` and `PLAIN` stand for those of the two origins, also in the
-    upstreams of routes, and more names for `ports` of this machine.
+    upstreams of routes, and more names for `ports` of this machine. `loopback`: more places of this machine that may be reached.
 
     `prepare` is called with the port of a.test before the gateway is started.
     """
@@ -273,7 +277,7 @@ async def running(
         "addresses": {
             "resolver": [f"127.0.0.1:{names.port}"],
             "hosts": {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"], **(hosts or {})},
-            "unsafe_loopback": [f"127.0.0.1:{port}" for port in ports.values()],
+            "unsafe_loopback": [*(f"127.0.0.1:{port}" for port in ports.values()), *loopback],
         },
         **({"bridge": {"slots": {"a": str(slot)}}} if bridge else {}),
     }

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.planes.gateway.rig import Client, Rig, client_hello, code_of, running
+from tests.planes.gateway.rig import Client, Rig, client_hello, code_of, running, wall_now
 
 from robin.model.faults import FAULTS
+from robin.planes.gateway.new_authority import make_authority
 from robin.testing.authority import IdentityAuthority
-from robin.testing.server import hold_port
+from robin.testing.certificates import CertificateAuthority
+from robin.testing.server import black_hole, hold_port
 from robin.testing.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,7 +31,9 @@ RULES = [
     {"name": "plain", "hosts": ["b.test", "127.0.0.1"], "schemes": ["http"], "ports": ["PLAIN", 1, "TLS"]},
     {"name": "tcp", "hosts": ["c.test"], "schemes": ["tcp"], "ports": ["PLAIN"], "callers": ["local"]},
     {"name": "never", "effect": "deny", "hosts": ["b.test"], "schemes": ["http"], "ports": ["PLAIN"], "methods": ["DELETE"]},
-    {"name": "places", "hosts": ["link.test", "gone.test", "outside.test", "silent.test"], "ports": [443, "TLS"], "tls": "bridge"},
+    {"name": "places", "hosts": ["link.test", "gone.test", "outside.other", "silent.test"], "ports": [443, "TLS"], "tls": "bridge"},
+    {"name": "mints", "hosts": ["*.mint.test"], "ports": ["TLS"], "tls": "bridge"},
+    {"name": "dead", "hosts": ["dead.test", "hole.test", "nowhere.test"], "schemes": ["http"], "ports": ["DEAD"]},
     {"name": "wrong-name", "hosts": ["wrong.test", "clear.test"], "ports": ["TLS", "PLAIN"], "tls": "bridge"},
 ]
 
@@ -47,16 +51,30 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
                 {"name": "here", "issuer": AUTHORITY.issuer, "jwks": {"file": str(folder / "jwks.json")}, **common},
                 {"name": "gone", "issuer": "https://gone.test", "jwks": {"file": str(folder / "none.json")}, **common},
             ],
-            "limits": {"tunnels_per_caller": 4},
-            "timeouts": {"first_bytes": "300ms", "dns": "300ms", "response_head": "300ms"},
+            "limits": {"tunnels_per_caller": 4, "mints_per_second": 1},
+            "timeouts": {"first_bytes": "300ms", "dns": "300ms", "connect": "500ms", "response_head": "300ms"},
             "addresses": {
-                "hosts": {"link.test": ["169.254.0.9"]} | {f"{name}.test": ["127.0.0.1"] for name in "a b c wrong clear dead".split()},
+                "hosts": {"link.test": ["169.254.0.9"], "hole.test": ["127.0.0.3"], "nowhere.test": [BROADCAST]}
+                | {f"{name}.test": ["127.0.0.1"] for name in ["a", "b", "c", "wrong", "clear", "dead", *MINTED]},
             },
         }  # fmt: skip
-        rules = [*RULES, {"name": "dead", "hosts": ["dead.test"], "schemes": ["http"], "ports": [dead.getsockname()[1]]}]
-        async with running(folder, rules, section=section, ready=False, ports={"DEAD": dead.getsockname()[1]}) as rig:
-            rig.dead = dead.getsockname()[1]  # type: ignore[attr-defined]
-            yield rig
+        port = dead.getsockname()[1]
+        pki = CertificateAuthority(folder / "pki")
+        leaf = pki.issue("a.test", "b.test", "127.0.0.1", *(f"{name}.test" for name in MINTED))
+
+        def constrain(_: int) -> None:
+            certificate, key = make_authority("robin-bridge-ca-test", days=30, permit_dns=["test"], now=wall_now())
+            (folder / "ca" / "tls.crt").write_bytes(certificate)
+            (folder / "ca" / "tls.key").write_bytes(key)
+
+        with black_hole("127.0.0.3", port):
+            places = [f"127.0.0.3:{port}", f"{BROADCAST}:{port}"]
+            async with running(
+                folder, RULES, section=section, ready=False, ports={"DEAD": port}, loopback=places, leaf=leaf, pki=pki, prepare=constrain
+            ) as rig:
+                rig.dead = port  # type: ignore[attr-defined]
+                rig.names.silent.add("silent.test.")
+                yield rig
 
 
 def get(url: str, *lines: str, listener: int = 0, method: str = "GET", host: str | None = None) -> Provoke:
@@ -100,6 +118,19 @@ async def too_many(rig: Rig) -> Response:
             client.writer.transport.abort()
 
 
+async def mint_two(rig: Rig) -> None:
+    """Leaves for two hosts in one second, of which one caller has one; again with others where the clock went on between them."""
+    rig.address = rig.listeners[0]
+    for pair in zip(MINTED[::2], MINTED[1::2], strict=True):
+        clients = [await rig.client() for _ in pair]
+        for client, name in zip(clients, pair, strict=True):
+            assert (await client.connect(f"{name}.test:{rig.tls.port}"))[0] == 200
+        for client, name in zip(clients, pair, strict=True):
+            client.writer.write(client_hello(f"{name}.test"))
+        if b"" in [await client.reader.read(1) for client in clients]:  # else both got a ServerHello
+            return
+
+
 async def no_tls(rig: Rig) -> Response | None:
     """The origin behind a bridge does not speak TLS."""
     rig.plain.banner = b"220 ready\r\n"
@@ -126,6 +157,9 @@ def answering(octets: bytes, provoke: Provoke) -> Provoke:
     return ask
 
 
+BROADCAST = "127.255.255.255"
+"""To which no TCP connection has a route."""
+MINTED = [f"m{at}.mint" for at in range(12)]
 BEARER = "Proxy-Authorization: Bearer "
 WEBSOCKET = ("Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
 GONE = AUTHORITY.sign({"iss": "https://gone.test", "aud": "robin-gateway", "sub": "x", "exp": 1 << 33}).decode()
@@ -155,6 +189,11 @@ ROWS: list[tuple[str, Provoke]] = [
     ("connect_refused", get("http://dead.test:DEAD/")),
     ("upstream_certificate", connect("wrong.test:TLS")),
     ("upstream_tls", no_tls),
+    ("dns_timeout", connect("silent.test:443")),
+    ("connect_timeout", get("http://hole.test:DEAD/")),
+    ("unroutable", get("http://nowhere.test:DEAD/")),
+    ("bridge_unavailable", connect("outside.other:443")),
+    ("limit_mints", mint_two),
 ]  # fmt: skip
 SENT: list[tuple[str, Provoke]] = [
     ("upstream_protocol", answering(b"HTTP/1.1 20 what\r\n", get("http://b.test:PLAIN/"))),
@@ -162,7 +201,10 @@ SENT: list[tuple[str, Provoke]] = [
     ("upstream_closed", answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", get("http://b.test:TLS/"))),
 ]
 """Those that come of what the origin does, so that it has seen the request."""
-FAILED = frozenset("issuer_keys_unavailable dns_failed connect_refused upstream_certificate upstream_tls".split())
+FAILED = frozenset(
+    "issuer_keys_unavailable dns_failed connect_refused upstream_certificate upstream_tls "
+    "dns_timeout connect_timeout unroutable bridge_unavailable".split()
+)
 """Those that nothing denied: the request was permitted or could not be judged, and could not be sent."""
 
 
