@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from robin.planes.gateway.settings import GatewaySettings
 from robin.policy.address_guard import AddressGuard
 from robin.policy.gateway import DEFAULT_PORTS, Ask, Decision, GatewayPolicy, bound_request, parse_authority
 from robin.policy.patterns import NotCanonical, is_method
-from robin.policy.providers import NOWHERE
+from robin.policy.providers import Place
 from robin.policy.select import Binding, Selection
 
 _PERMIT: Final = 0
@@ -65,23 +66,43 @@ def run(args: argparse.Namespace) -> int:
     if args.reverse:
         return _run_reverse(args, settings, policy)
     try:
-        asks = _asks(args, policy)
+        found = explain_request(
+            settings,
+            policy,
+            method=args.method,
+            target=args.target,
+            caller=args.caller,
+            upgrade=args.upgrade,
+            resolve=args.resolve,
+        )
     except NotCanonical as error:
         print(f"robin: the target has no canonical form: {error}", file=sys.stderr)
         return _MALFORMED
     except ValueError as error:
         print(f"robin: {error}", file=sys.stderr)
         return _USAGE
-    decided = [(ask, policy.rules.decide(ask)) for ask in asks]
-    ask, decision = next(((ask, decision) for ask, decision in decided if not decision.code), decided[0])
-    found = _found(settings, policy, ask, decision)
-    place = NOWHERE if ask.scheme == "tcp" else policy.providers.place(ask.caller, ask.scheme, ask.host, ask.port)
-    _judge_addresses(found, settings, policy.endpoint(ask, decision, place, "tcp"), resolve=args.resolve)
     if args.json:
         print(json.dumps(found, indent=2))
     else:
         _print(found)
     return _DENY if found["code"] else _PERMIT
+
+
+def explain_request(
+    settings: GatewaySettings, policy: GatewayPolicy, *, method: str, target: str, caller: str, upgrade: str = "", resolve: bool = False
+) -> dict[str, Any]:
+    """What would be decided about a request to a proxy listener, as `--json` prints it. Raises NotCanonical, ValueError."""
+    if method == "CONNECT":
+        if ":" not in target:
+            raise ValueError("CONNECT has no default port; write HOST:PORT, such as CONNECT example.com:443")
+        judged = policy.judge_connect(caller, *parse_authority(target.encode("utf-8"), None))
+        ask, decision, place = judged.ask, judged.decision, judged.place
+    else:
+        ask = _ask(policy, method, target, caller, upgrade)
+        decision, place = policy.rules.decide(ask), policy.providers.place(ask.caller, ask.scheme, ask.host, ask.port)
+    found = _found(settings, policy, ask, decision, place)
+    _judge_addresses(found, settings, policy.endpoint(ask, decision, place, "tcp"), resolve=resolve)
+    return found
 
 
 def _wrong_usage(method: str, target: str | None) -> str:
@@ -119,43 +140,41 @@ def _run_reverse(args: argparse.Namespace, settings: GatewaySettings, policy: Ga
     return _DENY if found["code"] else _PERMIT
 
 
-def _asks(args: argparse.Namespace, policy: GatewayPolicy) -> list[Ask]:
-    """What is asked; of a CONNECT one for each scheme that may be spoken inside. Raises NotCanonical, ValueError."""
-    if args.method == "CONNECT":
-        if ":" not in args.target:
-            raise ValueError("CONNECT has no default port; write HOST:PORT, such as CONNECT example.com:443")
-        host, port = parse_authority(args.target.encode("utf-8"), None)
-        return [Ask(caller=args.caller, scheme=scheme, host=host, port=port) for scheme in ("https", "tcp", "http")]
-    url = urlsplit(args.target)
+def _ask(policy: GatewayPolicy, method: str, target: str, caller: str, upgrade: str) -> Ask:
+    """What is asked. Raises NotCanonical, ValueError."""
+    url = urlsplit(target)
     if url.scheme not in DEFAULT_PORTS or "@" in url.netloc:
         raise ValueError("write METHOD and an http or https URL without user information, or CONNECT and HOST:PORT")
     host, port = parse_authority(url.netloc.encode("utf-8"), DEFAULT_PORTS[url.scheme])
     path = (url.path or "/").encode("utf-8")
     canonical = policy.canonical_path(path, host, port)
-    return [Ask(caller=args.caller, scheme=url.scheme, host=host, port=port, method=args.method, path=canonical, upgrade=args.upgrade)]
+    return Ask(caller=caller, scheme=url.scheme, host=host, port=port, method=method, path=canonical, upgrade=upgrade)
 
 
-def _found(settings: GatewaySettings, policy: GatewayPolicy, ask: Ask, decision: Decision) -> dict[str, object]:
-    place = policy.providers.place(ask.caller, ask.scheme, ask.host, ask.port)
-    tls = "plain"
-    if ask.scheme == "tcp":
-        tls = "tcp"
-    elif ask.scheme == "https":
-        connect = Ask(caller=ask.caller, scheme="https", host=ask.host, port=ask.port)
-        tls = "bridge" if policy.bridges(connect, place) else "passthrough"
+def _tls_of(policy: GatewayPolicy, ask: Ask, place: Place) -> str:
+    """What becomes of TLS in a CONNECT to this place, or would where there is none for this caller; `plain` where there is no TLS."""
+    if ask.scheme == "http":
+        return "plain"
+    judged = policy.judge_connect(ask.caller, ask.host, ask.port)
+    if not judged.decision.code and judged.tls is not None:
+        return str(judged.tls)
+    return "bridge" if policy.bridges(replace(ask, method=None, path="", upgrade=""), place) else "passthrough"
+
+
+def _found(settings: GatewaySettings, policy: GatewayPolicy, ask: Ask, decision: Decision, place: Place) -> dict[str, object]:
     selection = Selection() if decision.code or ask.method is None else policy.select(ask, decision, place)
-    code = "endpoint_closed" if selection.refusal else decision.code
+    code = selection.code if selection.refusal else decision.code
     return {
         "verdict": "deny" if code else "permit",
         "code": code,
         "detail": selection.refusal,
-        "rule": "" if decision.rule is None else decision.rule.name,
+        "rule": decision.denied_by if decision.rule is None else decision.rule.name,
         "would_deny": decision.would_deny,
         "scheme": ask.scheme,
         "host": ask.host,
         "port": ask.port,
         "path": None if ask.method is None else ask.path,
-        "tls": tls,
+        "tls": _tls_of(policy, ask, place),
         "rules": [
             {"name": one.name, "effect": "allow" if one.allow else "deny", "why_not": one.why_not(ask)} for one in policy.rules.rules
         ],

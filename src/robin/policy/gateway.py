@@ -240,6 +240,17 @@ class ConnectPermit(Permit):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectJudgement:
+    """`ask` has the scheme by which a CONNECT is judged; `tls` and `http` are as in its permit, and mean nothing where it is denied."""
+
+    ask: Ask
+    decision: Decision
+    place: Place = NOWHERE
+    tls: Tls | None = None
+    http: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteNotes:
     """What the record has about a route beside its name."""
 
@@ -258,10 +269,6 @@ class _Routes:
 
     built: dict[tuple[str, frozenset[str], str, str, bool, bool], Route] = field(default_factory=dict)
     notes: dict[Route, RouteNotes] = field(default_factory=dict)
-
-
-def _for_connect(permit: Permit, *, tls: Tls | None, http: bool) -> ConnectPermit:
-    return ConnectPermit(route=permit.route, endpoint=permit.endpoint, target=None, caller=permit.caller, tls=tls, http=http)
 
 
 class GatewayPolicy:
@@ -328,24 +335,32 @@ class GatewayPolicy:
         host_field = parse_authority(head.host, port)
         if host_field != (host, port):
             return Denial(code="authority_mismatch", detail="host: the Host of a CONNECT is its target")
-        asks = {scheme: Ask(caller=caller.id, scheme=scheme, host=host, port=port) for scheme in ("tcp", "https", "http")}
+        judged = self.judge_connect(caller.id, host, port)
+        ask, decision, tls = judged.ask, judged.decision, judged.tls
+        if decision.code:
+            return self._deny(ask, decision, "CONNECT", caller)
+        dial = "http" if tls is None else "https" if tls is Tls.BRIDGE else "tcp"
+        permit = self._permit(ask, decision, caller, judged.place, dial=dial)
+        return ConnectPermit(route=permit.route, endpoint=permit.endpoint, target=None, caller=caller, tls=tls, http=judged.http)
+
+    def judge_connect(self, caller: str, host: str, port: int) -> "ConnectJudgement":
+        """What a CONNECT is taken for, by which of the schemes that may be spoken inside it, and what is decided about it."""
+        asks = {scheme: Ask(caller=caller, scheme=scheme, host=host, port=port) for scheme in ("tcp", "https", "http")}
         decisions = {scheme: self.rules.decide(ask) for scheme, ask in asks.items()}
         open_to = [scheme for scheme, decision in decisions.items() if not decision.code]
         if not open_to:
             scheme = next((scheme for scheme, decision in decisions.items() if decision.code == "rule_denied"), "https")
-            return self._deny(asks[scheme], decisions[scheme], "CONNECT", caller)
+            return ConnectJudgement(ask=asks[scheme], decision=decisions[scheme])
         real = [scheme for scheme in open_to if decisions[scheme].would_deny != "rule_default"]
         scheme = (real or ["tcp"])[0]  # where nothing but the report mode lets it pass, it is an opaque tunnel
-        decision, ask = decisions[scheme], asks[scheme]
+        ask, decision = asks[scheme], decisions[scheme]
         if scheme == "tcp":
-            return _for_connect(self._permit(ask, decision, caller, NOWHERE, dial="tcp"), tls=Tls.TCP, http=False)
-        http = "http" in real
-        place = self.providers.place(caller.id, scheme, host, port)
+            return ConnectJudgement(ask=ask, decision=decision, tls=Tls.TCP)
+        place = self.providers.place(caller, scheme, host, port)
         if scheme == "http":
-            return _for_connect(self._permit(ask, decision, caller, place, dial="http"), tls=None, http=True)
+            return ConnectJudgement(ask=ask, decision=decision, place=place, http=True)
         tls = Tls.BRIDGE if self.bridges(ask, place) else Tls.PASSTHROUGH
-        dial = "https" if tls is Tls.BRIDGE else "tcp"
-        return _for_connect(self._permit(ask, decision, caller, place, dial=dial), tls=tls, http=http)
+        return ConnectJudgement(ask=ask, decision=decision, place=place, tls=tls, http="http" in real)
 
     def bridges(self, ask: Ask, place: Place) -> bool:
         """Whether TLS to this target must be opened: for a rule, or since a credential may be written there."""
