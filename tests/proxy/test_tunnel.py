@@ -8,7 +8,7 @@ from tests.proxy.rig import CallerEnd, Leaps, Room
 from robin.model.faults import Fault
 from robin.model.message import RequestHead, ResponseHead
 from robin.proxy.tunnel import check_switch
-from robin.testing.connection import ScriptedConnection
+from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.recording_upstream import RecordingUpstream, response
 from robin.testing.waiting import eventually
 from robin.wire.http1 import parse_request, parse_response
@@ -101,6 +101,22 @@ async def test_the_end_of_the_caller_ends_the_origin_with_what_was_said_last(roo
     await room.settled()
 
 
+async def test_the_last_bytes_of_the_caller_arrive_however_slow_the_origin_is(room: Room, upstream: RecordingUpstream) -> None:
+    caller, origin = await opened(room, upstream, b"irc")
+    (downstream,) = room.engine.drain.connections
+    sent = 0
+    while not (downstream.paused and downstream.peer.write_blocked):  # type: ignore[attr-defined]
+        sent += caller.sock.send(bytes(65536))
+        arrived = sent
+        await eventually(lambda at=arrived: downstream.paused or downstream.bytes_received >= at, what="it")  # type: ignore[attr-defined,misc]
+    sent += caller.sock.send(b"the end")
+    caller.sock.close()
+    downstream.detect_disconnect()  # as each sweep does
+    assert len(await origin.read_exactly(sent)) == sent
+    await caller.served()
+    await room.settled()
+
+
 @pytest.mark.parametrize("reset", [False, True])
 async def test_the_end_of_the_origin_ends_the_caller(room: Room, upstream: RecordingUpstream, reset: bool) -> None:
     caller, origin = await opened(room, upstream)
@@ -175,11 +191,41 @@ async def test_a_silent_tunnel_ends_at_its_deadline_on_both_sides(room: Room, up
     upstream_end = downstream.peer or None  # type: ignore[attr-defined]
     assert upstream_end is not None
     assert upstream_end.deadline_at == downstream.deadline_at  # type: ignore[attr-defined]
+    (both,) = room.engine.open_tunnels  # type: ignore[misc]
     for end in (upstream_end, downstream):
         end.expire()  # type: ignore[attr-defined]
     assert await caller.receive() == b""
     assert await origin.wait_ended() in {"eof", "reset"}
+    assert both.record.notes["reason"] == "idle"
     await caller.hang_up()
+    await room.settled()
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_a_defect_in_one_direction_ends_both(room: Room, upstream: RecordingUpstream, way: str) -> None:
+    caller, origin = await opened(room, upstream)
+    (both,) = room.engine.open_tunnels  # type: ignore[misc]
+    getattr(both, way)._tracker = None  # what the next bytes need
+    await (caller.send(b"\x82\x80abcd") if way == "up" else origin.send(b"\x82\x00"))
+    assert await origin.wait_ended() in {"eof", "reset"}
+    await caller.hang_up()
+    await room.settled()
+    await eventually(lambda: [line["event"] for line in room.events()] == ["exchange_failed"], what="the event")
+    assert room.outcomes() == {"upstream_aborted": 1}
+
+
+async def test_a_caller_that_takes_nothing_keeps_no_connection_that_has_ended(room: Room, upstream: RecordingUpstream) -> None:
+    caller, origin = await opened(room, upstream, b"irc")
+    (downstream,) = room.engine.drain.connections
+    sending = asyncio.get_running_loop().create_task(origin.send(*[bytes(1 << 20)] * 8))
+    await eventually(lambda: downstream.write_blocked, what="back-pressure")  # type: ignore[attr-defined]
+    downstream.expire()  # type: ignore[attr-defined] - it was silent for too long
+    await caller.served()
+    assert downstream.deadline_at <= room.engine.now() + 10  # type: ignore[attr-defined] - for what it has not taken
+    downstream.expire()  # type: ignore[attr-defined]
+    await eventually(lambda: downstream.closed, what="the end")  # type: ignore[attr-defined]
+    await asyncio.wait([sending])
+    assert isinstance(sending.exception(), PeerLeft)
     await room.settled()
 
 

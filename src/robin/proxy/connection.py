@@ -1,6 +1,5 @@
 """One downstream connection: from accept to close, one exchange after the other, with no pipelined look-ahead."""
 
-import math
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -40,5 +39,4 @@ async def serve_connection(sock: socket.socket, caller: Caller, engine: Engine, 
             engine.callers.disconnect(downstream)
         engine.drain.disconnected(downstream)
         engine.metrics.downstream_connections[caller.listener] -= 1
-        downstream.deadline_at = math.inf
         downstream.close()

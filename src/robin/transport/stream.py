@@ -207,6 +207,15 @@ class Stream(asyncio.Protocol):
         reader = self._reader = self._loop.create_future()
         return reader  # once cancelled or used it is `done`, and is not woken again
 
+    def wait_with(self, other: "Stream") -> asyncio.Future[None]:
+        """Return a future to await, for what happens first on either of two streams: bytes, an end, or that all written bytes were taken.
+
+        Call `wait_done` in a `finally`. The future raises TimeoutError at the `deadline_at` of either. Neither starts to read again by it.
+        """
+        waiter = self._loop.create_future()
+        self._reader = self._writable = other._reader = other._writable = waiter
+        return waiter
+
     def wait_done(self) -> None:
         """The task that awaited `wait_readable` continues."""
         coalescer = self._coalescer
@@ -244,11 +253,14 @@ class Stream(asyncio.Protocol):
     def detect_disconnect(self) -> None:
         """Detect, without reading, that the remote end of a paused stream has disconnected: the event loop does not report it.
 
-        In a tunnel, where two streams are peers of each other, a half-closed one is left alone: its last bytes are still passed on.
+        In a tunnel, where two streams are peers of each other, only a reset counts: behind an end, bytes in the kernel are still passed on.
+        (POLLHUP is no reset: the kernel reports it where both sides have sent their FIN.)
         """
         if self.paused and not self.eof:
             seen = self._look(select.POLLRDHUP)
-            if seen & (select.POLLERR | select.POLLHUP) or (seen and not (self.peer is not None and self.peer.peer is self)):
+            if seen & select.POLLERR:
+                self.was_reset = True
+            if self.was_reset or (seen and not (self.peer is not None and self.peer.peer is self)):
                 self._end()
 
     def _look(self, event: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.planes.gateway.echoing import GOING_AWAY, asking, echoing, ended, switched
-from tests.planes.gateway.rig import Client, Rig, code_of, running
+from tests.planes.gateway.rig import Client, Rig, client_hello, code_of, running
 
 from robin.testing.authority import IdentityAuthority
 from robin.testing.waiting import eventually
@@ -101,7 +101,7 @@ async def test_after_a_swap_of_a_configmap_requests_and_tunnels_meet_the_new_pol
     keep = {"name": "keep", "hosts": ["a.test"], "schemes": ["tcp"], "ports": ["ECHO"]}
     ws = {"name": "ws", "hosts": ["b.test"], "schemes": ["http"], "ports": ["ECHO"], "upgrade": ["websocket"]}
     slow = {"name": "slow", "hosts": ["a.test"], "ports": ["GATED"], "tls": "bridge"}
-    async with echoing(tmp_path, [keep, ws, slow, BRIDGED, CLOSED, PLAIN]) as (rig, own, late):
+    async with echoing(tmp_path, [keep, ws, slow, BRIDGED, CLOSED, PLAIN], timeouts={"tls": "1h"}) as (rig, own, late):
         port = own.rpartition(":")[2]
         kept, closed, bridge, busy = [await rig.client() for _ in range(4)]
         assert (await kept.connect(f"a.test:{port}"))[0] == 200
@@ -113,7 +113,10 @@ async def test_after_a_swap_of_a_configmap_requests_and_tunnels_meet_the_new_pol
             assert (await client.connect(f"a.test:{rig.tls.port}"))[0] == 200
             await client.start_tls("a.test", rig.ca_file)
             assert (await client.ask(*inner))[0] == 200
-        pending = await rig.client()
+        pending, opening = await rig.client(), await rig.client()
+        assert (await opening.connect(f"a.test:{rig.tls.port}"))[0] == 200
+        opening.writer.write(client_hello("a.test"))
+        await opening.reader.readexactly(5)  # its handshake has begun, and does not go on
         document = json.loads((rig.folder / "robin.yaml").read_text())
         (gated,) = next(rule["ports"] for rule in document["gateway"]["policy"]["rules"] if rule["name"] == "slow")
         pending.writer.write(f"CONNECT a.test:{gated} HTTP/1.1\r\nHost: a.test:{gated}\r\n\r\n".encode())
@@ -140,6 +143,7 @@ async def test_after_a_swap_of_a_configmap_requests_and_tunnels_meet_the_new_pol
         assert await ended(closed) == b""
         assert await ended(busy) == b""  # cut in its exchange
         assert await ended(bridge) == b""
+        await ended(opening)
         late.set()  # its destination can be reached by now
         assert code_of(await pending.response()) == (403, "rule_default")
         assert (await upgrading.response())[0] == 101  # it was permitted, and opens under a policy that does not
@@ -150,8 +154,8 @@ async def test_after_a_swap_of_a_configmap_requests_and_tunnels_meet_the_new_pol
         def swaps() -> int:
             return len({one["id"] for one in rig.records if one["event"] == "gateway.close" and one["reason"] == "policy_reload"})
 
-        # three CONNECTs that were open and one that was not yet, two WebSockets, the exchange that was cut
-        await eventually(lambda: swaps() == 7, what="seven records of what the reload ended")
+        # three CONNECTs that were open, one in its handshake, one that was not yet, two WebSockets, the exchange that was cut
+        await eventually(lambda: swaps() == 8, what="eight records of what the reload ended")
         again = await rig.client()
         assert code_of(await again.connect(f"b.test:{rig.tls.port}")) == (403, "rule_default")
 

@@ -27,7 +27,7 @@ from robin.policy.gateway import ConnectPermit, Tls
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.exchange import serve_exchange
-from robin.proxy.splice import Splice
+from robin.proxy.splice import splice
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.pool import Pool, Upstream
 from robin.transport.stream import Stream, StreamClosed
@@ -218,6 +218,8 @@ class Connector:
             raise _Ended("not_http")
         hello = await self._client_hello(downstream, permit)
         record.notes["sni"] = None if hello.server_name is None else hello.server_name.decode("ascii")
+        if opened.fault is not None:
+            raise StreamClosed  # by a reload
         downstream.deadline_at = math.inf
         if permit.tls is Tls.BRIDGE:
             assert authority is not None
@@ -233,6 +235,8 @@ class Connector:
         if not permit.http:
             raise _Ended("not_tls")
         await self._check_http(downstream)
+        if opened.fault is not None:
+            raise StreamClosed  # by a reload
         downstream.deadline_at = math.inf
         record.notes["tls"] = "plain"
         opened.look_inside(downstream)
@@ -281,11 +285,9 @@ class Connector:
             raise _Ended("not_http")
 
     async def _splice(self, downstream: Downstream, leg: _Leg, record: ExchangeRecord) -> None:
-        splice = Splice(downstream, leg.stream, record, self._inner, idle_s=self._settings.idle_s, max_s=self._settings.max_s)
-        try:
-            await splice.run()
-        finally:
-            record.notes.setdefault("reason", str(splice.end))
+        settings = self._settings
+        end = await splice(downstream, leg.stream, record, self._inner, idle_s=settings.idle_s, max_s=settings.max_s)
+        record.notes.setdefault("reason", str(end))
 
     async def _bridge(
         self, downstream: Downstream, permit: Permit, hello: ClientHello, leg: _Leg, opened: OpenConnect, authority: BridgeAuthority
@@ -307,6 +309,8 @@ class Connector:
         except TimeoutError:
             raise _Ended("tls_client_rejected") from None
         except (OSError, ssl.SSLError) as error:
+            if opened.fault is not None:
+                raise StreamClosed from None  # by a reload
             self._note_rejection(error, caller, record, authority)
             raise _Ended("tls_client_rejected") from None
         engine.drain.connected(inner)
@@ -319,7 +323,6 @@ class Connector:
             pass
         finally:
             engine.drain.disconnected(inner)
-            inner.deadline_at = math.inf
             inner.close()
 
     def _note_rejection(self, error: OSError, caller: Caller, record: ExchangeRecord, authority: BridgeAuthority) -> None:

@@ -78,7 +78,9 @@ class OpenConnect:
         assert self.downstream is not None
         if self.opaque and self._upstream is not None:
             self._upstream.abort()
-        if self.opaque or self.downstream.idle:
+        if self.downstream.closed:
+            self.downstream.transport.abort()  # a TLS handshake has it
+        elif self.opaque or self.downstream.idle:
             self.downstream.close(FLUSH_S)
         else:
             self.downstream.reset()

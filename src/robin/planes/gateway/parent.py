@@ -20,7 +20,7 @@ from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.request import send_request
 from robin.proxy.response import relay_response
-from robin.proxy.splice import Splice
+from robin.proxy.splice import splice
 from robin.telemetry.record import ExchangeRecord
 from robin.transport.pool import Upstream
 from robin.transport.stream import StreamClosed
@@ -170,8 +170,5 @@ class ParentTunnels:
         record.ttfb_s = engine.clock() - record.started_at
         record.outcome = "forwarded"
         downstream.write(_ESTABLISHED)
-        splice = Splice(downstream, upstream, record, engine, idle_s=self._settings.idle_s, max_s=self._settings.max_s)
-        try:
-            await splice.run()
-        finally:
-            record.notes["reason"] = str(splice.end)
+        end = await splice(downstream, upstream, record, engine, idle_s=self._settings.idle_s, max_s=self._settings.max_s)
+        record.notes["reason"] = str(end)

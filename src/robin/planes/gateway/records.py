@@ -34,6 +34,8 @@ _REASONS: Final = {
     "forwarded": "done",
     "local_response": "done",
 }
+_CUTS: Final = {"idle": "idle", "internal_error": "error"}
+"""Of a response that was cut: where its reason is no end of the upstream."""
 
 
 class GatewayRecords:
@@ -207,7 +209,8 @@ class GatewayRecords:
         connect = record.caller.connect
         outer = self._open.get(connect.id) if connect is not None and record.outcome == "client_closed" else None
         around = None if outer is None else outer.notes.get("reason")
-        return record.notes.get("reason") or around or _REASONS.get(record.outcome, "error")
+        cut = _CUTS.get(str(record.notes.get("why"))) if record.outcome == "upstream_aborted" else None
+        return record.notes.get("reason") or around or cut or _REASONS.get(record.outcome, "error")
 
 
 def _ruling(outcome: str) -> str:
