@@ -12,18 +12,20 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.planes.gateway.rig import Client, running, wall_now
+from tests.planes.gateway.rig import Client, Origin, running, wall_now
 
 from robin.model.faults import Fault
 from robin.planes.gateway.authority import BridgeAuthority
 from robin.planes.gateway.new_authority import make_authority
 from robin.testing.authority import IdentityAuthority
+from robin.testing.certificates import CertificateAuthority
 from robin.testing.embedded_gateway import EmbeddedGateway
 from robin.testing.embedded_identity import EmbeddedIdentities
 from robin.testing.manual_clock import ManualClock
 from robin.testing.waiting import eventually
 from robin.transport.clock import SystemClock
 
+_SWITCHES = 36
 BRIDGED = {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge"}
 
 
@@ -81,13 +83,21 @@ async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_ne
     clock = ManualClock(wall=SystemClock().wall())
     slot = fill(tmp_path / "a", "first")
     bridge = {"slots": {"a": str(slot)}}
-    rules = [{"name": "bridged", "hosts": ["a.test"], "tls": "bridge"}, {"name": "closed", "hosts": ["b.test"]}]
+    pki = CertificateAuthority(tmp_path / "pki")
+    origin = await Origin().start(pki.issue("b.test").server_context(alpn=("http/1.1",)))
+    rules = [
+        {"name": "bridged", "hosts": ["a.test"], "ports": [origin.port], "tls": "bridge"},
+        {"name": "closed", "hosts": ["b.test"], "ports": [origin.port]},
+    ]
     gateway_section = {
         "listeners": [{"name": "proxy", "listen": "127.0.0.1:0"}],
         "admin": {"listen": "127.0.0.1:0", "probes": "127.0.0.1:0"},
         "bridge": bridge,
         "policy": {"rules": rules},
-        "addresses": {"hosts": {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"]}},
+        "addresses": {
+            "hosts": {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"]},
+            "unsafe_loopback": [f"127.0.0.1:{origin.port}"],
+        },
     }
     (tmp_path / "robin.yaml").write_text(json.dumps({"version": 1, "gateway": gateway_section}))
     async with EmbeddedGateway(tmp_path / "robin.yaml", EmbeddedIdentities(IdentityAuthority(), clock), clock=clock) as gateway:
@@ -118,12 +128,17 @@ async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_ne
         gateway.reload()  # and a reload of something else does not take the new key either
         assert json.loads(await page("/status/gateway"))["ca_pending"]
         clock.advance(31 * 86400)  # of all CAs
-        for host, status in (("a.test:443", 503), ("b.test:443", 403)):  # no SYN: 127.0.0.1 is refused, and that is behind the CA
-            client = Client(*await asyncio.open_connection("127.0.0.1", gateway.port))
-            answer = await client.connect(host)
-            client.writer.close()
-            assert answer[0] == status
-            assert json.loads(answer[2])["code"] == {503: "bridge_unavailable", 403: "address_refused"}[status]
+        client = Client(*await asyncio.open_connection("127.0.0.1", gateway.port))
+        refused = await client.connect(f"a.test:{origin.port}")
+        client.writer.close()
+        assert (refused[0], json.loads(refused[2])["code"]) == (503, "bridge_unavailable")
+        client = Client(*await asyncio.open_connection("127.0.0.1", gateway.port))  # what is not bridged is served
+        assert (await client.connect(f"b.test:{origin.port}"))[0] == 200
+        await client.start_tls("b.test", pki.ca_file)
+        assert (await client.ask("GET / HTTP/1.1", f"Host: b.test:{origin.port}"))[0] == 200
+        client.writer.close()
+    assert origin.server is not None
+    origin.server.close()
 
 
 async def test_another_slot_signs_under_load_and_no_client_that_trusts_both_fails(tmp_path: Path) -> None:  # E37, E39
@@ -168,3 +183,39 @@ async def test_another_slot_signs_under_load_and_no_client_that_trusts_both_fail
         assert written == []
         descriptors = {os.readlink(entry) for entry in Path(f"/proc/{rig.robin.pid}/fd").iterdir()}
         assert not [name for name in descriptors if name.startswith("/memfd")]  # and not even one of those stays open
+
+
+@pytest.mark.slow
+async def test_clients_connect_without_pause_through_dozens_of_switches_of_the_slot_that_signs(tmp_path: Path) -> None:  # E37
+    other = fill(tmp_path / "b", "robin-bridge-ca-next")
+    section = {"bridge": {"slots": {"a": str(tmp_path / "ca"), "b": str(other)}, "sign_with": "a"}}
+    async with running(tmp_path, [BRIDGED], section=section) as rig:
+        both = tmp_path / "both.crt"
+        both.write_bytes(rig.ca_file.read_bytes() + (other / "tls.crt").read_bytes())
+        own, signers, over = f"a.test:{rig.tls.port}", list[str](), False
+
+        async def load() -> None:
+            while not over:
+                client = await rig.client()
+                assert (await client.connect(own))[0] == 200
+                leaf = x509.load_der_x509_certificate((await client.start_tls("a.test", both)).getpeercert(binary_form=True) or b"")
+                signers.append(str(leaf.issuer.rdns[0].rfc4514_string()).removeprefix("CN=robin-bridge-ca-"))
+                assert (await client.ask("GET / HTTP/1.1", f"Host: {own}"))[0] == 200
+                client.writer.close()
+
+        document = json.loads((tmp_path / "robin.yaml").read_text())
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(load())
+            for at in range(_SWITCHES):
+                slot, signer = ("b", "next") if at % 2 == 0 else ("a", "test")
+                document["gateway"]["bridge"]["sign_with"] = slot
+                (tmp_path / "robin.yaml").write_text(json.dumps(document))
+                rig.robin.send_signal(signal.SIGHUP)
+                await rig.robin.event("config_loaded", after=at)
+                before = len(signers)
+                await eventually(lambda before=before, signer=signer: signer in signers[before:], what="a leaf of the new signer")  # type: ignore[misc]
+            over = True
+        assert not [line for line in rig.robin.events if line.get("level") == "error"]
+        closes = [one for one in rig.records if one["event"] == "gateway.close"]
+        assert {one["fault"] for one in closes} == {""}

@@ -184,13 +184,14 @@ async def test_messages_come_back_and_the_handshake_has_the_credential(stand: St
 
 
 @pytest.mark.slow
-async def test_a_frame_of_64_mib_goes_up_and_comes_down(stand: Stand) -> None:  # E44
-    whole = bytes(range(256)) * (1 << 18)
-    async with stand.open("bridge", "/ws/large", max_size=None, compression=None) as connection:
+@pytest.mark.parametrize("way", ["absolute", "bridge", "reverse"])
+async def test_a_frame_of_64_mib_goes_up_and_comes_down(stand: Stand, way: str) -> None:  # E44
+    whole, path = bytes(range(256)) * (1 << 18), f"/ws/large-{way}"
+    async with stand.open(way, path, max_size=None, compression=None) as connection:
         await connection.recv()
         await connection.send(whole)
         assert await connection.recv() == whole
-    closed = await stand.rig.record("gateway.close", id=(await stand.rig.record("gateway.decision", path="/ws/large"))["id"])
+    closed = await stand.rig.record("gateway.close", id=(await stand.rig.record("gateway.decision", path=path))["id"])
     assert closed["bytes_up"] > len(whole)
     assert closed["bytes_down"] > len(whole)
 
