@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.planes.gateway.echoing import GOING_AWAY, WS_KEY
 from tests.planes.gateway.rig import Client, Rig, running
 
 from robin.testing.authority import IdentityAuthority
@@ -178,6 +180,9 @@ class Parent:
     heads: list[bytes] = field(default_factory=list)
     rotate: Path | None = None
     greeting: bytes = b""
+    keep: bool = False  # what comes behind a head is left to the test
+    readers: list[asyncio.StreamReader] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -195,6 +200,10 @@ class Parent:
                     writer.write(b"HTTP/1.1 200 Go\r\n\r\n" + self.greeting)
                 else:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                if self.keep:
+                    self.readers.append(reader)
+                    self.writers.append(writer)
+                    return
         except (asyncio.IncompleteReadError, OSError):
             pass
         writer.close()
@@ -267,3 +276,44 @@ async def test_a_relay_has_limits_of_its_own(tmp_path: Path) -> None:
         assert (status, json.loads(body)["code"]) == (503, "limit_connections")
         for client in relay.clients:
             client.writer.transport.abort()
+
+
+async def test_a_drain_of_the_relay_closes_websockets_five_seconds_before_its_end_and_a_second_signal_cuts_tunnels(tmp_path: Path) -> None:
+    parent, upgrade = Parent(keep=True), f"Sec-WebSocket-Key: {WS_KEY.decode()}"
+    server = await asyncio.start_server(parent.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    (tmp_path / "token").write_bytes(b"token")
+    document = {
+        "listeners": [{"name": "proxy", "listen": "127.0.0.1:0"}],
+        "admin": {"listen": "127.0.0.1:0"},
+        "parent": {"url": f"http://127.0.0.1:{port}", "token_file": str(tmp_path / "token")},
+        "drain": {"min": "0s", "max": "5200ms"},
+    }
+    (tmp_path / "robin.yaml").write_text(json.dumps({"version": 1, "gateway": document}))
+    async with RobinProcess("gateway", "--config", str(tmp_path / "robin.yaml")) as robin:
+        host, _, own = (await robin.event("listening"))["listen"][0].rpartition(":")
+        await robin.event("started")
+        socket, tunnel = [Client(*await asyncio.open_connection(host, int(own))) for _ in range(2)]
+        fields = ["Upgrade: websocket", "Connection: Upgrade", upgrade, "Sec-WebSocket-Version: 13"]
+        assert (await socket.ask("GET http://x.test/ws HTTP/1.1", "Host: x.test", *fields))[0] == 101
+        assert (await tunnel.connect("x.test:22"))[0] == 200
+        assert await socket.reader.readexactly(4) == b"\x81\x02hi"
+        robin.send_signal(signal.SIGTERM)
+        await robin.event("draining")
+        assert await socket.reader.readexactly(4) == GOING_AWAY  # 5 seconds before the end
+        masked = await parent.readers[0].readexactly(8)
+        assert (masked[:2], bytes(octet ^ masked[2 + at] for at, octet in enumerate(masked[6:]))) == (b"\x88\x82", GOING_AWAY[2:])
+        socket.writer.transport.abort()
+        tunnel.writer.write(b"still there")  # it runs on
+        assert await parent.readers[1].readexactly(11) == b"still there"
+        closed = await robin.event("gateway.close")
+        assert (closed["status"], closed["reason"]) == (101, "drain")
+        robin.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionResetError):
+            await tunnel.reader.read()
+        with pytest.raises(ConnectionResetError):
+            await parent.readers[1].read()
+        assert await robin.returned() == 128 + signal.SIGTERM
+    for writer in parent.writers:
+        writer.close()
+    server.close()
