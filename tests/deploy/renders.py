@@ -32,6 +32,7 @@ _CUSTOM = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "shared": ("robin-gateway", _SHARED),
     "per-agent": ("robin-gateway", {**_SHARED, "topology": "per-agent"}),
+    "one-replica": ("robin-gateway", {**_SHARED, "replicas": 1, "image": {"tag": "2"}}),
     "trust-manager": ("robin-gateway", {**_SHARED, "trust": {"mode": "trustManager"}}),
     "dns-none": ("robin-gateway", {**_SHARED, "dns": {"mode": "none"}, "service": {"clusterIP": "10.0.0.50"}}),
     "dns-openshift": ("robin-gateway", {**_SHARED, "dns": {"mode": "openshift"}}),
@@ -75,6 +76,15 @@ def parsed(text: str) -> Objects:
                 if name.endswith(".yaml"):
                     one["data"][name] = yaml.safe_load(content)
             found[one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]] = one
+    return found
+
+
+def of_kustomize(objects: Objects) -> Objects:
+    """The same under the names that kustomize gives: it cannot put the digest of its pod into the name of the trust job."""
+    found = {}
+    for (kind, namespace, name), one in objects.items():
+        plain = f"{name.rpartition('-')[0]}-first" if kind == "Job" and "trust" in name else name
+        found[kind, namespace, plain] = {**one, "metadata": {**one["metadata"], "name": plain}}
     return found
 
 

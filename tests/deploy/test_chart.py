@@ -126,6 +126,26 @@ def test_the_trust_job_may_write_its_config_map_alone():
     assert (asked.keep, asked.public_roots, asked.configmap) == ("", True, [("agents", "robin-trust")])
 
 
+def test_a_trust_job_that_changes_has_another_name_since_a_job_cannot_be_changed():
+    names: dict[str, set[str]] = {}
+    for render in RENDERS.values():
+        for name, job in of(render, "Job").items():
+            names.setdefault(json.dumps(job["spec"], sort_keys=True), set()).add(name)
+    assert len(names) > 1, "some renders differ in it"
+    assert all(len(one) == 1 for one in names.values()), "what is the same is not made again"
+    assert len(set.union(*names.values())) == len(names)
+
+
+def test_a_disruption_budget_lets_every_node_be_drained():
+    found = {}
+    for name, render in RENDERS.items():
+        (gateway,) = [one for one in of(render, "Deployment").values() if one["metadata"]["name"].startswith("robin-gateway")]
+        for budget in of(render, "PodDisruptionBudget").values():
+            assert budget["spec"]["minAvailable"] < gateway["spec"]["replicas"], name
+        found[name] = (gateway["spec"]["replicas"], len(of(render, "PodDisruptionBudget")))
+    assert (found["shared"], found["one-replica"], found["per-agent"]) == ((2, 1), (1, 0), (1, 0))
+
+
 def test_the_networks_that_a_gateway_may_reach_are_the_public_ones_of_the_address_guard():
     rules = of(RENDERS["shared"], "NetworkPolicy")["robin-gateway-egress"]["spec"]["egress"]
     (rule,) = [one for one in rules if {"0.0.0.0/0", "2000::/3"} == {peer.get("ipBlock", {}).get("cidr") for peer in one["to"]}]
@@ -258,6 +278,7 @@ def test_relay_probe_and_canary_know_the_gateway_by_names_that_it_has():
         ({"config": {"listeners": []}}, "config"),
         ({"config": {"bridge": {"slots": {}}}}, "config.bridge"),
         ({"topology": "per-agent"}, "agents"),
+        ({"pdb": {"minAvailable": "most"}}, "pdb.minAvailable"),
         ({"dns": {"mode": "none"}}, "service.clusterIP"),
         ({"dns": {"mode": "custom"}}, "dns.custom"),
         ({"dns": {"mode": "custom", "custom": [{"to": [{"podSelector": {"a": "b"}}], "ports": [{}]}]}}, "dns.custom.0.to.0"),

@@ -30,7 +30,7 @@ def test_kustomize_renders_the_same_objects_as_helm(name: str):
     objects = kustomize(name)
     if ANEW and name not in renders.VARIANTS:
         renders.keep(name, objects)
-    assert objects == renders.kept(name)
+    assert objects == renders.of_kustomize(renders.kept(name))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,8 @@ def test_kustomize_renders_the_same_objects_as_helm(name: str):
         ({"ca": {"mode": "none"}}, "listenerSecret"),
         ({"ca": {"signWith": "c"}}, "signWith"),
         ({"auth": {"jwks": "url"}}, "jwksUrl"),
+        ({"pdb": {"minAvailable": 2}}, "minAvailable"),
+        ({"pdb": {"minAvailable": "51%"}}, "minAvailable"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

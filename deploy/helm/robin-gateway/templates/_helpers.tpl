@@ -4,7 +4,7 @@
 
 {{- define "robin.name" -}}
 {{- $name := printf "robin-gateway%s" (include "robin.suffix" .) -}}
-{{- if gt (len $name) 56 }}{{ fail "the release name is too long: at most 42 characters" }}{{ end -}}
+{{- if gt (len $name) 54 }}{{ fail "the release name is too long: at most 40 characters" }}{{ end -}}
 {{- $name -}}
 {{- end -}}
 
