@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import jsonschema
 import pytest
 import yaml
+from tests.deploy.config_keys import config_schema
 from tests.deploy.dockerfile import DOCKERFILE, stages
 from tests.deploy.renders import CHART, VARIANTS, Objects, digest, kept, rendered_from
 from tests.planes.gateway.rig import wall_now
@@ -260,6 +261,11 @@ def test_relay_probe_and_canary_know_the_gateway_by_names_that_it_has():
     assert [str(one["port"]) for one in canary["spec"]["ports"]] == [port]
 
 
+def test_the_charts_schema_has_the_keys_of_robin_yaml():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["properties"]["config"] == config_schema(), "python -m tests.deploy.config_keys prints what has to stand there"
+
+
 @pytest.mark.parametrize(
     ("values", "place"),
     [
@@ -277,6 +283,9 @@ def test_relay_probe_and_canary_know_the_gateway_by_names_that_it_has():
         ),
         ({"config": {"listeners": []}}, "config"),
         ({"config": {"bridge": {"slots": {}}}}, "config.bridge"),
+        ({"config": {"polcy": {}}}, "config"),
+        ({"config": {"policy": {"rules": [{"name": "docs", "host": ["docs.example.com"]}]}}}, "config.policy.rules.0"),
+        ({"config": {"identities": {"default": {"sorce": "file"}}}}, "config.identities.default"),
         ({"topology": "per-agent"}, "agents"),
         ({"pdb": {"minAvailable": "most"}}, "pdb.minAvailable"),
         ({"dns": {"mode": "none"}}, "service.clusterIP"),

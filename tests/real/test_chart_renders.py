@@ -8,7 +8,7 @@ import pytest
 from tests.deploy import renders
 from tests.real.parts import crds
 from tests.real.parts.kube import Cluster
-from tests.real.parts.renders import RenderRefused, helm, kustomize
+from tests.real.parts.renders import RenderRefused, helm, kustomize, lint
 from tests.real.test_kubernetes_journeys import prepare
 
 pytestmark = pytest.mark.real
@@ -23,6 +23,11 @@ def test_the_kept_renders_are_those_of_helm():
             renders.keep(name, objects)
         assert objects == renders.kept(name), name
     assert renders.digest() == renders.rendered_from()
+
+
+@pytest.mark.parametrize("name", renders.VARIANTS)
+def test_the_strict_linter_of_helm_has_nothing_against_the_chart(name: str):
+    assert "1 chart(s) linted, 0 chart(s) failed" in lint(renders.VARIANTS[name][1])
 
 
 @pytest.mark.parametrize("name", renders.KUSTOMIZATIONS)
@@ -44,6 +49,7 @@ def test_kustomize_renders_the_same_objects_as_helm(name: str):
         ({"ca": {"mode": "none"}}, "listenerSecret"),
         ({"ca": {"signWith": "c"}}, "signWith"),
         ({"auth": {"jwks": "url"}}, "jwksUrl"),
+        ({"config": {"policy": {"ruls": []}}}, "ruls"),
         ({"pdb": {"minAvailable": 2}}, "minAvailable"),
         ({"pdb": {"minAvailable": "51%"}}, "minAvailable"),
     ],

@@ -18,6 +18,11 @@ def helm(release: str, values: dict[str, Any], *, namespace: str = NAMESPACE) ->
     return parsed(_run(*helm_command("template", release, namespace), f"--kube-version={versions.KUBERNETES}", values=values))
 
 
+def lint(values: dict[str, Any]) -> str:
+    """What `helm lint --strict` says, which a warning fails too. Raises RenderRefused."""
+    return _run(gobuild.find(gobuild.HELM) / "helm", "lint", "--strict", CHART, "--values=-", values=values)
+
+
 def helm_command(word: str, release: str, namespace: str) -> tuple[str | Path, ...]:
     """`helm install` and the like of our chart; its values come from standard input."""
     return (gobuild.find(gobuild.HELM) / "helm", word, release, CHART, f"--namespace={namespace}", "--values=-")
@@ -31,5 +36,5 @@ def kustomize(name: str | Path) -> Objects:
 def _run(*command: str | Path, values: dict[str, Any] | None = None) -> str:
     asked = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False, timeout=120)
     if asked.returncode != 0:
-        raise RenderRefused(asked.stderr)
+        raise RenderRefused(asked.stdout + asked.stderr)
     return asked.stdout
