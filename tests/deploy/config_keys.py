@@ -10,7 +10,7 @@ from typing import Any, Final
 from robin.config.robin_yaml import section
 from robin.config.schema import Entries, Mapping, Schema, Sequence
 
-FILLED: Final = ("name", "listeners", "issuers", "admin", "canary", "parent", "routes", "bridge.slots", "bridge.sign_with")
+FILLED: Final = ("name", "listeners", "issuers", "admin", "canary", "parent", "bridge.slots", "bridge.sign_with")
 """What the chart fills, or has no use for."""
 WIDTH: Final = 120
 

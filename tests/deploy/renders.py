@@ -29,6 +29,12 @@ _CUSTOM = {
     "to": [{"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {"matchLabels": {"c": "d"}}}],
     "ports": [{"port": 53, "protocol": "UDP"}],
 }
+_ROUTE = {
+    "name": "reports",
+    "path_prefix": "/reports",
+    "upstream": "https://reports.example.com/v2",
+    "allow": [{"callers": ["k8s:agents/coder"], "methods": ["GET"]}],
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "shared": ("robin-gateway", _SHARED),
     "per-agent": ("robin-gateway", {**_SHARED, "topology": "per-agent"}),
@@ -38,6 +44,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dns-openshift": ("robin-gateway", {**_SHARED, "dns": {"mode": "openshift"}}),
     "dns-nodelocal": ("robin-gateway", {**_SHARED, "dns": {"mode": "nodelocal"}}),
     "dns-custom": ("robin-gateway", {**_SHARED, "dns": {"mode": "custom", "custom": [_CUSTOM]}}),
+    "reverse": ("robin-gateway", {**_SHARED, "config": {"routes": [_ROUTE]}}),
+    "reverse-callers": (
+        "robin-gateway",
+        {
+            **_SHARED,
+            "topology": "per-agent",
+            "auth": {"mode": "open"},
+            "config": {"routes": [_ROUTE]},
+            "reverse": {"audience": "reports", "callers": [{"namespace": "apps", "podLabels": {"app": "reports"}}]},
+        },
+    ),
     "mtls": (
         "coder",
         {
@@ -60,7 +77,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Release name and values by the name of the render. All but `_WHOLE` keep only what differs from `shared`."""
 
-KUSTOMIZATIONS = ("shared", "per-agent", "trust-manager", "agents", "locked")
+KUSTOMIZATIONS = ("shared", "per-agent", "trust-manager", "reverse", "agents", "locked")
 """Of these `agents` and `locked` are kustomize's alone: pods that are made agents, and `locked` with a lockdown."""
 
 _BASE = {"locked": "agents"}

@@ -41,6 +41,13 @@ def pods(render: Objects) -> Iterator[dict[str, Any]]:
         yield one["spec"]["jobTemplate"]["spec"]["template"]
 
 
+def config_of(render: Objects) -> dict[str, Any]:
+    """The map `gateway` of robin.yaml."""
+    (gateway,) = of(render, "ConfigMap").values()
+    section: dict[str, Any] = gateway["data"]["robin.yaml"]["gateway"]
+    return section
+
+
 def test_the_kept_renders_are_those_of_these_templates():
     assert rendered_from() == digest(), (
         'the chart or a kustomization has changed: ROBIN_RENDER=1 make real ARGS="-k renders", and look at the difference'
@@ -79,7 +86,8 @@ def test_selectors_select_the_pods_that_they_are_for(render: Objects):
         if policy["metadata"]["namespace"] != "robin-egress":
             (peer,) = policy["spec"]["egress"][0]["to"]
             assert peer["podSelector"]["matchLabels"].items() <= gateway.items()
-            assert policy["spec"]["egress"][0]["ports"] == [{"protocol": "TCP", "port": 8081}]
+            served = [8081, 8080] if config_of(render).get("routes") else [8081]
+            assert policy["spec"]["egress"][0]["ports"] == [{"protocol": "TCP", "port": port} for port in served]
 
 
 @by_render
@@ -193,8 +201,30 @@ def test_robin_takes_the_settings_and_the_pod_waits_longer_than_the_longest_drai
     assert gateway["terminationGracePeriodSeconds"] == settings.drain_max_s + 30
     (container,) = gateway["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    (proxy,), (probes,) = settings.listeners[0].addresses, settings.probes
-    assert (str(proxy), str(probes)) == (f"0.0.0.0:{ports['proxy']}", f"0.0.0.0:{ports['probes']}")
+    served = {one.name: str(one.addresses[0]) for one in settings.listeners} | {"probes": str(settings.probes[0])}
+    assert served == {name: f"0.0.0.0:{port}" for name, port in ports.items()}
+    service = of(render, "Service")[config_of(render)["name"]]
+    assert {one["name"] for one in service["spec"]["ports"]} >= ports.keys() - {"probes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "audience", "callers"), [("reverse", "robin-gateway-routes", ()), ("reverse-callers", "reports", ("apps",))]
+)
+def test_routes_are_for_tokens_of_an_audience_of_their_own_from_agents_and_callers(name: str, audience: str, callers: tuple[str, ...]):
+    render = RENDERS[name]
+    config = config_of(render)
+    (listener,) = [one for one in config["listeners"] if one["kind"] == "reverse"]
+    issuers = {one["name"]: (one["audiences"], one["namespaces"]) for one in config["issuers"]}
+    assert (listener["auth"], [issuers.pop(one) for one in listener["issuers"]]) == ("jwt", [([audience], ["agents", *callers])])
+    assert all(found == (["robin-gateway"], ["agents"]) for found in issuers.values()), "those of the proxy"
+    ingress = of(render, "NetworkPolicy")["robin-gateway-ingress"]["spec"]["ingress"]
+    opened = [
+        {peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in rule["from"]}
+        for rule in ingress
+        if 8080 in [port["port"] for port in rule["ports"]]
+    ]
+    assert opened == [{"agents"}, *([{*callers}] if callers else [])]
+    assert {namespace for kind, namespace, _ in render if kind == "RoleBinding"} == {"agents", *callers}, "trust is for callers too"
 
 
 def agent_pods(render: str = "agents") -> dict[str, dict[str, Any]]:

@@ -49,6 +49,7 @@ def test_kustomize_renders_the_same_objects_as_helm(name: str):
         ({"ca": {"mode": "none"}}, "listenerSecret"),
         ({"ca": {"signWith": "c"}}, "signWith"),
         ({"auth": {"jwks": "url"}}, "jwksUrl"),
+        ({"config": {"routes": [{}]}, "reverse": {"audience": "robin-gateway"}}, "audience"),
         ({"config": {"policy": {"ruls": []}}}, "ruls"),
         ({"pdb": {"minAvailable": 2}}, "minAvailable"),
         ({"pdb": {"minAvailable": "51%"}}, "minAvailable"),

@@ -74,6 +74,44 @@ capabilities: {drop: [ALL]}
 {{- toJson $cidrs -}}
 {{- end -}}
 
+{{/* Whether a listener has TLS. */}}
+{{- define "robin.tls" -}}
+{{- if or (ne .Values.auth.mode "open") .Values.config.routes }}yes{{ end -}}
+{{- end -}}
+
+{{/* Whether tokens are verified with the keys of the API server. */}}
+{{- define "robin.asksapiserver" -}}
+{{- if and (or (eq .Values.auth.mode "jwt") .Values.config.routes) (eq .Values.auth.jwks "apiserver") }}yes{{ end -}}
+{{- end -}}
+
+{{/* Whether they are verified with those of a ConfigMap. */}}
+{{- define "robin.hasjwks" -}}
+{{- if and (or (eq .Values.auth.mode "jwt") .Values.config.routes) (eq .Values.auth.jwks "configMap") }}yes{{ end -}}
+{{- end -}}
+
+{{/* The namespaces of everyone who gets trust: agents, and the callers of routes. */}}
+{{- define "robin.namespaces" -}}
+{{- $namespaces := list -}}
+{{- range concat .Values.agents (ternary .Values.reverse.callers list (not (empty .Values.config.routes))) }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
+{{- uniq $namespaces | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/* An issuer of robin.yaml: this cluster, for one audience and the namespaces of its users. */}}
+{{- define "robin.issuer" -}}
+{{- $auth := .root.Values.auth -}}
+{{- $jwks := dict "file" "/etc/robin/jwks/jwks.json" -}}
+{{- if eq $auth.jwks "apiserver" -}}
+{{- $jwks = dict "url" (printf "https://kubernetes.default.svc.%s/openid/v1/jwks" .root.Values.clusterDomain) "ca_file" "/var/run/secrets/robin/apiserver/ca.crt" "bearer_file" "/var/run/secrets/robin/apiserver/token" -}}
+{{- else if eq $auth.jwks "url" -}}
+{{- $jwks = dict "url" (required "auth.jwksUrl is missing" $auth.jwksUrl) -}}
+{{- end -}}
+{{- $namespaces := list -}}
+{{- range .users }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
+{{- $issuer := dict "name" .name "kind" "kubernetes" "issuer" $auth.issuer "audiences" (list .audience) "jwks" $jwks -}}
+{{- with $namespaces }}{{ $_ := set $issuer "namespaces" (uniq . | sortAlpha) }}{{ end -}}
+{{- toYaml $issuer -}}
+{{- end -}}
+
 {{/* The map `gateway:` of robin.yaml. */}}
 {{- define "robin.config" -}}
 {{- $name := include "robin.name" . -}}
@@ -81,39 +119,35 @@ capabilities: {drop: [ALL]}
 {{- $names := list $name (printf "%s.%s" $name .Release.Namespace) (printf "%s.%s.svc" $name .Release.Namespace) $host -}}
 {{- with .Values.service.clusterIP }}{{ $names = append $names . }}{{ end -}}
 {{- $made := deepCopy .Values.config -}}
+{{- $tls := dict "minted_names" $names -}}
+{{- if eq .Values.ca.mode "none" -}}
+{{- if and (not .Values.ca.listenerSecret) (include "robin.tls" .) }}{{ fail "ca.mode none needs ca.listenerSecret, the certificate of the listeners" }}{{ end -}}
+{{- $tls = dict "cert_file" "/etc/robin/listener/tls.crt" "key_file" "/etc/robin/listener/tls.key" -}}
+{{- end -}}
 {{- $listener := dict "name" "proxy" "kind" "proxy" "listen" (printf "%s:8081" .Values.service.listen) -}}
 {{- if eq .Values.auth.mode "open" -}}
 {{- $_ := set $listener "auth" "none" }}{{ $_ := set $listener "unsafe_open" true -}}
 {{- else -}}
-{{- $_ := set $listener "auth" .Values.auth.mode -}}
-{{- if eq .Values.ca.mode "none" -}}
-{{- if not .Values.ca.listenerSecret }}{{ fail "ca.mode none needs ca.listenerSecret, the certificate of the listener" }}{{ end -}}
-{{- $_ := set $listener "tls" (dict "cert_file" "/etc/robin/listener/tls.crt" "key_file" "/etc/robin/listener/tls.key") -}}
-{{- else -}}
-{{- $_ := set $listener "tls" (dict "minted_names" $names) -}}
+{{- $_ := set $listener "auth" .Values.auth.mode }}{{ $_ := set $listener "tls" $tls -}}
 {{- end -}}
-{{- end -}}
+{{- $listeners := list $listener -}}
+{{- $issuers := list -}}
 {{- if eq .Values.auth.mode "jwt" -}}
 {{- $_ := set $listener "issuers" (list "cluster") -}}
-{{- $jwks := dict -}}
-{{- if eq .Values.auth.jwks "apiserver" -}}
-{{- $jwks = dict "url" (printf "https://kubernetes.default.svc.%s/openid/v1/jwks" .Values.clusterDomain) "ca_file" "/var/run/secrets/robin/apiserver/ca.crt" "bearer_file" "/var/run/secrets/robin/apiserver/token" -}}
-{{- else if eq .Values.auth.jwks "url" -}}
-{{- $jwks = dict "url" (required "auth.jwksUrl is missing" .Values.auth.jwksUrl) -}}
-{{- else -}}
-{{- $jwks = dict "file" "/etc/robin/jwks/jwks.json" -}}
-{{- end -}}
-{{- $namespaces := list -}}
-{{- range .Values.agents }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
-{{- $issuer := dict "name" "cluster" "kind" "kubernetes" "issuer" .Values.auth.issuer "audiences" (list .Values.auth.audience) "jwks" $jwks -}}
-{{- with $namespaces }}{{ $_ := set $issuer "namespaces" (uniq . | sortAlpha) }}{{ end -}}
-{{- $_ := set $made "issuers" (list $issuer) -}}
+{{- $issuers = list (include "robin.issuer" (dict "root" . "name" "cluster" "audience" .Values.auth.audience "users" .Values.agents) | fromYaml) -}}
 {{- end -}}
 {{- if eq .Values.auth.mode "mtls" -}}
 {{- $_ := set $listener "mtls" (dict "ca_file" "/etc/robin/clients/ca.crt" "trust_domains" .Values.auth.mtls.trustDomains "accept_cn" .Values.auth.mtls.acceptCn) -}}
 {{- end -}}
+{{- if .Values.config.routes -}}
+{{- if eq .Values.reverse.audience .Values.auth.audience }}{{ fail "reverse.audience is auth.audience: a token for the proxy must not do for the routes, nor the other way round" }}{{ end -}}
+{{- $listeners = append $listeners (dict "name" "reverse" "kind" "reverse" "listen" (printf "%s:8080" .Values.service.listen) "auth" "jwt" "issuers" (list "routes") "tls" $tls) -}}
+{{- $users := concat .Values.agents .Values.reverse.callers -}}
+{{- $issuers = append $issuers (include "robin.issuer" (dict "root" . "name" "routes" "audience" .Values.reverse.audience "users" $users) | fromYaml) -}}
+{{- end -}}
+{{- with $issuers }}{{ $_ := set $made "issuers" . }}{{ end -}}
 {{- $_ := set $made "name" $name -}}
-{{- $_ := set $made "listeners" (list $listener) -}}
+{{- $_ := set $made "listeners" $listeners -}}
 {{- $_ := set $made "admin" (dict "probes" (printf "%s:9090" .Values.service.listen)) -}}
 {{- $addresses := $made.addresses | default dict -}}
 {{- $_ := set $addresses "self_names" (concat (list $host) ($addresses.self_names | default list)) -}}
