@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "per-agent": ("robin-gateway", {**_SHARED, "topology": "per-agent"}),
     "one-replica": ("robin-gateway", {**_SHARED, "replicas": 1, "image": {"tag": "2"}}),
     "trust-manager": ("robin-gateway", {**_SHARED, "trust": {"mode": "trustManager"}}),
-    "dns-none": ("robin-gateway", {**_SHARED, "dns": {"mode": "none"}, "service": {"clusterIP": "10.0.0.50"}}),
+    "dns-none": ("robin-gateway", {**_SHARED, "dns": {"mode": "none"}, "service": {"clusterIP": "10.96.0.80"}}),
     "dns-openshift": ("robin-gateway", {**_SHARED, "dns": {"mode": "openshift"}}),
     "dns-nodelocal": ("robin-gateway", {**_SHARED, "dns": {"mode": "nodelocal"}}),
     "dns-custom": ("robin-gateway", {**_SHARED, "dns": {"mode": "custom", "custom": [_CUSTOM]}}),
@@ -77,10 +77,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Release name and values by the name of the render. All but `_WHOLE` keep only what differs from `shared`."""
 
-KUSTOMIZATIONS = ("shared", "per-agent", "trust-manager", "reverse", "agents", "locked")
-"""Of these `agents` and `locked` are kustomize's alone: pods that are made agents, and `locked` with a lockdown."""
+AGENTS = ("agents", "locked", "locked-dns-none")
+"""Renders of kustomize alone: pods that are made agents, with a lockdown, and without DNS."""
 
-_BASE = {"locked": "agents"}
+KUSTOMIZATIONS = ("shared", "per-agent", "trust-manager", "reverse", "dns-none", "dns-openshift", "dns-nodelocal", *AGENTS)
+
+_BASE = {"locked": "agents", "locked-dns-none": "locked"}
 _WHOLE = ("shared", "agents")
 
 

@@ -13,13 +13,14 @@ import pytest
 import yaml
 from tests.deploy.config_keys import config_schema
 from tests.deploy.dockerfile import DOCKERFILE, stages
-from tests.deploy.renders import CHART, VARIANTS, Objects, digest, kept, rendered_from
+from tests.deploy.renders import AGENTS, CHART, KUSTOMIZATIONS, VARIANTS, Objects, as_text, digest, kept, rendered_from
 from tests.planes.gateway.rig import wall_now
 from tests.rows import every_row
 
 from robin.cli.main import COMMANDS, parser_of
 from robin.config.agent_environment import REPLACED_ROOTS
 from robin.config.gateway_load import load_gateway
+from robin.config.manifest import check_manifest
 from robin.planes.gateway.new_authority import make_authority
 from robin.planes.gateway.settings import GatewaySettings
 from robin.policy.address_guard import AddressClass, classify
@@ -272,6 +273,28 @@ def test_a_lockdown_comes_first_and_is_all_that_may_administer_the_network(name:
     assert "NET_ADMIN" not in json.dumps([one for one in (*spec["initContainers"], *spec["containers"]) if one is not lockdown])
     asked = parser_of(COMMANDS[lockdown["args"][0]]).parse_args(lockdown["args"][1:])
     assert (asked.gateway, asked.dns) == ([("robin-gateway.robin-egress.svc.cluster.local", 8081)], ["resolv.conf"])
+
+
+@pytest.mark.parametrize("name", ["coder", "coders", "once"])
+def test_an_agent_without_dns_has_the_gateway_in_its_hosts_file_and_a_lookup_fails_at_once(name: str):
+    spec = agent_pods("locked-dns-none")[name]["spec"]
+    gateway = RENDERS["dns-none"]["Service", "robin-egress", "robin-gateway"]["spec"]["clusterIP"]
+    (relay,) = [one for one in spec["initContainers"] if one["name"] == "relay"]
+    asked = parser_of(COMMANDS[relay["args"][0]]).parse_args(relay["args"][1:])
+    assert spec["hostAliases"] == [{"ip": gateway, "hostnames": [urlsplit(asked.parent).hostname]}]
+    assert (spec["dnsPolicy"], spec["dnsConfig"]) == ("None", {"nameservers": ["127.0.0.1"]})
+    for render in (kept("locked-dns-none"), RENDERS["dns-none"]):
+        (rule,) = render["NetworkPolicy", "agents", "robin-agent-egress"]["spec"]["egress"]
+        assert [one["port"] for one in rule["ports"]] == [8081], "no name server"
+    assert gateway in config_of(RENDERS["dns-none"])["listeners"][0]["tls"]["minted_names"]
+
+
+@pytest.mark.parametrize("name", [*dict.fromkeys((*VARIANTS, *KUSTOMIZATIONS))])
+def test_g57_no_program_in_a_render_is_near_the_identity_of_robin(name: str):
+    checked = check_manifest("---\n".join(as_text(one) for one in kept(name).values()).encode(), name)
+    assert checked.findings == ()
+    agents = (3, 0, 1) if name in AGENTS else None  # one pod has no label: it is no agent
+    assert (checked.pods, checked.alone, checked.others) == (agents or (0, len(list(pods(kept(name)))), 0)), "all were looked at"
 
 
 def test_a_pod_without_the_label_stays_as_it_is():

@@ -65,7 +65,7 @@ def test_a_real_api_server_takes_every_render(kube: Cluster):
     for words in (["apply", "--server-side", "-f", str(crds.obtain())], ["wait", "--for=condition=established", "crd", "--all"]):
         asked = kube.kubectl(*words)
         assert asked.returncode == 0, asked.stderr
-    for name in (*renders.VARIANTS, "agents", "locked"):
+    for name in (*renders.VARIANTS, *renders.AGENTS):
         objects = list(renders.kept(name).values())
         prepare(kube, [one for one in objects if one["metadata"].get("namespace")])
         known = [
