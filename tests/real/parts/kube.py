@@ -261,7 +261,7 @@ def _apiserver_command(folder: Path, programs: Path, issuer: str, port: int) -> 
         *(f"--service-account-key-file={folder}/service-accounts.key", f"--service-account-signing-key-file={folder}/service-accounts.key"),
         "--service-account-extend-token-expiration=false",
         *("--authorization-mode=RBAC", f"--token-auth-file={folder}/tokens.csv"),
-        "--service-cluster-ip-range=10.0.0.0/24",
+        "--service-cluster-ip-range=10.96.0.0/16",
         *(f"--audit-policy-file={folder}/audit-policy.json", f"--audit-log-path={folder}/audit.jsonl", "--audit-log-mode=blocking-strict"),
         *("--kubelet-preferred-address-types=InternalIP", f"--kubelet-certificate-authority={folder}/authority.pem"),
         f"--client-ca-file={folder}/authority.pem",
