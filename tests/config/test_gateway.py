@@ -425,3 +425,25 @@ def test_explain_says_what_is_decided(
         found = json.loads(capsys.readouterr().out)
         assert (found["verdict"], found["code"]) == verdict
         assert found["tls"] == "bridge"
+
+
+OF_A_POD = """  listeners: [{name: p, listen: "0.0.0.0:8081", auth: mtls, tls: {cert_file: AT/tls.crt, key_file: AT/tls.key},
+               mtls: {ca_file: AT/clients.crt, trust_domains: [td]}}]
+  bridge: {slots: {a: AT}}
+  audit: {file: AT/audit.jsonl, checkpoint_key_file: AT/key.pem}
+"""
+
+
+def test_files_that_are_elsewhere_are_warnings_where_that_is_asked_for_and_open_keys_errors(tmp_path: Path) -> None:
+    file, mounted = tmp_path / "robin.yaml", tmp_path / "mounted"
+    file.write_text(f"version: 1\ngateway:\n{OF_A_POD.replace('AT', str(mounted))}")
+    settings, found = load_gateway(str(file))
+    assert (settings, {one.severity for one in found}) == (None, {"error"})
+    settings, found = load_gateway(str(file), files_elsewhere=True)
+    assert settings is not None
+    assert [(one.code, one.severity, one.at.line) for one in found] == [("file_missing", "warning", line) for line in (3, 5, 6, 6)]
+    mounted.mkdir()
+    for name in ("tls.key", "key.pem"):
+        (mounted / name).touch(mode=0o644)
+    settings, found = load_gateway(str(file), files_elsewhere=True)
+    assert (settings, [(one.code, one.severity) for one in found]) == (None, [("key_mode", "error")] * 3)

@@ -7,11 +7,11 @@ from robin.cli.flags import refuse
 from robin.config.gateway_load import load_gateway
 
 
-def check(path: str | None, *, as_json: bool) -> int:
+def check(path: str | None, *, as_json: bool, files_elsewhere: bool = False) -> int:
     """0 the file is right (warnings are shown), 2 it is not."""
     path = path or "robin.yaml"
     try:
-        settings, diagnostics = load_gateway(path)
+        settings, diagnostics = load_gateway(path, files_elsewhere=files_elsewhere)
     except OSError as error:
         refuse([f"robin: {path}: {error.strerror}; name the file with --config"])
     if as_json:

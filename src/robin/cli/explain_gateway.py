@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolve", action="store_true", help="resolve the name as the gateway does, and judge its addresses: the one use of the network"
     )
+    parser.add_argument("--files-elsewhere", action="store_true", help="files that the settings name and that are not here are warnings")
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     add_config(parser)
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if wrong := _wrong_usage(args.method, args.target):
         print(f"robin: {wrong}", file=sys.stderr)
         return _USAGE
-    settings = gateway_or_exit(args.config)
+    settings = gateway_or_exit(args.config, files_elsewhere=args.files_elsewhere)
     if settings.parent is not None:
         print(f"robin: this is a relay: its parent {settings.parent.origin} decides; explain the file of that gateway", file=sys.stderr)
         return 2

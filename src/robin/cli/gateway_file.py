@@ -12,17 +12,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="robin.yaml", metavar="FILE", help="the settings [robin.yaml]")
 
 
-def gateway_or_exit(path: str) -> GatewaySettings:
-    """The settings; warnings and errors go to standard error, a line each."""
-    settings = loaded_or_exit(path).settings
+def gateway_or_exit(path: str, *, files_elsewhere: bool = False) -> GatewaySettings:
+    """The settings; warnings and errors go to standard error, a line each. `files_elsewhere` is that of `build_gateway`."""
+    settings = loaded_or_exit(path, files_elsewhere=files_elsewhere).settings
     assert settings is not None
     return settings
 
 
-def loaded_or_exit(path: str) -> LoadedGateway:
+def loaded_or_exit(path: str, *, files_elsewhere: bool = False) -> LoadedGateway:
     """The settings, which are there, with the files that they are of; warnings and errors go to standard error, a line each."""
     try:
-        loaded = reload_gateway(path)
+        loaded = reload_gateway(path, files_elsewhere=files_elsewhere)
     except OSError as error:
         print(f"robin: {path}: {error.strerror}; name the file with --config", file=sys.stderr)
         raise SystemExit(2) from None
@@ -41,9 +41,9 @@ def text_or_exit(text: str) -> LoadedGateway:
     return loaded
 
 
-def reload_gateway(path: str) -> LoadedGateway:
+def reload_gateway(path: str, *, files_elsewhere: bool = False) -> LoadedGateway:
     """What the file comes to now; warnings and errors go to standard error, a line each. Raises OSError."""
-    loaded = read_gateway(path)
+    loaded = read_gateway(path, files_elsewhere=files_elsewhere)
     for one in loaded.diagnostics:
         print(one, file=sys.stderr)
     return loaded

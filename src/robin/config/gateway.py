@@ -3,6 +3,7 @@
 A code that names one rule of the reference page is given to each error; the position is that of the value which is wrong.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -64,12 +65,13 @@ T = TypeVar("T")
 
 
 def build_gateway(
-    section: Located, file: str, identities: Mapping[str, str | None] | None = None
+    section: Located, file: str, identities: Mapping[str, str | None] | None = None, *, files_elsewhere: bool = False
 ) -> tuple[GatewaySettings | None, tuple[Diagnostic, ...]]:
     """The settings, None where an error is among the diagnostics. `section` was read with SCHEMA. Of the files that it names only profiles
-    are read. `identities`: the names of sources that a process has of its own, in place of those of the file.
+    are read. `identities`: the names of sources that a process has of its own, in place of those of the file. `files_elsewhere`: a file
+    that is not here is a warning, since the settings are for another machine; for looking at them, never for a gateway that starts.
     """
-    builder = _Builder(section, file, identities)
+    builder = _Builder(section, file, identities, files_elsewhere=files_elsewhere)
     settings = builder.build()
     errors = any(one.severity == "error" for one in builder.found)
     return (None if errors else settings), tuple(sorted(builder.found, key=lambda one: one.at))
@@ -78,9 +80,10 @@ def build_gateway(
 class _Builder:
     """Builds the settings part by part and collects what is wrong with them."""
 
-    def __init__(self, section: Located, file: str, own_identities: Mapping[str, str | None] | None) -> None:
+    def __init__(self, section: Located, file: str, own_identities: Mapping[str, str | None] | None, *, files_elsewhere: bool) -> None:
         self._section = section
         self._own_identities = own_identities
+        self._files_elsewhere = files_elsewhere
         self._folder = Path(file).parent
         self._start = Position(file=file, line=1, col=1)
         self.found: list[Diagnostic] = []
@@ -91,6 +94,11 @@ class _Builder:
 
     def _add(self, at: Position, code: str, message: str, fix: str, *, warning: bool = False) -> None:
         self.found.append(Diagnostic(at=at, code=code, message=message, fix=fix, severity="warning" if warning else "error"))
+
+    def _add_unreadable(self, at: Position, code: str, error: OSError, *, message: str, fix: str) -> None:
+        """An error for a file that cannot be read; a warning where it is not here, and need not be."""
+        absent = self._files_elsewhere and isinstance(error, FileNotFoundError | NotADirectoryError)
+        self._add(at, "file_missing" if absent else code, f"{message}: {error.strerror}", fix, warning=absent)
 
     def _count_errors(self) -> int:
         return sum(one.severity == "error" for one in self.found)
@@ -115,7 +123,7 @@ class _Builder:
             if self._is_short(name, listed)
         }
         issuers = {issuer.name: issuer for issuer in build_issuers(part["issuers"], self._add, self._at)}
-        listeners = build_listeners(part["listeners"], issuers, self._add, self._at)
+        listeners = build_listeners(part["listeners"], issuers, self._add, self._at, self._add_unreadable)
         parent = build_parent(part, listeners, self._add, self._at)
         identities = build_identities(part["identities"], self._report)
         plan, grants = self._providers(part, identities)
@@ -390,8 +398,8 @@ class _Builder:
         try:
             open_to_others = file_modes.others_may(path, file_modes.ANY)
         except OSError as error:
-            fix = "robin ca init --out DIR makes one"
-            self._add(self._at(folder), "ca_invalid", f"the slot {name} has no readable tls.key: {error.strerror}", fix)
+            fix, message = "robin ca init --out DIR makes one", f"the slot {name} has no readable tls.key"
+            self._add_unreadable(self._at(folder), "ca_invalid", error, message=message, fix=fix)
             return
         if open_to_others:
             self._add(self._at(folder), "key_mode", "others can read or write the private key tls.key", file_modes.KEY_MODE_FIX)
@@ -441,18 +449,18 @@ class _Builder:
     def _audit(self, audit: Located) -> AuditSettings:
         values = audit.plain()
         file = values.get("file")
-        if file is not None and not os.path.isdir(os.path.dirname(file) or "."):
-            self._add(
-                self._at(audit.value["file"]), "value_invalid", "there is no folder for the audit file", "make it, or name another file"
-            )
+        if file is not None and not os.path.isdir(folder := os.path.dirname(file) or "."):
+            missing = OSError(errno.EEXIST if os.path.exists(folder) else errno.ENOENT, "it is missing, or a file")
+            message, fix = "there is no folder for the audit file", "make it, or name another file"
+            self._add_unreadable(self._at(audit.value["file"]), "value_invalid", missing, message=message, fix=fix)
         if (key_file := values.get("checkpoint_key_file")) is not None:
             at = self._at(audit.value["checkpoint_key_file"])
             try:
                 if file_modes.others_may(key_file, file_modes.ANY):
                     self._add(at, "key_mode", "others can read or write the key that signs checkpoints", file_modes.KEY_MODE_FIX)
             except OSError as error:  # it would end the start
-                text = f"the key that signs checkpoints cannot be read: {error.strerror}"
-                self._add(at, "value_invalid", text, "name its file")
+                message = "the key that signs checkpoints cannot be read"
+                self._add_unreadable(at, "value_invalid", error, message=message, fix="name its file")
         return AuditSettings(
             file=file,
             deny=values["on_failure"] == "deny",

@@ -29,18 +29,28 @@ class Add(Protocol):
         ...
 
 
+class AddUnreadable(Protocol):
+    """Notes a file that cannot be read."""
+
+    def __call__(self, at: Position, code: str, error: OSError, *, message: str, fix: str) -> None:
+        """An error, or a warning."""
+        ...
+
+
 class _Refused(Exception):
     """The listener cannot be built; its error was noted."""
 
 
-def build_listeners(listed: Located, issuers: Mapping[str, IssuerSettings], add: Add, at: At) -> tuple[ListenerSettings, ...]:
+def build_listeners(
+    listed: Located, issuers: Mapping[str, IssuerSettings], add: Add, at: At, unreadable: AddUnreadable
+) -> tuple[ListenerSettings, ...]:
     """The listeners; without any, one proxy on loopback."""
     if not listed.value:
         return (ListenerSettings(name="proxy", addresses=parse_listen(_LOOPBACK)),)
     built: list[ListenerSettings] = []
     for entry in listed.value:
         try:
-            built.append(_Listener(entry, issuers, add, at).build())
+            built.append(_Listener(entry, issuers, add, at, unreadable).build())
         except _Refused:
             continue
     names = [listener.name for listener in built]
@@ -71,12 +81,13 @@ def check_places(
 class _Listener:
     """Builds one of them."""
 
-    def __init__(self, entry: Located, issuers: Mapping[str, IssuerSettings], add: Add, at: At) -> None:
+    def __init__(self, entry: Located, issuers: Mapping[str, IssuerSettings], add: Add, at: At, unreadable: AddUnreadable) -> None:
         self._entry = entry
         self._part: dict[str, Located] = entry.value
         self._values: Any = entry.plain()
         self._issuers = issuers
         self._add = add
+        self._unreadable = unreadable
         self._at = at
 
     def build(self) -> ListenerSettings:
@@ -168,7 +179,7 @@ class _Listener:
             if file_modes.others_may(path, file_modes.ANY):
                 self._add(at, "key_mode", "others can read or write the private key of the listener", file_modes.KEY_MODE_FIX)
         except OSError as error:
-            self._add(at, "value_invalid", f"the key of the listener cannot be read: {error.strerror}", "name a PEM file")
+            self._unreadable(at, "value_invalid", error, message="the key of the listener cannot be read", fix="name a PEM file")
 
     def _mtls(self) -> MtlsSettings | None:
         if self._part["mtls"].at is None:

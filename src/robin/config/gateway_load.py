@@ -18,21 +18,25 @@ class LoadedGateway:
     contents: Contents
 
 
-def load_gateway(path: str, identities: Mapping[str, str | None] | None = None) -> tuple[GatewaySettings | None, tuple[Diagnostic, ...]]:
+def load_gateway(
+    path: str, identities: Mapping[str, str | None] | None = None, *, files_elsewhere: bool = False
+) -> tuple[GatewaySettings | None, tuple[Diagnostic, ...]]:
     """The settings and the diagnostics of `read_gateway`, which raises OSError too."""
-    loaded = read_gateway(path, identities)
+    loaded = read_gateway(path, identities, files_elsewhere=files_elsewhere)
     return loaded.settings, loaded.diagnostics
 
 
-def read_gateway(path: str, identities: Mapping[str, str | None] | None = None) -> LoadedGateway:
-    """Read robin.yaml and its profiles. `identities`: those of `build_gateway`. Raises OSError where robin.yaml cannot be read.
+def read_gateway(path: str, identities: Mapping[str, str | None] | None = None, *, files_elsewhere: bool = False) -> LoadedGateway:
+    """Read robin.yaml and its profiles. The rest is that of `build_gateway`. Raises OSError where robin.yaml cannot be read.
 
     The profiles are digested before they are read: one that changes meanwhile differs from its digest, and is seen as changed.
     """
-    return parse_gateway(read_settings(path), path, identities)
+    return parse_gateway(read_settings(path), path, identities, files_elsewhere=files_elsewhere)
 
 
-def parse_gateway(content: bytes, path: str, identities: Mapping[str, str | None] | None = None) -> LoadedGateway:
+def parse_gateway(
+    content: bytes, path: str, identities: Mapping[str, str | None] | None = None, *, files_elsewhere: bool = False
+) -> LoadedGateway:
     """The same of a document that was read; `path` names it in diagnostics, and its folder is that of profiles."""
     from robin.config.gateway import build_gateway  # noqa: PLC0415 - PyYAML is loaded only where there is a YAML file
     from robin.config.robin_yaml import document  # noqa: PLC0415
@@ -50,6 +54,6 @@ def parse_gateway(content: bytes, path: str, identities: Mapping[str, str | None
         missing = Diagnostic(at=start, code="key_missing", message="there is no section `gateway`", fix=fix)
         diagnostics = (*diagnostics, missing)
     if section is not None and not any(one.severity == "error" for one in diagnostics):
-        settings, more = build_gateway(section, path, identities)
+        settings, more = build_gateway(section, path, identities, files_elsewhere=files_elsewhere)
         diagnostics = (*diagnostics, *more)
     return LoadedGateway(settings=settings, diagnostics=diagnostics, files=files, contents=contents)

@@ -129,3 +129,22 @@ async def test_a_file_that_is_missing_or_a_profile_is_named_with_the_flag_for_it
 async def test_a_plane_that_does_not_exist_is_a_usage_error(run_robin: RunRobin) -> None:
     ended = await run_robin("check", "gatway")
     assert (ended.code, ended.err) == (2, "robin: 'gatway' is not a plane; use sidecar, gateway, kube, broker")
+
+
+CLUSTER = """version: 1
+gateway:
+  bridge: {slots: {a: /nowhere/ca/a}}
+  policy: {rules: [{name: docs, hosts: [docs.example.com], methods: [GET]}]}
+"""
+
+
+async def test_the_file_of_a_pod_is_checked_and_explained_outside_of_it(run_robin: RunRobin, tmp_path: Path) -> None:
+    config = yaml_file(tmp_path, CLUSTER)
+    ended = await run_robin("check", "--config", config)
+    assert (ended.code, ": error: ca_invalid: " in ended.err) == (2, True), ended.err
+    ended = await run_robin("check", "--files-elsewhere", "--config", config)
+    assert (ended.code, ended.out, ": warning: file_missing: " in ended.err) == (0, f"ok: {config}: 1 listener(s), 1 rule(s)", True), ended
+    ended = await run_robin("explain", "gateway", "--files-elsewhere", "--config", config, "GET", "https://docs.example.com/")
+    assert (ended.code, "permit" in ended.out) == (0, True), ended
+    ended = await run_robin("check", "sidecar", "--files-elsewhere", "--config", yaml_file(tmp_path, YAML))
+    assert (ended.code, ended.err) == (2, "robin: --files-elsewhere is for the settings of a gateway")

@@ -29,6 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest", action="append", default=[], metavar="FILE", help="check isolation in Kubernetes manifests instead; may be repeated"
     )
+    parser.add_argument(
+        "--files-elsewhere", action="store_true", help="of a gateway's file: files that it names and that are not here are warnings"
+    )
     parser.add_argument("--strict", action="store_true", help="with --profile: a warning is an error")
     add_settings(parser)
 
@@ -51,8 +54,11 @@ def run(args: argparse.Namespace) -> int:
     plane = args.plane or (planes.pop() if len(planes) == 1 else "sidecar")  # it has one section: that one is meant
     if plane not in SECTIONS:
         refuse([f"robin: {plane[:80]!a} is not a plane; use {', '.join(SECTIONS)}"])
+    if args.files_elsewhere and plane != "gateway":
+        refuse(["robin: --files-elsewhere is for the settings of a gateway"])
     if plane in OTHERS:
-        code: int = import_module(OTHERS[plane]).check(path, as_json=args.json)
+        more = {"files_elsewhere": True} if args.files_elsewhere else {}
+        code: int = import_module(OTHERS[plane]).check(path, as_json=args.json, **more)
         return code
     outcome = load(given(args), environment())
     if args.json:
