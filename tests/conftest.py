@@ -1,11 +1,14 @@
 """Small fixtures that every test may use; the parts themselves are in `robin.testing`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.secrets_seen import SecretsSeen
 
+from robin.testing import process
 from robin.testing.certificates import CertificateAuthority
 
 # A busy machine is no finding: what a property costs is measured by the fuzz tests, in processor time.
@@ -32,3 +35,14 @@ def pytest_xdist_auto_num_workers() -> int:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     """One CA for the whole run; issue a leaf for each name that a test needs."""
     return CertificateAuthority(Path(tmp_path_factory.mktemp("certificates")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_was_written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After all tests no secret stands in a log, a record or a core of any (G53)."""
+    seen = SecretsSeen()
+    process.watchers.append(seen.look_at_line)
+    yield
+    process.watchers.remove(seen.look_at_line)
+    seen.look_at_files(tmp_path_factory.getbasetemp())
+    assert seen.found == []

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.secrets_seen import SECRET
+
 from robin.testing.authority import IdentityAuthority
 from robin.testing.connection import PeerLeft, ScriptedConnection
 from robin.testing.embedded_gateway import EmbeddedGateway
@@ -220,4 +222,5 @@ async def world(
         async with EmbeddedGateway(folder / "robin.yaml", identities, clock=clock) as gateway:
             at = World(gateway, issuer, origin, identities, configure, clock)
             yield at
+            assert SECRET.search(await at.scrape()) is None
         assert not [line for line in at.gateway.lines if line["event"] in {"task_failed", "loop_failed", "exchange_failed"}]

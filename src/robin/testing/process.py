@@ -29,6 +29,9 @@ _ASK_AND_EXEC = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
 _LAUNCH = (sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC) if sys.platform == "linux" else ()
 
 
+watchers: list[Callable[[str, str], None]] = []
+"""Called with the stream and the text of each line of each child, beside its own `on_line`."""
+
 _held: deque[socket.socket] = deque()
 
 
@@ -192,6 +195,8 @@ class RobinProcess:
             self.lines.append((stream, text))
             if self._on_line is not None:
                 self._on_line(stream, text)
+            for watch in watchers:
+                watch(stream, text)
             self._written.set()
 
     async def _until(self, seen: Callable[[], bool], what: str, timeout_s: float) -> None:
