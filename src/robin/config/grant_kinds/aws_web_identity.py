@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from robin.config.compiling import Compiling
-from robin.config.grant_kinds.clouds import check_form, is_callable, refuse_keys
+from robin.config.grant_kinds.clouds import check_form, plan_of_cloud, refuse_keys
 from robin.config.grant_kinds.kind import GrantKind, Reading
 from robin.config.parse import integer
 from robin.config.profile_fields import WORD, listed, text
@@ -72,9 +72,6 @@ def _compile(compiling: Compiling, grant: TokenGrant) -> GrantPlan | None:
         text_of = "requests are signed with an AWS credential: it is written to no field of the profile's choice"
         compiling.error(credential.at, "grant_header_invalid", text_of, "remove auth_style and header_name")
         return None
-    if not is_callable(compiling, grant):
-        return None
-    audience = compiling.assertion_audience(grant, sent=True)
     settings = AwsSettings(
         token_endpoint=grant.token_endpoint,
         role_arn=options.role_arn,
@@ -82,12 +79,9 @@ def _compile(compiling: Compiling, grant: TokenGrant) -> GrantPlan | None:
         duration_s=options.duration_s,
         policy=options.policy,
         policy_arns=options.policy_arns,
-        assertion_audience=audience,
-        cap_s=grant.cap_s,
-        issuer=compiling.settings.issuer,
     )
-    plan = compiling.plan(identity=compiling.identity(audience), audience=audience, settings=settings)
-    return replace(plan, prefix="", style="sigv4", signs=True, also=WRITTEN[1:])
+    plan = plan_of_cloud(compiling, grant, settings)
+    return plan and replace(plan, prefix="", style="sigv4", signs=True, also=WRITTEN[1:])
 
 
 AWS_WEB_IDENTITY: Final = GrantKind(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from robin.config.compiling import Compiling
-from robin.config.grant_kinds.clouds import check_form, is_callable, refuse_keys
+from robin.config.grant_kinds.clouds import check_form, plan_of_cloud, refuse_keys
 from robin.config.grant_kinds.kind import GrantKind, Reading
 from robin.config.profile_fields import text
 from robin.config.profile_parts import TokenGrant
@@ -47,18 +47,8 @@ def _pinned(options: Any) -> dict[str, object]:
 
 
 def _compile(compiling: Compiling, grant: TokenGrant) -> GrantPlan | None:
-    if not is_callable(compiling, grant):
-        return None
-    audience = compiling.assertion_audience(grant, sent=True)
-    settings = AzureSettings(
-        token_endpoint=grant.token_endpoint,
-        client_id=grant.client_id,
-        scope=grant.scopes[0] if grant.scopes else "",
-        assertion_audience=audience,
-        cap_s=grant.cap_s,
-        issuer=compiling.settings.issuer,
-    )
-    return compiling.plan(identity=compiling.identity(audience), audience=audience, settings=settings)
+    scope = grant.scopes[0] if grant.scopes else ""
+    return plan_of_cloud(compiling, grant, AzureSettings(token_endpoint=grant.token_endpoint, client_id=grant.client_id, scope=scope))
 
 
 AZURE_FEDERATION: Final = GrantKind(

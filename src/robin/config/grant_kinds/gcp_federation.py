@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from robin.config.compiling import Compiling
-from robin.config.grant_kinds.clouds import check_form, is_callable, refuse_keys
+from robin.config.grant_kinds.clouds import check_form, plan_of_cloud, refuse_keys
 from robin.config.grant_kinds.kind import GrantKind, Reading
 from robin.config.parse import duration
 from robin.config.profile_fields import WORD, listed, text
 from robin.config.profile_parts import TokenGrant
 from robin.config.schema import Field, Scalar
-from robin.grants.cloud_settings import GcpSettings
+from robin.grants.cloud_settings import GcpSettings, google_audience
 from robin.grants.settings import GrantPlan
 
 NAME: Final = "gcp_federation"
@@ -69,23 +69,17 @@ def _pinned(options: Any) -> dict[str, object]:
 def _compile(compiling: Compiling, grant: TokenGrant) -> GrantPlan | None:
     options = grant.options
     assert isinstance(options, GcpOptions)
-    if not is_callable(compiling, grant):
-        return None
-    audience = compiling.assertion_audience(grant, sent=True)
     settings = GcpSettings(
-        token_endpoint=grant.token_endpoint,
+        assertion_audience=google_audience(options.workload_provider),
         workload_provider=options.workload_provider,
         impersonate=options.impersonate,
         impersonate_lifetime_s=options.impersonate_lifetime_s,
         delegates=options.delegates,
         scopes=grant.scopes,
-        assertion_audience=audience,
-        cap_s=grant.cap_s,
         check_scope=grant.check_scope,
-        issuer=compiling.settings.issuer,
     )
-    plan = compiling.plan(identity=compiling.identity(audience), audience=audience, settings=settings)
-    if not options.quota_project:
+    plan = plan_of_cloud(compiling, grant, settings)
+    if plan is None or not options.quota_project:
         return plan
     return replace(plan, also=("X-Goog-User-Project",), also_values=(options.quota_project,))
 
