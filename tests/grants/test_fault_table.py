@@ -193,6 +193,13 @@ ROWS = (
         ask={"path": "/no/a/b"},
     ),
     Row(
+        case="a rule that cannot be judged",
+        code="endpoint_closed",
+        status=403,
+        **DENIED,
+        stage={"endpoints": ENDPOINT % "deny_rules: [{operation_type: mutation}]"},
+    ),
+    Row(
         case="a signed URL",
         code="caller_credential_refused",
         status=403,

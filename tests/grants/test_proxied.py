@@ -113,13 +113,17 @@ async def test_g19_two_credentials_are_both_written_and_if_one_fails_nothing_is_
 
 
 @pytest.mark.parametrize("status", [302, 307, 308])
-async def test_g34_a_redirect_of_the_issuer_is_not_followed(tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_g34_neither_a_redirect_of_the_issuer_nor_a_proxy_variable_leads_elsewhere(
+    tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world(tmp_path) as at:
-        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{at.origin.port}")
-        at.issuer.reply = lambda _: reply(status, b"", b"Location: http://127.0.0.1:%d/" % at.origin.port)
+        elsewhere = f"http://127.0.0.1:{at.origin.port}"
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, elsewhere)
+        at.issuer.reply = lambda _: reply(status, b"", b"Location: %b/" % elsewhere.encode())
         refused = await at.ask()
         assert (refused.status, refused.problem["code"]) == (502, "issuer_redirected")
-        assert at.origin.seen == []
+        assert (at.origin.connections, len(at.issuer.seen)) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +336,16 @@ async def test_g50_of_all_credentials_of_the_caller_the_origin_sees_none(tmp_pat
         (seen,) = at.origin.seen
         assert b"mine" not in seen.raw
         assert (seen.values(b"authorization"), seen.values(b"x-api-key")) == ([b"Bearer token-0"], [b"Key token-1"])
+
+
+async def test_g51_after_a_redirect_to_an_unbound_host_the_clients_next_request_has_no_credential(tmp_path: Path) -> None:
+    rule = {"name": "any", "hosts": ["b.localhost"], "schemes": ["http"], "ports": ["PORT"]}
+    async with world(tmp_path, section={"policy": {"rules": [rule]}}) as at:
+        at.origin.reply = lambda _: reply(302, b"", b"Location: http://b.localhost:%d/" % at.origin.port)
+        moved = await at.ask()
+        assert (moved.status, moved.value("location")) == (302, f"http://b.localhost:{at.origin.port}/")
+        await at.ask(host="b.localhost")
+        assert at.authorizations == [[b"Bearer token-0"], []]
 
 
 async def test_the_settings_of_cookies_and_sizes_hold(tmp_path: Path) -> None:
