@@ -4,6 +4,7 @@ from types import ModuleType
 
 from tests.fuzz import (
     fuzz_chunks,
+    fuzz_dns,
     fuzz_frames,
     fuzz_gateway,
     fuzz_jwt,
@@ -28,4 +29,5 @@ TARGETS: dict[str, ModuleType] = {
     "kube": fuzz_kube,
     "token_answers": fuzz_token_answers,
     "gateway": fuzz_gateway,
+    "dns": fuzz_dns,
 }
