@@ -1,10 +1,11 @@
-"""Show what a plane would decide about one request, and why; or what a public code means. Nothing is sent anywhere."""
+"""Show what a plane would decide about one request, and why; or what a public code or word means. Nothing is sent anywhere."""
 
 import argparse
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Final
 
+from robin.cli.reason_words import WORDS
 from robin.model.faults import FAULTS
 from robin.model.gateway_faults import GATEWAY_FAULTS
 from robin.model.grant_faults import GRANT_FAULTS
@@ -43,6 +44,9 @@ _WORDS: Final = {
 """Words of the gateway's records and log that are no codes: what each means, and its place on the page of the gateway."""
 
 
+_NO_CODE: Final = "no code: a word in `detail` of an error, or in `why`, `reason` or `outcome` of a record"
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """One action per plane, and one for all codes, which the help does not list."""
     parser.usage = f"robin explain {' | '.join(PLANES)} | CODE ..."
@@ -50,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, (module, summary) in PLANES.items():
         plane = actions.add_parser(name, help=summary, allow_abbrev=False)
         import_module(module).configure(plane)
-    first, *others = {**REASONS, **FAULTS, **SIGNER_CLASSES, **_WORDS}
+    first, *others = {**REASONS, **FAULTS, **SIGNER_CLASSES, **_WORDS, **WORDS}
     actions.add_parser(first, aliases=others, allow_abbrev=False, usage="robin explain CODE")
 
 
@@ -69,6 +73,9 @@ def explanations(code: str) -> list[str]:
     if code in _WORDS:
         meaning, place = _WORDS[code]
         found.append(f"{code}: {meaning}\npage: docs/reference/gateway.md#{place}")
+    if code in WORDS:
+        meaning, place = WORDS[code]
+        found.append(f"{code}: {meaning}\n{_NO_CODE}\npage: docs/reference/{place}")
     if code in SIGNER_CLASSES:
         found.append(f"{code}: {_CLASSES[code]}\npage: docs/reference/passports.md")
     if reason := REASONS.get(code):
