@@ -1,6 +1,5 @@
 """The forward proxy as a process: rules, Host, addresses, CONNECT with passthrough, tunnel and bridge, and the records (gateway.md 15)."""
 
-import asyncio
 import hashlib
 import json
 import ssl
@@ -165,20 +164,6 @@ async def test_every_record_is_in_one_verifiable_chain(rig: Rig) -> None:
 
 
 # other settings, other processes
-
-
-async def test_a_tcp_rule_is_an_opaque_tunnel_in_which_the_server_may_speak_first(tmp_path: Path) -> None:  # E35, E50
-    async with running(tmp_path, [{"name": "smtp", "hosts": ["a.test"], "ports": ["PLAIN"], "schemes": ["tcp"]}], bridge=False) as rig:
-        rig.plain.banner = b"220 hello\r\n"
-        client = await rig.client()
-        await client.connect(f"a.test:{rig.plain.port}")
-        async with asyncio.timeout(20):
-            assert await client.reader.readexactly(11) == b"220 hello\r\n"
-        client.writer.write(b"X" * 70001)  # more than any buffer on the way
-        client.writer.write_eof()
-        assert await client.rest() == b""
-        closed = await rig.record("gateway.close", bytes_down=11, bytes_up=70001)
-        assert closed["reason"] in {"client_closed", "upstream_closed"}
 
 
 async def test_records_go_to_a_chained_file_that_is_verified(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import resource
-import signal
 import ssl
 import sys
 import time
@@ -225,25 +224,6 @@ async def test_a_limit_that_is_reached_is_counted(rig: Rig) -> None:
     client = await rig.client()
     assert code_of(await client.connect(own)) == (429, "limit_tunnels")
     assert (await rig.metrics("robin_gateway_limit_hits_total"))['limit="tunnels"'] == 1
-
-
-async def test_a_drain_serves_on_then_cuts_what_is_left_and_writes_every_record(tmp_path: Path) -> None:  # E55
-    async with running(tmp_path, [TCP, BRIDGED], section={"drain": {"min": "500ms", "max": "2s"}}) as rig:
-        tunnels = [await rig.client() for _ in range(20)]
-        for client in tunnels:
-            assert (await client.connect(f"a.test:{rig.plain.port}"))[0] == 200
-        rig.robin.send_signal(signal.SIGTERM)
-        await rig.robin.event("draining")
-        assert (await rig.page("/readyz"))[0] == 503
-        late = await rig.client()
-        assert (await late.connect(f"a.test:{rig.plain.port}"))[0] == 200
-        for client in tunnels[:5]:
-            client.writer.write_eof()  # these end by themselves in time
-        assert await rig.robin.returned() == 4
-        closed = [one for one in rig.records if one["event"] == "gateway.close"]
-        assert len(closed) == 21
-        assert sorted({one["reason"] for one in closed}) in (["client_closed", "drain"], ["client_closed", "drain", "upstream_closed"])
-        assert [one["reason"] for one in closed].count("drain") == 16
 
 
 # what it costs
