@@ -31,12 +31,12 @@ def absolute(stage: Stage) -> None:
     """Small absolute-form requests on 32 kept connections."""
     stage.say(f"absolute: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn")
     with stage.all(names=_FORWARD) as line_up:
-        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "absolute", **_absolute(stage)))
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "absolute", **absolute_load(stage)))
 
 
 def tunnels(stage: Stage) -> None:
     """New tunnels, 32 at a time, one request in each; then one long body down one of them."""
-    how = {"via": "connect", "origin": f"127.0.0.1:{port_of(stage.load.upstream)}"}
+    how = tunnel_load(stage)
     stage.say(f"tunnels: {stage.lengths.connections} at a time, {stage.lengths.closed_s:g} s a turn; 1 GiB")
 
     def stream(running: Running, turn: int) -> str:
@@ -56,14 +56,16 @@ def bridge(stage: Stage) -> None:
     """TLS that the proxy opens: small requests on 32 kept connections, then on a new one each; Robin also with a new leaf for each."""
     stage.say(f"bridge: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn; kept, new, new with a minted leaf")
     with stage.all(bridge=True, names=_BRIDGES) as line_up:
-        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge", **_bridge(stage)))
-        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge_new", fresh=True, **_bridge(stage)))
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge", **bridge_load(stage)))
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge_new", fresh=True, **bridge_load(stage)))
     if not _robin_is_here(stage):
         return
     more = {"more": [f"127.0.0.1:{port_of(stage.load.tls_upstream)}"]}  # two hosts in turn, and a cache of one leaf
     with ExitStack() as stack:
         one = _enter(stack, stage, replace(ROBIN, launch=ROBIN_MINTING))
-        stage.take_turns(one, lambda running, turn: _capacity(stage, running, turn, "bridge_minted", fresh=True, **more, **_bridge(stage)))
+        stage.take_turns(
+            one, lambda running, turn: _capacity(stage, running, turn, "bridge_minted", fresh=True, **more, **bridge_load(stage))
+        )
 
 
 def rules(stage: Stage) -> None:
@@ -122,11 +124,18 @@ GATEWAY_CASES: dict[str, Callable[[Stage], None]] = {
 }
 
 
-def _absolute(stage: Stage) -> dict[str, object]:
+def absolute_load(stage: Stage) -> dict[str, object]:
+    """How the load sends absolute-form requests."""
     return {"via": "absolute", "origin": f"localhost:{port_of(stage.load.upstream)}"}
 
 
-def _bridge(stage: Stage) -> dict[str, object]:
+def tunnel_load(stage: Stage) -> dict[str, object]:
+    """How it sends a request in a tunnel of its own."""
+    return {"via": "connect", "origin": f"127.0.0.1:{port_of(stage.load.upstream)}"}
+
+
+def bridge_load(stage: Stage) -> dict[str, object]:
+    """How it sends requests inside of TLS that the proxy opens."""
     ca = str(stage.pki / "bridge" / "ca.crt")
     return {"via": "bridge", "origin": f"localhost:{port_of(stage.load.tls_upstream)}", "ca": ca}
 
@@ -174,7 +183,7 @@ def _in_changing_order(stage: Stage, turn: int, line_up: LineUp) -> dict[str, fl
     for part in range(_SHORT_TURNS):
         for row in list(line_up)[:: -1 if part % 2 else 1]:
             running, more = line_up[row]
-            how = {"conns": stage.lengths.connections, "seconds": length_s, **more, **_absolute(stage)}
+            how = {"conns": stage.lengths.connections, "seconds": length_s, **more, **absolute_load(stage)}
             before = cpu_seconds([pid for one in running for pid in one.pids()])
             answer = stage.load.order("closed", running[0].address, **how)
             spent[row] += cpu_seconds([pid for one in running for pid in one.pids()]) - before
@@ -229,7 +238,7 @@ def _idle(stage: Stage, contender: Contender) -> str:
 
 def _growth(stage: Stage, contender: Contender) -> str:
     with stage.one(contender, bridge=True) as running:
-        how = _bridge(stage)
+        how = bridge_load(stage)
         stage.load.order("download", running.address, bytes=1 << 20, **how)  # what is made at the first bridge is there
         pids = running.pids()
         before = resident_bytes(pids)

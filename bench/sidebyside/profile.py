@@ -5,18 +5,22 @@ import pstats
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sidebyside import tools
 from sidebyside.contenders import CONTENDERS, Contender, Launch, Post
+from sidebyside.gateway_cases import absolute_load, bridge_load, tunnel_load
+from sidebyside.gateway_contenders import ROBIN as GATEWAY
 from sidebyside.ledger import Ledger
 from sidebyside.machine import cpu_split, resident_bytes, shut_others_out
 from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
 
 WARM_REQUESTS_S = 0.5
+WARM_BRIDGES_S = 2.0  # 32 handshakes with the client and as many with the upstream
 HOW: Mapping[str, Mapping[str, bool]] = {"small": {}, "varied": {"varied": True}, "asleep": {"sleeps": True}, "tls": {}}
+GATEWAY_HOW: Mapping[str, Callable[[Stage], dict[str, object]]] = {"absolute": absolute_load, "bridge": bridge_load, "tunnel": tunnel_load}
 STREAMS = ("download", "upload", "tls-download", "tls-upload")
 MEMORY = ("memory", "tls-memory")
 CLIENTS, REST_S = 150, 3.0  # of a memory case: connections that come and go in a turn, and how long the process then rests
@@ -27,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0 when Robin was measured."""
     parser = argparse.ArgumentParser(prog="bench/profile", description="Robin alone under load: processor time and calls per request.")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the measured turn (5)")
-    parser.add_argument("--case", choices=(*HOW, *STREAMS, *MEMORY), default="small", help="the load, as in bench/run (small)")
+    parser.add_argument(
+        "--case", choices=(*HOW, *GATEWAY_HOW, *STREAMS, *MEMORY), default="small", help="the load, as in bench/run (small)"
+    )
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="another checkout of Robin, measured by turns with this one, on the same Python"
     )
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.undisturbed:
         shut_others_out()
     try:
-        program, robin = tools.go_program("load"), CONTENDERS[0]
+        program, robin = tools.go_program("load"), GATEWAY if asked.case in GATEWAY_HOW else CONTENDERS[0]
         robin.find()
     except tools.Missing as missing:
         raise SystemExit(f"bench: {missing}") from missing
@@ -71,10 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(stage: Stage, robin: Contender, seconds: float, case: str) -> float:
     """Print the turn's numbers; returns how many requests the process served in all."""
-    with stage.one(robin, tls=case.startswith("tls")) as running:
-        warm = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=WARM_REQUESTS_S, **HOW[case])
+    with stage.one(robin, tls=case.startswith("tls"), bridge=case in GATEWAY_HOW) as running:
+        how = _how(stage, case)
+        warm_s = WARM_BRIDGES_S if case in GATEWAY_HOW else WARM_REQUESTS_S
+        warm = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=warm_s, **how)
         before = cpu_split(running.pids())
-        answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds, **HOW[case])
+        answer = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=seconds, **how)
         after = cpu_split(running.pids())
     user, system = ((b - a) / answer["requests"] * 1e6 for a, b in zip(before, after, strict=True))
     speed = answer["requests"] / answer["seconds"]
@@ -83,11 +91,18 @@ def _measure(stage: Stage, robin: Contender, seconds: float, case: str) -> float
     return warm["requests"] + answer["requests"]
 
 
+def _how(stage: Stage, case: str) -> Mapping[str, object]:
+    """What the load is ordered to do, beside connections and seconds."""
+    if case not in GATEWAY_HOW:
+        return HOW.get(case, {})
+    return {**GATEWAY_HOW[case](stage), "direct": case == "tunnel"}  # into a tunnel nothing is injected
+
+
 def _compare(stage: Stage, robin: Contender, other: Contender, asked: argparse.Namespace) -> None:
     """Print each Robin's processor time per request, or per MiB of a stream: the least and the median of its turns, and the ratio."""
-    case, tls = asked.case, asked.case.startswith("tls")
+    case, tls, bridge, how = asked.case, asked.case.startswith("tls"), asked.case in GATEWAY_HOW, _how(stage, asked.case)
     costs: list[list[float]] = [[], []]
-    with stage.one(other, tls=tls) as before, stage.one(robin, tls=tls) as after:
+    with stage.one(other, tls=tls, bridge=bridge) as before, stage.one(robin, tls=tls, bridge=bridge) as after:
         for turn in range(asked.rounds + 1):
             pair = list(zip((before, after), costs, strict=True))
             for running, told in pair if turn % 2 else reversed(pair):
@@ -96,7 +111,7 @@ def _compare(stage: Stage, robin: Contender, other: Contender, asked: argparse.N
                     stage.load.order(case.removeprefix("tls-"), running.address, bytes=SMALLER_BYTES)
                     count = SMALLER_BYTES / (1 << 20)
                 else:
-                    count = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=asked.seconds, **HOW[case])["requests"]
+                    count = stage.load.order("closed", running.address, conns=CONNECTIONS, seconds=asked.seconds, **how)["requests"]
                 cost = (sum(cpu_split(running.pids())) - sum(spent)) / count * 1e6
                 if turn:  # the first turn warms both
                     told.append(cost)
