@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from robin.telemetry.audit import AuditLog, AuditRecord
+from robin.telemetry.audit_chain import draft_of
 from robin.telemetry.audit_file import AuditFile, load_checkpoint_key
 from robin.testing.manual_clock import ManualClock
 from robin.transport.clock import SystemClock
@@ -45,7 +46,9 @@ class Folder:
     def write(self, count: int, *, every: int = 1000, signed: bool = True) -> list[bytes]:
         """A closed log of `count` records and what the chain adds; its lines."""
         file = self.open_file(every=every, signed=signed)
-        drafts = [{"ts": "t", "plane": "test", "event": "request.decided", "id": f"id-{number}", "n": number} for number in range(count)]
+        drafts = [
+            draft_of({"ts": "t", "plane": "test", "event": "request.decided", "id": f"id-{number}", "n": number}) for number in range(count)
+        ]
         assert file.append(drafts) == count
         assert file.checkpoint("close")
         file.close()

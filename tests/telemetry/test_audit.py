@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from tests.telemetry.audit_rig import Folder, decision, values_of
 from tests.telemetry.test_audit_verify import judge
 
 from robin.telemetry.audit import AuditLog
-from robin.telemetry.audit_chain import LINE_BYTES, ZEROS, RecordError
+from robin.telemetry.audit_chain import LINE_BYTES, ZEROS, Draft, RecordError, draft_of, parse_line
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.telemetry.audit_stream import AuditStream
 from robin.telemetry.writer import LineWriter
@@ -192,6 +192,73 @@ async def test_a_record_without_the_form_of_the_chain_is_refused_at_once(folder:
             await log.append(decision(0, **fields))
         await log.append(decision(1))
     assert is_good(folder)
+
+
+class Defective(AuditFile):
+    """A file of a program with a bug."""
+
+    def append(self, drafts: Sequence[Draft]) -> int:
+        raise ZeroDivisionError
+
+
+async def test_a_bug_that_ends_the_thread_refuses_what_waits_and_all_that_comes_and_is_seen(folder: Folder):
+    noted: list[str] = []
+    log = AuditLog(Defective(folder.log, plane="test", wall=lambda: 0.0), monotonic=time.monotonic, on_end=noted.append)
+    log.put(decision(0))
+    with pytest.raises(AuditUnavailable, match="write_failed: the thread of the audit ended: ZeroDivisionError"):
+        await log.append(decision(1))
+    await eventually(lambda: noted == [log.failure], what="the note of the end")
+    assert log.failure == "the thread of the audit ended: ZeroDivisionError"
+    with pytest.raises(AuditUnavailable, match="closed"):
+        await log.append(decision(2))
+    assert log.lost == 1
+    assert not await log.close()
+
+
+async def test_records_of_one_turn_of_the_loop_are_written_together(folder: Folder):
+    appended: list[int] = []
+
+    class Counted(AuditFile):
+        def append(self, drafts: Sequence[Draft]) -> int:
+            appended.append(len(drafts))
+            return super().append(drafts)
+
+    log = AuditLog(Counted(folder.log, plane="test", wall=lambda: 0.0), monotonic=time.monotonic)
+    log.put(decision(0))
+    await asyncio.gather(*(log.append(decision(number)) for number in range(1, 20)))
+    assert await log.close()
+    assert sum(appended) == 20
+    assert max(appended) >= 19
+
+
+class Cutting(LineWriter):
+    """Takes no more than this many bytes of what is written at once."""
+
+    most = 10**6
+
+    def write_through(self, text: bytes) -> int:
+        return super().write_through(text[: self.most])
+
+
+@pytest.mark.parametrize("most", [0, 1, 300, 301, 700, 10**6])
+def test_a_stream_that_takes_a_part_of_what_was_written_together_goes_on_from_the_last_whole_line(tmp_path: Path, most: int):
+    with (tmp_path / "out").open("w+b") as out:
+        writer = Cutting(out.fileno())
+        stream = AuditStream(writer, plane="test", wall=lambda: 0.0, checkpoint_every=7)
+        drafts = [draft_of({"ts": "t", "plane": "test", "event": "e", "id": "", "n": number}) for number in range(20)]
+        done = stream.append(drafts[:1])
+        writer.most = most
+        done += stream.append(drafts[done:5])
+        assert bool(stream.failure) == (done < 5)
+        writer.most = 10**6
+        assert stream.append(drafts[done:]) == 20 - done
+        assert not stream.failure
+        writer.close()
+        out.seek(0)
+        lines = [line for line in out.read().splitlines() if line.endswith(b"}")]  # no other is whole
+    records = [parse_line(line) for line in lines]
+    assert [one["n"] for one in records if "n" in one] == list(range(20))
+    assert [one["prev"] for one in records[1:]] == [one["hash"] for one in records[:-1]]
 
 
 async def test_after_a_rename_the_chain_goes_on_in_a_new_file(folder: Folder):

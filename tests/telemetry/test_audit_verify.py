@@ -10,7 +10,7 @@ import pytest
 from tests.telemetry.audit_rig import Folder
 
 from robin.cli.commands.audit import load_key
-from robin.telemetry.audit_chain import LINE_BYTES, hash_of, render_line
+from robin.telemetry.audit_chain import LINE_BYTES, draft_of, hash_of, render_line
 from robin.telemetry.audit_verify import Break, Chain, verify
 
 Lines = list[bytes]
@@ -169,7 +169,7 @@ def test_the_files_of_a_log_are_one_chain_and_a_missing_one_is_found(folder: Fol
     file = folder.open_file()
     parts = []
     for number in range(3):
-        file.append([{"ts": "t", "plane": "test", "event": "e", "id": "", "n": number}])
+        file.append([draft_of({"ts": "t", "plane": "test", "event": "e", "id": "", "n": number})])
         folder.log.rename(part := folder.log.with_name(f"part{number}"))
         assert file.reopen()
         parts.append(part.read_bytes())

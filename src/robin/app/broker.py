@@ -42,7 +42,7 @@ from robin.policy.passport_verify import VerifyRules
 from robin.proxy.connection import serve_connection
 from robin.proxy.engine import Engine
 from robin.proxy.refusal import refuse_connection
-from robin.telemetry.audit import AuditLog, reopen_audit
+from robin.telemetry.audit import AuditLog, note_end, reopen_audit
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.telemetry.recorder import Recorder
 from robin.transport.dial import Dialer
@@ -110,7 +110,7 @@ class BrokerPlane(Plane):
             raise StartFailure(EXIT_SETTINGS, f"broker.audit.checkpoint_key_file: {error}") from None
         except OSError as error:
             raise StartFailure(EXIT_SETTINGS, f"broker: {error.filename}: {error.strerror}") from None
-        self._audit_log = AuditLog(file, monotonic=parts.clock.monotonic)
+        self._audit_log = AuditLog(file, monotonic=parts.clock.monotonic, on_end=note_end(parts.events))
         self._audit = PassportAudit(self._audit_log, parts.clock.wall)
         listeners: list[Listener] = []
         if settings.issue is not None and issuer is not None:

@@ -36,7 +36,7 @@ from robin.planes.gateway.enforcement import Enforcement
 from robin.planes.gateway.grant_records import GrantRecords
 from robin.planes.gateway.metrics import GatewayMetrics
 from robin.planes.gateway.open_tunnels import OpenTunnels
-from robin.planes.gateway.records import GATEWAY_COLUMNS, GatewayRecorder, GatewayRecords, decide_with_id, note_reason
+from robin.planes.gateway.records import GATEWAY_COLUMNS, GatewayRecorder, GatewayRecords, note_reason
 from robin.planes.gateway.report_warning import ReportWarning
 from robin.planes.gateway.reverse import REVERSE_FORMS, refuse_reverse
 from robin.planes.gateway.reverse import challenges as reverse_challenges
@@ -197,7 +197,7 @@ class Gateway(Plane):
             drain=parts.drain,
             refusals=self._refusals,
             authenticate=authenticate,
-            audit=decide_with_id(self._records, self._recorder),
+            audit=self._records.decide,
             forms=forms,
             connect=self._connector.serve if connects else None,
             translate=note_reason,

@@ -6,7 +6,7 @@ from typing import Final
 from robin.app.plane import Parts
 from robin.app.shutdown import EXIT_BIND, EXIT_SETTINGS, StartFailure
 from robin.planes.gateway.settings import AuditSettings
-from robin.telemetry.audit import AuditLog, Target
+from robin.telemetry.audit import AuditLog, Target, note_end
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.telemetry.audit_stream import AuditStream
 
@@ -31,4 +31,4 @@ def build_audit(audit: AuditSettings, parts: Parts) -> AuditLog:
     except AuditUnavailable as error:
         code = EXIT_BIND if error.reason == "locked" else EXIT_SETTINGS
         raise StartFailure(code, f"gateway.audit.file: {error}{_FIXES.get(error.reason, '')}") from None
-    return AuditLog(target, monotonic=parts.clock.monotonic)
+    return AuditLog(target, monotonic=parts.clock.monotonic, on_end=note_end(parts.events))

@@ -44,7 +44,7 @@ from robin.policy.kube.rules import PolicyDocument
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
-from robin.telemetry.audit import AuditLog
+from robin.telemetry.audit import AuditLog, note_end
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.transport.dial import Dialer
 from robin.transport.http_client import HttpClient
@@ -473,4 +473,5 @@ def _open_audit(settings: KubeSettings, folder: StateFolder, parts: Parts) -> Ku
     key = load_checkpoint_key(Path(settings.checkpoint_key_file)) if settings.checkpoint_key_file else None
     path = Path(settings.audit_file) if settings.audit_file else folder.audit_file
     file = AuditFile(path, plane="kube", wall=parts.clock.wall, key=key, checkpoint_every=settings.checkpoint_every)
-    return KubeAudit(AuditLog(file, monotonic=parts.clock.monotonic), fsync="always" if settings.fsync == "always" else "writes")
+    log = AuditLog(file, monotonic=parts.clock.monotonic, on_end=note_end(parts.events))
+    return KubeAudit(log, fsync="always" if settings.fsync == "always" else "writes")

@@ -23,7 +23,7 @@ from robin.planes.gateway.callers import connection_caller
 from robin.planes.gateway.grant_records import GrantRecords
 from robin.planes.gateway.metrics import GatewayMetrics
 from robin.planes.gateway.parent import ParentToken, ParentTunnels, translate_parent
-from robin.planes.gateway.records import GATEWAY_COLUMNS, GatewayRecorder, GatewayRecords, decide_with_id
+from robin.planes.gateway.records import GATEWAY_COLUMNS, GatewayRecorder, GatewayRecords
 from robin.planes.gateway.settings import GatewaySettings, ListenerSettings, ParentSettings
 from robin.policy.addresses import refuse_own_listeners
 from robin.policy.gateway import NO_NOTES
@@ -133,7 +133,7 @@ class Relay(Plane):
             clock=parts.clock,
             drain=parts.drain,
             refusals=ProblemRefusals(settings.name, _SETTING_NAMES),
-            audit=decide_with_id(records, self._recorder),
+            audit=records.decide,
             forms=_FORMS,
             connect=ParentTunnels(settings.tunnels, self._metrics).serve,
             translate=translate_parent,

@@ -46,10 +46,14 @@ class BoundGrant:
     username: str = ""
 
 
+_Look = tuple[BoundGrant | None, Mapping[str, object], str]
+"""A binding, None if it was withdrawn, the facts of its credential, and how a request finds it."""
+
+
 class BoundCredentials:
     """A `grants.grant.Credentials`. A route names the grants of its bindings, with spaces between them; without one nothing is injected."""
 
-    __slots__ = ("_bound", "_cache", "_current", "_driver", "_joined", "_owners", "_wall", "_written", "metrics")
+    __slots__ = ("_bound", "_cache", "_current", "_described", "_driver", "_joined", "_owners", "_wall", "_written", "metrics")
 
     def __init__(
         self, *, cache: CredentialCache, driver: GrantDriver, wall: Callable[[], float], metrics: GrantMetrics | None = None
@@ -62,6 +66,7 @@ class BoundCredentials:
         self._current: dict[Hashable, Grant] = {}  # the grants of this generation, and the stages before them
         self._written: dict[str, Credential] = {}  # by name: the field of the token in use
         self._joined: dict[str, Credential] = {}  # by the names of a route
+        self._described: dict[str, tuple[list[_Look], list[dict[str, object]]]] = {}  # the same: what a record had last about them
         self.metrics = metrics or GrantMetrics()
         self.metrics.entries = cache.__len__
         self.metrics.flights = lambda: Counter(self.owner(key) for key in cache.flights())
@@ -95,31 +100,32 @@ class BoundCredentials:
         self._cache.retain(lambda key: _own(key) in self._current)
         self._written = {name: written for name, written in self._written.items() if name in bound}
         self._joined.clear()
+        self._described.clear()
 
     def describe(self, permit: Permit, notes: Mapping[str, object]) -> list[dict[str, object]]:
-        """What the record of an exchange has about each of its credentials, whether there is one by now or not."""
-        found: list[dict[str, object]] = []
-        states = cast("Mapping[str, str]", notes.get("cache", {}))
-        used = cast("Mapping[str, Credential]", notes.get("single_use", {}))
-        for name in permit.route.grant.split(" ") if permit.route.grant else ():
+        """What the record of an exchange has about each of its credentials, whether there is one by now or not.
+
+        The list is the same as long as it says the same, and must not be changed.
+        """
+        names = permit.route.grant
+        if not names:
+            return []
+        states = cast("Mapping[str, str]", notes.get("cache") or {})
+        used = cast("Mapping[str, Credential]", notes.get("single_use") or {})
+        looks: list[_Look] = []
+        for name in names.split(" "):
             bound = self._bound.get(name)
             if bound is None:
-                found.append({"binding": name, "cache": states.get(name, "miss")})
+                looks.append((None, {}, states.get(name, "miss")))
                 continue
             facts, state = self._look(name, bound, permit)
-            if name in used:
-                facts = used[name].facts
-            found.append(
-                {
-                    **facts,
-                    "provider": bound.provider,
-                    "credential": bound.credential,
-                    "binding": name,
-                    "kind": bound.grant.name,
-                    "style": bound.style,
-                    "cache": states.get(name) or state,
-                }
-            )
+            looks.append((bound, used[name].facts if name in used else facts, states.get(name) or state))
+        known = self._described.get(names)
+        if known is not None and _same_looks(known[0], looks):
+            return known[1]
+        found = [_describe(name, *look) for name, look in zip(names.split(" "), looks, strict=True)]
+        if not used:
+            self._described[names] = looks, found
         return found
 
     def _look(self, name: str, bound: BoundGrant, permit: Permit) -> tuple[Mapping[str, object], str]:
@@ -324,6 +330,28 @@ class BoundCredentials:
         )
         self._joined[names] = joined
         return joined
+
+
+def _same_looks(one: list[_Look], other: list[_Look]) -> bool:
+    """Whether they are of the very same credentials in the same state."""
+    for (bound, facts, state), (other_bound, other_facts, other_state) in zip(one, other, strict=True):
+        if bound is None or bound is not other_bound or facts is not other_facts or state != other_state:
+            return False
+    return True
+
+
+def _describe(name: str, bound: BoundGrant | None, facts: Mapping[str, object], state: str) -> dict[str, object]:
+    if bound is None:
+        return {"binding": name, "cache": state}
+    return {
+        **facts,
+        "provider": bound.provider,
+        "credential": bound.credential,
+        "binding": name,
+        "kind": bound.grant.name,
+        "style": bound.style,
+        "cache": state,
+    }
 
 
 def _own(key: Hashable) -> Hashable:

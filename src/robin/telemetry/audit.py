@@ -1,8 +1,9 @@
 """The audit log: a chained, verifiable record of decisions that a plane awaits before the first byte goes upstream.
 
-Rules: the event loop never waits for the disk; one thread writes and syncs, and records that wait at the same time share one sync. What
-waits is bounded. A record that `append` returned for is in the file, and on the disk if it asked for that; all that is written is on the
-disk within `sync_within_s`. Planes keep tokens, header values, queries and bodies out of records.
+Rules: the event loop never waits for the disk; one thread writes and syncs. Records are rendered once, and those of one turn of the loop
+are handed to the thread together; records that wait at the same time share one sync. What waits is bounded. A record
+that `append` returned for is in the file, and on the disk if it asked for that; all that is written is on the disk within `sync_within_s`.
+Planes keep tokens, header values, queries and bodies out of records.
 """
 
 import asyncio
@@ -13,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from robin.telemetry.audit_chain import LINE_BYTES, MEMBERS, Draft, RecordError, check
+from robin.telemetry.audit_chain import MEMBERS, Draft, RecordError, check, draft_of
 from robin.telemetry.audit_file import AuditUnavailable
 from robin.telemetry.logs import EventLog
 from robin.telemetry.timestamp import TimestampFormatter
 
-_ENVELOPE_BYTES: Final = 1024  # more than the members of every record take
 _BATCH: Final = 256
 
 T = TypeVar("T")
@@ -38,16 +38,19 @@ class AuditRecord:
     sync: bool = False
 
 
-class _Entry:
-    """A record on its way; `future` belongs to the task that waits for it, if there is one."""
+_Entry = tuple[Draft, bool, asyncio.Future[None] | None]
+"""A record on its way, whether it asks for a sync, and what belongs to the task that waits for it, if there is one."""
 
-    __slots__ = ("draft", "future", "octets", "sync")
 
-    def __init__(self, draft: Mapping[str, object], octets: int, *, sync: bool, future: asyncio.Future[None] | None) -> None:
-        self.draft = draft
-        self.octets = octets
-        self.sync = sync
-        self.future = future
+class _Turn:
+    """The records of one turn of the loop; `timer` ends the wait for them."""
+
+    __slots__ = ("entries", "octets", "timer")
+
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+        self.octets = 0
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Target(Protocol):
@@ -57,7 +60,7 @@ class Target(Protocol):
     plane: str
     wall: Callable[[], float]
 
-    def append(self, drafts: Sequence[Mapping[str, object]]) -> int:
+    def append(self, drafts: Sequence[Draft]) -> int:
         """Write records. How many of them, from the first, are written now."""
         ...
 
@@ -82,22 +85,26 @@ class AuditLog:
     """Writes records of one plane to one file, or stream, from one event loop."""
 
     __slots__ = (
+        "_batch",
         "_closed",
         "_closing",
         "_condition",
+        "_ended",
         "_file",
+        "_given",
         "_loop",
         "_lost",
         "_monotonic",
-        "_nudged",
+        "_on_end",
         "_reopened",
         "_sync_at",
         "_sync_within_s",
+        "_taken",
         "_thread",
         "_timeout_s",
         "_timestamps",
+        "_turn",
         "_waiting",
-        "_waiting_bytes",
         "_waiting_limit",
     )
 
@@ -109,53 +116,78 @@ class AuditLog:
         sync_within_s: float = 0.2,
         timeout_s: float = 5.0,
         waiting_bytes: int = 4 * 1024 * 1024,
+        on_end: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take over an open file and start the thread that writes it."""
+        """Take over an open file and start the thread that writes it. `on_end`: called with the reason if a bug ends the thread."""
         self._file = file
         self._monotonic = monotonic
         self._sync_within_s = sync_within_s
         self._timeout_s = timeout_s
         self._waiting_limit = waiting_bytes
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._timestamps = TimestampFormatter()
+        self._turn = _Turn()  # what was enqueued in this turn of the loop
+        self._given = 0  # octets of lines that were enqueued: the loop's
+        self._taken = 0  # those that the thread has taken to write: the thread's
         self._condition = threading.Condition()  # guards the five below
-        self._waiting: list[_Entry] = []
-        self._waiting_bytes = 0
+        self._waiting: list[_Turn] = []
         self._lost = 0
-        self._nudged = False
         self._closing = False
+        self._ended = ""  # why the thread ended before its time
         self._reopened: asyncio.Future[bool] | None = None
         self._closed: asyncio.Future[bool] = self._loop.create_future()
+        self._batch: list[_Turn] = []  # the thread's: what it writes now
         self._sync_at = math.inf  # the thread's: when what was written must be on the disk
         self._thread = threading.Thread(target=self._run, name="robin-audit", daemon=True)
         self._thread.start()
 
     @property
     def failure(self) -> str:
-        """Why the last write or sync failed; empty while all is well. For readiness."""
-        return self._file.failure
+        """Why the last write or sync failed, or nothing is written any more; empty while all is well. For readiness."""
+        return self._ended or self._file.failure
+
+    @property
+    def plane(self) -> str:
+        """The plane of all records."""
+        return self._file.plane
 
     @property
     def lost(self) -> int:
         """Records of `put` that could not be written, since the last record that could: it is preceded by a note of them."""
         return self._lost
 
+    def timestamp(self) -> str:
+        """The `ts` of a record of this moment."""
+        return self._timestamps.text(self._file.wall())
+
     async def append(self, record: AuditRecord) -> None:
         """Return when the record is written, and on the disk if it asks for that. Raises AuditUnavailable; RecordError for a bad record.
 
         A task that is cancelled, or whose time is up, does not take its record back: it may still be written.
         """
+        await self.write(self._draft(record), sync=record.sync)
+
+    def write(self, draft: Draft, *, sync: bool = False) -> asyncio.Future[None]:
+        """As `append`, for a record that is rendered already: the result raises AuditUnavailable, and so does this."""
         future: asyncio.Future[None] = self._loop.create_future()
-        reason = self._enqueue(record, future)
-        if reason:
+        if reason := self._enqueue(draft, sync, future):
             raise AuditUnavailable("closed" if reason == "closed" else "overloaded", reason)
-        await self._within_time(future)
+        return future
 
     def put(self, record: AuditRecord) -> None:
         """Write the record in a moment. One that cannot be written is counted and noted before the next that can. Raises RecordError."""
-        if self._enqueue(record, None):
-            with self._condition:
-                self._lost += 1
+        self.put_draft(self._draft(record), sync=record.sync)
+
+    def put_draft(self, draft: Draft, *, sync: bool = False) -> None:
+        """The same for a record that is rendered already."""
+        if self._enqueue(draft, sync, None):
+            self.lose()
+
+    def lose(self) -> None:
+        """Count a record that cannot be written."""
+        with self._condition:
+            self._lost += 1
 
     async def reopen(self) -> bool:
         """After the file was renamed: go on in a new one. Returns False if it is still at its path. Raises AuditUnavailable."""
@@ -169,6 +201,7 @@ class AuditLog:
 
     async def close(self) -> bool:
         """Write what waits, seal the log with a checkpoint, and give the file back. Returns False where that took too long or failed."""
+        self._hand_over()
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -185,36 +218,48 @@ class AuditLog:
         except TimeoutError:
             raise AuditUnavailable("timeout", f"the disk took longer than {self._timeout_s:g} s") from None
 
-    def _enqueue(self, record: AuditRecord, future: asyncio.Future[None] | None) -> str:
-        """Queue a record for the thread. Returns the reason if it cannot be queued, else an empty text. Raises RecordError."""
+    def _draft(self, record: AuditRecord) -> Draft:
+        """Raises RecordError."""
         fields = dict(record.fields)
         check({"event": record.event, "id": record.id, "fields": fields})
         if not fields.keys().isdisjoint(MEMBERS):
             raise RecordError("a field has the name of a member of the chain")
-        ts = self._timestamps.text(self._file.wall())
-        draft = Draft({"ts": ts, "plane": self._file.plane, "event": record.event, "id": record.id, **fields})
-        octets = len(draft.line)
-        if octets + _ENVELOPE_BYTES > LINE_BYTES:
-            raise RecordError("it is too large")
-        with self._condition:
-            if self._closing:
-                return "closed"
-            if self._waiting_bytes + octets > self._waiting_limit:
-                return "too many records wait for the disk"
-            self._waiting.append(_Entry(draft, octets, sync=record.sync, future=future))
-            self._waiting_bytes += octets
-            if future is not None:
-                self._condition.notify()
-        if future is None and not self._nudged:
-            self._nudged = True
-            self._loop.call_soon(self._nudge)
+        return draft_of({"ts": self.timestamp(), "plane": self._file.plane, "event": record.event, "id": record.id, **fields})
+
+    def _enqueue(self, draft: Draft, sync: bool, future: asyncio.Future[None] | None) -> str:
+        """Add a record to those of this turn. Returns the reason if it cannot be written, else an empty text."""
+        if self._closing:
+            return "closed"
+        octets = len(draft.tail)
+        if self._given - self._taken + octets > self._waiting_limit:
+            return "too many records wait for the disk"
+        turn = self._turn
+        if not turn.entries:
+            self._loop.call_soon(self._hand_over)
+        turn.entries.append((draft, sync, future))
+        turn.octets += octets
+        self._given += octets
         return ""
 
-    def _nudge(self) -> None:
-        """Records of one turn that nothing waits for are written together, unless they were with one that something waited for."""
-        self._nudged = False
+    def _hand_over(self) -> None:
+        """Give the records of a turn to the thread. Where that has ended meanwhile, none of them is written."""
+        turn = self._turn
+        if not turn.entries:
+            return
+        self._turn = _Turn()
+        turn.timer = self._loop.call_later(self._timeout_s, self._expire, turn)
         with self._condition:
-            self._condition.notify()
+            refused = self._closing
+            if not refused:
+                self._waiting.append(turn)
+                self._condition.notify()
+        if refused:
+            self._fail(turn.entries, AuditUnavailable("closed", "closed"))
+            turn.timer.cancel()
+
+    def _expire(self, turn: _Turn) -> None:
+        late = AuditUnavailable("timeout", f"the disk took longer than {self._timeout_s:g} s")
+        _set_results([future for _, _, future in turn.entries if future is not None], late)
 
     # The thread: it alone touches the file.
 
@@ -224,9 +269,18 @@ class AuditLog:
             while self._next_turn():
                 pass
             sealed = self._file.checkpoint("close") and self._file.sync()
+        except Exception as error:  # noqa: BLE001 - a bug: what waits is refused at once, and so is all that comes
+            self._ended = f"the thread of the audit ended: {type(error).__name__}"
         finally:
             with self._condition:
-                self._closing = True  # also where a bug ended this thread: records are refused at once then
+                self._closing = True
+                left, reopened = [*self._batch, *self._waiting], self._reopened
+                self._waiting.clear()
+            if self._ended:
+                refused = AuditUnavailable("write_failed", self._ended)
+                self._fail([entry for turn in left for entry in turn.entries], refused)
+                self._complete([] if reopened is None else [reopened], refused)
+                self._on_loop(self._on_end, self._ended)
             self._file.close()
             self._complete([self._closed], sealed)
 
@@ -237,24 +291,32 @@ class AuditLog:
                 left_s = self._sync_at - self._monotonic()
                 if left_s <= 0 or not self._condition.wait(None if left_s == math.inf else left_s):
                     break
-            batch = self._waiting[:_BATCH]
-            del self._waiting[: len(batch)]
-            self._waiting_bytes -= sum(entry.octets for entry in batch)
-            reopened, self._reopened = self._reopened, None
-            lost = self._lost
+            count = taken = 0
+            for turn in self._waiting:
+                if count >= _BATCH:
+                    break
+                count += len(turn.entries)
+                taken += 1
+            batch = self._batch = self._waiting[:taken]
+            del self._waiting[:taken]
+            self._taken += sum([turn.octets for turn in batch])
+            reopened, lost = self._reopened, self._lost
         if batch:
-            self._write(batch, lost)
+            self._write([entry for turn in batch for entry in turn.entries], lost)
+            self._on_loop(_cancel_timers, batch)
+            self._batch = []
         elif self._sync_at <= self._monotonic():
             self._sync()
         if reopened is not None:
             self._reopen(reopened)
+            self._reopened = None
         return bool(batch) or not self._closing
 
     def _write(self, batch: list[_Entry], lost: int) -> None:
-        note: list[Mapping[str, object]] = []
+        note: list[Draft] = []
         if lost:
-            note = [{"ts": batch[0].draft["ts"], "plane": self._file.plane, "event": "audit.lost", "id": "", "count": lost}]
-        written = self._file.append([*note, *(entry.draft for entry in batch)]) - len(note)
+            note = [draft_of({"ts": batch[0][0].ts, "plane": self._file.plane, "event": "audit.lost", "id": "", "count": lost})]
+        written = self._file.append([*note, *[draft for draft, _, _ in batch]]) - len(note)
         if lost and written >= 0:
             with self._condition:
                 self._lost -= lost
@@ -262,15 +324,15 @@ class AuditLog:
         self._sync_at = min(self._sync_at, self._monotonic() + self._sync_within_s)
         done, failed = batch[:written], batch[written:]
         if failed:
-            self._fail(failed)
-        now = [entry for entry in done if not entry.sync]
-        self._succeed(now)
-        if len(now) < len(done) or self._sync_at <= self._monotonic():
-            synced = [entry for entry in done if entry.sync]
+            self._fail(failed, AuditUnavailable("write_failed", self._file.failure))
+        synced = [entry for entry in done if entry[1]]
+        self._succeed([entry for entry in done if not entry[1]] if synced else done)
+        if synced or self._sync_at <= self._monotonic():
             if self._sync():
                 self._succeed(synced)
-            else:
-                self._fail([entry for entry in synced if entry.future is not None])  # the others are in the file, and synced later
+            else:  # those that nothing waits for are in the file, and synced later
+                waited = [entry for entry in synced if entry[2] is not None]
+                self._fail(waited, AuditUnavailable("write_failed", self._file.failure))
 
     def _sync(self) -> bool:
         synced = self._file.sync()
@@ -286,21 +348,28 @@ class AuditLog:
             self._complete([future], renewed)
 
     def _succeed(self, entries: list[_Entry]) -> None:
-        self._complete([entry.future for entry in entries if entry.future is not None], None)
+        self._complete([future for _, _, future in entries if future is not None], None)
 
-    def _fail(self, entries: list[_Entry]) -> None:
+    def _fail(self, entries: list[_Entry], error: AuditUnavailable) -> None:
         """Report that records could not be made safe; those that no task waits for are counted."""
         with self._condition:
-            self._lost += sum(entry.future is None for entry in entries)
-        for entry in entries:
-            if entry.future is not None:
-                self._complete([entry.future], AuditUnavailable("write_failed", self._file.failure))
+            self._lost += sum([future is None for _, _, future in entries])
+        self._complete([future for _, _, future in entries if future is not None], error)
 
     def _complete(self, futures: Sequence[asyncio.Future[Any]], result: bool | AuditUnavailable | None) -> None:
         """Give futures of the loop their result, on the loop's thread."""
         if futures:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits any more
-                self._loop.call_soon_threadsafe(_set_results, futures, result)
+            self._on_loop(_set_results, futures, result)
+
+    def _on_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits any more
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _cancel_timers(turns: Sequence[_Turn]) -> None:
+    for turn in turns:
+        if turn.timer is not None:
+            turn.timer.cancel()
 
 
 def _set_results(futures: Sequence[asyncio.Future[Any]], result: bool | AuditUnavailable | None) -> None:
@@ -308,9 +377,14 @@ def _set_results(futures: Sequence[asyncio.Future[Any]], result: bool | AuditUna
         if future.done():
             continue
         if isinstance(result, AuditUnavailable):
-            future.set_exception(result)
+            future.set_exception(AuditUnavailable(result.reason, result.detail))  # each its own: a raised one holds its frames
         else:
             future.set_result(result)
+
+
+def note_end(events: EventLog) -> Callable[[str], None]:
+    """What an AuditLog calls if a bug ends its thread: the plane is not ready from then on, and this says why."""
+    return lambda detail: events.error("audit_ended", code=AuditUnavailable.code, detail=detail)
 
 
 async def reopen_audit(audit: AuditLog, events: EventLog) -> None:

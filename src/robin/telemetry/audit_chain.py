@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Final, Protocol
 
 VERSION: Final = 1
@@ -18,12 +19,20 @@ ZEROS: Final = "0" * 64
 LINE_BYTES: Final = 64 * 1024
 """The longest line, with its newline. A longer record is refused by the writer, a longer line by every reader."""
 
+ENVELOPE_BYTES: Final = 1024
+"""More than the members before an event's own take in a line."""
+
 DEPTH_MAX: Final = 8
+MENDED_MAX: Final = 256
+MENDED_ITEMS_MAX: Final = 16
+"""What `mend` leaves of a text, in characters, and of a list."""
+
 MEMBERS: Final = ("v", "seq", "prev", "hash", "ts", "plane", "event", "id")
 """What every record has, in this order; the fields of an event have other names."""
 
 _INTEGER_MAX: Final = 2**53 - 1  # RFC 8785 takes the numbers of ECMAScript: beyond this they are not exact
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_NOT_PRINTABLE: Final = re.compile(r"[^ -~\n]")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 _CANONICAL: Final = json.JSONEncoder(
@@ -59,27 +68,96 @@ def render_line(record: Mapping[str, object]) -> bytes:
     return _LINE.encode(record).encode() + b"\n"
 
 
-class Draft(dict[str, object]):
-    """A record before it has its place in the chain, with its `line` as rendered so far: `ts plane event id`, then the event's fields."""
+class Draft:
+    """A record before it has its place in the chain, rendered once: its canonical text around `prev` and `seq`, and the rest of its line.
 
-    __slots__ = ("line",)
+    The canonical text is `before PREV between SEQ after`; `tail` is the line behind `hash`, in ASCII, with its newline. `ts` is that of the
+    record.
+    """
 
-    def __init__(self, members: Mapping[str, object]) -> None:
-        super().__init__(members)
-        self.line = render_line(self)
+    __slots__ = ("after", "before", "between", "tail", "ts")
+
+    def __init__(self, ts: str, text: str) -> None:
+        """`text`: the four parts with a NUL between them, which no JSON text holds; `tail` as in the canonical form. Raises RecordError."""
+        self.ts = ts
+        self.before, self.between, self.after, tail = text.split("\0")
+        self.tail = tail if tail.isascii() and "\x7f" not in tail else _NOT_PRINTABLE.sub(_escape, tail)
+        if len(self.tail) + ENVELOPE_BYTES > LINE_BYTES:
+            raise RecordError("it is too large")
 
 
-def chain_lines(drafts: Sequence[Mapping[str, object]], seq: int, head: str) -> tuple[list[bytes], list[str]]:
+def render_value(value: object) -> str:
+    """The canonical text of a value that passed `check`."""
+    if type(value) is str:
+        return quote(value)
+    if value is None:
+        return "null"
+    return _CANONICAL.encode(value)
+
+
+def render_mended(value: object) -> str:
+    """The same for any value of texts, numbers, lists and dicts; one that no record can hold is mended. Raises RecordError for others."""
+    try:
+        check(value)
+    except RecordError:
+        value = mend(value)
+        check(value)
+    return render_value(value)
+
+
+def quote(text: str) -> str:
+    """The canonical text of a text; what cannot be written, half of a surrogate pair, as `\\ud800` is written in Python."""
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return encode_basestring(text)
+
+
+def lay_out(texts: Mapping[str, str]) -> str:
+    """The parts of a Draft from the canonical texts of `ts plane event id` and the fields of the event, in this order."""
+    members = sorted([*texts.items(), ("v", str(VERSION))])
+    before = "".join([f'"{name}":{text},' for name, text in members if name < "prev"])
+    between = "".join([f'"{name}":{text},' for name, text in members if "prev" < name < "seq"])
+    after = "".join([f',"{name}":{text}' for name, text in members if name > "seq"])
+    tail = ",".join([f'"{name}":{text}' for name, text in texts.items()])
+    return f'{{{before}"prev":"\0",{between}"seq":\0{after}}}\0{tail}}}\n'
+
+
+def template_of(texts: Mapping[str, str], varying: frozenset[str]) -> str:
+    """`template % texts` is what a Draft is made of, with the texts of the `varying` members of each record."""
+    return lay_out({name: f"%({name})s" if name in varying else text.replace("%", "%%") for name, text in texts.items()})
+
+
+def draft_of(members: Mapping[str, object]) -> Draft:
+    """The draft of `ts plane event id` and the fields of an event, which passed `check`. Raises RecordError if it is too large."""
+    return Draft(str(members["ts"]), lay_out({name: render_value(value) for name, value in members.items()}))
+
+
+def mend(value: object) -> object:
+    """The same with texts that a record can hold: half of a surrogate pair as `\\ud800`, and not more of each than MENDED_MAX."""
+    if isinstance(value, str):
+        return value[:MENDED_MAX].encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {name: mend(item) for name, item in list(value.items())[:MENDED_MAX]}
+    if isinstance(value, list | tuple):
+        return [mend(item) for item in value[:MENDED_ITEMS_MAX]]
+    return value
+
+
+def chain_lines(drafts: Sequence[Draft], seq: int, head: str) -> tuple[list[bytes], list[str]]:
     """The lines of records that follow the record `seq` with the hash `head`, and the hash of each."""
     lines: list[bytes] = []
     hashes: list[str] = []
     for draft in drafts:
         seq += 1
-        prev, head = head, hashlib.sha256(canonical({"v": VERSION, "seq": seq, "prev": head, **draft})).hexdigest()
+        prev, head = head, hashlib.sha256(f"{draft.before}{head}{draft.between}{seq}{draft.after}".encode()).hexdigest()
         hashes.append(head)
-        line = draft.line if isinstance(draft, Draft) else render_line(draft)
-        lines.append(f'{{"v":{VERSION},"seq":{seq},"prev":"{prev}","hash":"{head}",'.encode() + line[1:])
+        lines.append(f'{{"v":{VERSION},"seq":{seq},"prev":"{prev}","hash":"{head}",{draft.tail}'.encode("ascii"))
     return lines, hashes
+
+
+def _escape(found: re.Match[str]) -> str:
+    """`\\uXXXX`, or two of them: what is not printable ASCII stands within texts alone."""
+    return encode_basestring_ascii(found[0])[1:-1]
 
 
 def check(value: object, depth: int = DEPTH_MAX) -> None:

@@ -17,9 +17,11 @@ from robin.telemetry.audit_chain import (
     LINE_BYTES,
     ZEROS,
     CheckpointKey,
+    Draft,
     RecordError,
     chain_lines,
     checkpoint_fields,
+    draft_of,
     hash_of,
     key_id_of,
     parse_line,
@@ -42,6 +44,7 @@ class AuditUnavailable(Exception):
     def __init__(self, reason: Literal["locked", "damaged", "write_failed", "overloaded", "timeout", "closed"], detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+        self.detail = detail
 
 
 def load_checkpoint_key(path: Path) -> tuple[CheckpointKey, str]:
@@ -105,8 +108,8 @@ class AuditFile:
         """The number of the last record."""
         return self._seq
 
-    def append(self, drafts: Sequence[Mapping[str, object]]) -> int:
-        """Write records, each given as `ts plane event id` and its fields. How many of them, from the first, are in the file now."""
+    def append(self, drafts: Sequence[Draft]) -> int:
+        """Write records. How many of them, from the first, are in the file now."""
         done = 0
         while True:
             chunk = drafts[done : done + max(0, self._every - self._since_checkpoint)]
@@ -173,8 +176,8 @@ class AuditFile:
                 os.close(fd)
         self._fd = self._lock_fd = -1
 
-    def _draft(self, event: str, fields: Mapping[str, object]) -> dict[str, object]:
-        return {"ts": self._timestamps.text(self.wall()), "plane": self.plane, "event": event, "id": "", **fields}
+    def _draft(self, event: str, fields: Mapping[str, object]) -> Draft:
+        return draft_of({"ts": self._timestamps.text(self.wall()), "plane": self.plane, "event": event, "id": "", **fields})
 
     def _begin(self, reason: str, torn: Mapping[str, object] | None) -> None:
         """Write the record that opens the file or this process's part of it, and a checkpoint that seals what came before."""
@@ -187,7 +190,7 @@ class AuditFile:
         finally:
             os.close(folder)
 
-    def _write(self, drafts: Sequence[Mapping[str, object]]) -> int:
+    def _write(self, drafts: Sequence[Draft]) -> int:
         """Write whole lines and advance the chain by them. How many were written."""
         lines, hashes = chain_lines(drafts, self._seq, self._head)
         if not lines:

@@ -1,13 +1,14 @@
 """The audit chain on a stream, such as standard output, that is collected elsewhere: lines as in a file, without a lock and a sync.
 
-Its lines go through the writer of all other lines, one write at a time. The chain begins anew with each process, and advances by what was
-written: a line that was cut is ended, so that the reader sees it as damaged, and its record was refused to whatever waited for it.
+Its lines go through the writer of all other lines, those that waited together in one write. The chain begins anew with each
+process, and advances by what was written: a line that was cut is ended, so that the reader sees it as damaged, and its record was refused
+to whatever waited for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from robin.telemetry.audit_chain import ZEROS, CheckpointKey, chain_lines, checkpoint_fields
+from robin.telemetry.audit_chain import ZEROS, CheckpointKey, Draft, chain_lines, checkpoint_fields, draft_of
 from robin.telemetry.timestamp import TimestampFormatter
 from robin.telemetry.writer import LineWriter
 
@@ -37,17 +38,18 @@ class AuditStream:
         self._since_checkpoint = 0
         self._cut = False
 
-    def append(self, drafts: Sequence[Mapping[str, object]]) -> int:
+    def append(self, drafts: Sequence[Draft]) -> int:
         """Write records. How many of them, from the first, were written."""
         if not self._seq and not self._open():
             return 0
-        for done, draft in enumerate(drafts):
-            if not self._write(draft):
+        done = 0
+        while True:
+            chunk = drafts[done : done + max(0, self._every - self._since_checkpoint)]
+            written = self._write(chunk)
+            done += written
+            self._since_checkpoint += written
+            if written < len(chunk) or (self._since_checkpoint >= self._every and not self.checkpoint("interval")) or done == len(drafts):
                 return done
-            self._since_checkpoint += 1
-            if self._since_checkpoint >= self._every and not self.checkpoint("interval"):
-                return done + 1
-        return len(drafts)
 
     def checkpoint(self, reason: Literal["open", "interval", "rotate", "close"]) -> bool:
         """Write a checkpoint: the head of the chain, signed if there is a key. Returns False if it could not be written.
@@ -58,7 +60,7 @@ class AuditStream:
             return True
         ts = self._timestamps.text(self.wall())
         fields = checkpoint_fields(self._seq + 1, self._head, reason, self._key)
-        if not self._write({"ts": ts, "plane": self.plane, "event": "audit.checkpoint", "id": "", **fields}):
+        if not self._write([draft_of({"ts": ts, "plane": self.plane, "event": "audit.checkpoint", "id": "", **fields})]):
             return False
         self._since_checkpoint = 0
         return True
@@ -78,14 +80,25 @@ class AuditStream:
         """The record that begins the log, with the first record of the process: before it nothing is known of the stream."""
         fields = {"reason": "created", "last": ZEROS, "checkpoint_every": self._every, "torn": None}
         ts = self._timestamps.text(self.wall())
-        return self._write({"ts": ts, "plane": self.plane, "event": "audit.open", "id": "", **fields}) and self.checkpoint("open")
+        opened = draft_of({"ts": ts, "plane": self.plane, "event": "audit.open", "id": "", **fields})
+        return self._write([opened]) == 1 and self.checkpoint("open")
 
-    def _write(self, draft: Mapping[str, object]) -> bool:
-        (line,), (head,) = chain_lines([draft], self._seq, self._head)
-        whole, begun = self._writer.write_through(b"\n" + line if self._cut else line)
-        self._cut = not whole and (begun or self._cut)
-        self.failure = "" if whole else _FAILURE
-        if whole:
+    def _write(self, drafts: Sequence[Draft]) -> int:
+        """Write lines and advance the chain by those that are whole. How many they were."""
+        lines, hashes = chain_lines(drafts, self._seq, self._head)
+        if not lines:
+            return 0
+        end_of_cut = b"\n" if self._cut else b""
+        octets = self._writer.write_through(end_of_cut + b"".join(lines)) - len(end_of_cut)
+        self._cut = self._cut and octets < 0
+        written = 0
+        for line, of_line in zip(lines, hashes, strict=True):
+            if octets < len(line):
+                self._cut = self._cut or octets > 0
+                break
+            octets -= len(line)
             self._seq += 1
-            self._head = head
-        return whole
+            self._head = of_line
+            written += 1
+        self.failure = "" if written == len(lines) else _FAILURE
+        return written

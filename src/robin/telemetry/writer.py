@@ -69,11 +69,10 @@ class LineWriter:
             self._waiting = False
             self._wake.set()
 
-    def write_through(self, text: bytes) -> tuple[bool, bool]:
-        """Write at once, from another thread than the loop's. Returns whether all of it was written, and whether any was."""
+    def write_through(self, text: bytes) -> int:
+        """Write at once, from another thread than the loop's. Returns how many bytes of it were written."""
         with self._lock:
-            left = self._write(text)
-        return not left, left < len(text)
+            return len(text) - self._write(text)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write the queued lines, for at most `timeout_s`; the rest, and lines put later, are dropped."""

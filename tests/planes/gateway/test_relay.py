@@ -145,6 +145,9 @@ async def test_e10_a_rotated_token_is_used_by_the_next_request_and_a_wrong_one_i
     for answer in (await relay.connect(f"b.test:{rig.tls.port}"), await relay.ask("GET", url)):
         assert problem(answer, "robin-relay") == (502, "parent_refused")
         assert "proxy-authenticate" not in answer[1]
+    relay.token_file.write_bytes(token("third"))  # records come in order: with this one, those of the refusals are there
+    assert (await relay.connect(f"b.test:{rig.tls.port}"))[0] == 200
+    await eventually(lambda: any(one["caller"]["id"] == "k8s:demo/third" for one in rig.records), what="the third caller")
     relay.token_file.write_bytes(b"two words")
     assert problem(await relay.connect(f"b.test:{rig.tls.port}"), "robin-relay") == (503, "identity_malformed")
     relay.token_file.unlink()

@@ -9,6 +9,7 @@ from typing import Final
 from robin.grants.bound import BoundCredentials
 from robin.grants.grant import GrantCall
 from robin.model.verdict import Permit
+from robin.telemetry.audit_chain import render_mended
 from robin.telemetry.record import ExchangeRecord
 
 _FIELDS: Final = (
@@ -17,28 +18,42 @@ _FIELDS: Final = (
 ).split()
 
 
+_RENDERED_KEPT: Final = 128
+
+
 class GrantRecords:
     """Describes and counts the credentials of exchanges. An exchange without one is passed over."""
 
-    __slots__ = ("_credentials",)
+    __slots__ = ("_credentials", "_rendered")
 
     def __init__(self, credentials: BoundCredentials | None) -> None:
         """None: no exchange has any."""
         self._credentials = credentials
+        self._rendered: dict[
+            int, tuple[list[dict[str, object]], str]
+        ] = {}  # by identity: descriptions are the same as long as they say the same
 
     def note(self, record: ExchangeRecord, permit: Permit) -> None:
         """Keep what the request is about to be sent with."""
         if permit.route.grant and self._credentials is not None:
             record.notes["grants"] = self._credentials.describe(permit, record.notes)
 
-    def render(self, record: ExchangeRecord, code: str = "") -> object:
-        """Null, one object, or a list of them where several fields are written. `code`: why the exchange was refused."""
+    def render(self, record: ExchangeRecord, code: str = "") -> str:
+        """The text of null, one object, or a list of them where several fields are written. `code`: why the exchange was refused."""
         found = self._described(record)
         if not found:
-            return None
+            return "null"
         replayed = record.notes.get("replayed")
+        usual = not code and replayed is None
+        if usual and (known := self._rendered.get(id(found))) is not None and known[0] is found:
+            return known[1]
         grants = [_render(one, fault=code, replayed=replayed is True, forced=replayed is not None) for one in found]
-        return grants[0] if len(grants) == 1 else grants
+        text = render_mended(grants[0] if len(grants) == 1 else grants)
+        if usual:
+            if len(self._rendered) >= _RENDERED_KEPT:
+                self._rendered.clear()
+            self._rendered[id(found)] = found, text
+        return text
 
     def count(self, record: ExchangeRecord, *, sent: bool) -> None:
         """Count how the credentials were found, and that they were written if the request was `sent`."""
@@ -75,7 +90,7 @@ class GrantRecords:
 
 
 def render_call(call: GrantCall) -> dict[str, object]:
-    """The record of one call to an issuer."""
+    """The fields of the record of one call to an issuer."""
     fault = "" if call.outcome == "issued" else call.outcome
     grant = _render(call.facts, fault=fault, issuer_error=call.issuer_error)
     return {"grant": grant, "status": call.status, "duration_ms": round(call.duration_s * 1000)}

@@ -1,5 +1,6 @@
 """What the gateway counts beside the engine; the names are in telemetry/names.py. No label is a host, a path or a caller."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -52,7 +53,11 @@ class GatewayMetrics:
 
     def ended(self, op: str, tls: str, seconds: float) -> None:
         """Note the end of an exchange or a tunnel."""
-        self.exchanges.setdefault((op, tls), Histogram(EXCHANGE_S)).observe(seconds)
+        histogram = self.exchanges.get((op, tls))
+        if histogram is None:
+            histogram = self.exchanges[op, tls] = Histogram(EXCHANGE_S)
+        histogram.counts[bisect_left(EXCHANGE_S, seconds)] += 1  # Histogram.observe, without the call
+        histogram.total += seconds
 
     def rejected(self, alert: str) -> None:
         """Note a handshake with a client that failed. The words are OpenSSL's; a client cannot add to them without end."""

@@ -4,11 +4,10 @@ Neither holds a token, a field value, a body or a query. A refused request has b
 Each call to an issuer of tokens is a `grant_call`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from robin.grants.grant import GrantCall
-from robin.model.address import ResolvedAddress
 from robin.model.caller import Caller
 from robin.model.faults import FAULTS, Fault
 from robin.model.message import HeldBody
@@ -16,9 +15,11 @@ from robin.model.origin import Origin
 from robin.model.verdict import Denial, Permit
 from robin.planes.gateway.grant_records import GrantRecords, render_call
 from robin.planes.gateway.metrics import GatewayMetrics
+from robin.planes.gateway.record_texts import NULL, RecordTexts, number_or_null, render_address, render_upstream, text_or_null
 from robin.policy.gateway import NO_NOTES, RouteNotes
 from robin.policy.relay import RelayPermit
 from robin.telemetry.audit import AuditLog, AuditRecord
+from robin.telemetry.audit_chain import Draft, RecordError, mend, quote
 from robin.telemetry.audit_file import AuditUnavailable
 from robin.telemetry.columns import Column, Columns, render_path
 from robin.telemetry.record import ExchangeRecord
@@ -41,7 +42,7 @@ _CUTS: Final = {"idle": "idle", "internal_error": "error"}
 class GatewayRecords:
     """Writes both records, and counts them. `fail_closed`: what cannot be recorded is not forwarded."""
 
-    __slots__ = ("_audit", "_grants", "_metrics", "_notes_of", "_open", "fail_closed", "generation", "instance")
+    __slots__ = ("_audit", "_grants", "_metrics", "_notes_of", "_open", "_texts", "fail_closed", "generation", "instance", "new_id")
 
     def __init__(
         self,
@@ -56,17 +57,22 @@ class GatewayRecords:
     ) -> None:
         self._audit = audit
         self._metrics = metrics
+        self._texts = RecordTexts(plane=audit.plane, instance=instance)
         self.instance = instance
         self.fail_closed = fail_closed
         self.generation = generation
         self._notes_of = {generation: notes_of}
         self._open: dict[str, ExchangeRecord] = {}  # the CONNECTs under way
+        self.new_id: Callable[[], str] = str  # of a request: the recorder's
         self._grants = grants
 
     def note_call(self, call: GrantCall) -> None:
         """Record a call to an issuer of tokens."""
-        own = {"kind": "gateway", "instance": self.instance, "generation": self.generation}
-        self._audit.put(AuditRecord(event="grant_call", id="", fields={**own, **render_call(call)}))
+        fields = {"kind": "gateway", "instance": self.instance, "generation": self.generation, **render_call(call)}
+        try:
+            self._audit.put(AuditRecord(event="grant_call", id="", fields=fields))
+        except RecordError:  # what an issuer said is no text, or there is too much of it
+            self._audit.put(AuditRecord(event="grant_call", id="", fields={name: mend(value) for name, value in fields.items()}))
 
     def use(self, generation: int, notes_of: Callable[[Any], RouteNotes], grants: GrantRecords) -> None:
         """A new policy is in force. What those before decided, and still waits for something, is recorded as it was decided."""
@@ -77,12 +83,14 @@ class GatewayRecords:
 
     async def decide(self, record: ExchangeRecord, permit: Permit, _: HeldBody | None = None) -> None:
         """Record a permit. A `proxy.engine.Audit`; raises Fault `audit_unavailable`."""
+        if record.request_id is None:
+            record.request_id = self.new_id()
         self._grants.note(record, permit)
         if record.retries:
             return  # the same decision, on another connection
-        fields = self._decision(record, _asked_of(permit), verdict="permit", code="", rule=permit.route.name, permit=permit)
+        draft = self._decision(record, _asked_of(permit), verdict="permit", code="", rule=permit.route.name, permit=permit)
         try:
-            await self._audit.append(AuditRecord(event="gateway.decision", id=record.request_id or "", fields=fields))
+            await self._audit.write(draft)
         except AuditUnavailable:
             if self.fail_closed:
                 raise Fault("audit_unavailable", "audit: the decision cannot be recorded, so nothing is forwarded") from None
@@ -107,7 +115,7 @@ class GatewayRecords:
             self._grants.count_end(record)
         else:
             self._grants.count(record, sent=False)
-        self._audit.put(AuditRecord(event="gateway.close", id=record.request_id or "", fields=self._close(record)))
+        self._audit.put_draft(self._close(record))
 
     def _record_refusal(self, record: ExchangeRecord) -> None:
         verdict = record.verdict
@@ -115,8 +123,7 @@ class GatewayRecords:
         rule = verdict.rule if isinstance(verdict, Denial) else verdict.route.name if isinstance(verdict, Permit) else ""
         permit = verdict if isinstance(verdict, Permit) else None
         ruling, code = ("permit", "") if record.outcome == "local_response" else (_ruling(record.outcome), record.outcome)
-        fields = self._decision(record, origin, verdict=ruling, code=code, rule=rule, permit=permit)
-        self._audit.put(AuditRecord(event="gateway.decision", id=record.request_id or "", fields=fields))
+        self._audit.put_draft(self._decision(record, origin, verdict=ruling, code=code, rule=rule, permit=permit))
 
     def _count(self, record: ExchangeRecord) -> None:
         metrics, outcome, why = self._metrics, record.outcome, str(record.notes.get("why") or record.outcome)
@@ -134,24 +141,13 @@ class GatewayRecords:
         elif outcome.startswith("limit_"):
             metrics.limits[why] += 1
 
-    def _common(self, record: ExchangeRecord) -> dict[str, object]:
-        caller = record.caller
-        return {
-            "kind": "gateway",
-            "instance": self.instance,
-            "generation": record.verdict.endpoint.generation if isinstance(record.verdict, Permit) else self.generation,
-            "connect_id": caller.connect.id if caller.connect is not None else None,
-            "listener": caller.listener,
-            "caller": render_caller(caller),
-        }
-
     def _notes(self, permit: Permit) -> RouteNotes:
         notes_of = self._notes_of.get(permit.endpoint.generation) or self._notes_of[self.generation]  # a relay's permits have no generation
         return notes_of(permit.route)
 
     def _decision(
         self, record: ExchangeRecord, origin: Origin | None, *, verdict: str, code: str, rule: str, permit: Permit | None
-    ) -> dict[str, object]:
+    ) -> Draft:
         notes = NO_NOTES if permit is None else self._notes(permit)
         connecting = record.method == "CONNECT"
         tls = record.notes.get("tls")
@@ -165,42 +161,60 @@ class GatewayRecords:
         if notes.would_deny:
             self._metrics.would_deny[notes.denied_by] += 1
         why = record.notes.get("why")
-        return {
-            **self._common(record),
-            "op": op,
-            "method": record.method,
-            "scheme": scheme,
-            "host": None if origin is None else origin.host,
-            "port": None if origin is None else origin.port,
-            "path": None if connecting or record.path is None else record.path[:_PATH_CHARS].decode("latin-1"),
-            "tls": tls,
-            "verdict": verdict,
-            "code": code,
-            "why": "" if why is None or why == code else why,
-            "rule": rule,
-            "route": notes.route or record.notes.get("reverse") or None,
-            "would_deny": notes.would_deny,
-            **_render_address(record.address),
+        caller, path = record.caller, None if connecting or record.path is None else record.path[:_PATH_CHARS].decode("latin-1")
+        addresses, dns_ms = render_address(record.address)
+        ts = self._audit.timestamp()
+        texts = {
+            "ts": f'"{ts}"',
+            "id": quote(record.request_id or ""),
+            "connect_id": NULL if caller.connect is None else quote(caller.connect.id),
+            "caller": self._texts.caller(caller),
+            "path": NULL if path is None else quote(path),
+            "addresses": addresses,
+            "dns_ms": dns_ms,
             "grant": self._grants.render(record, code),
         }
+        fixed = (
+            self._generation_of(record),
+            caller.listener,
+            op,
+            record.method,
+            scheme,
+            None if origin is None else origin.host,
+            None if origin is None else origin.port,
+            tls,
+            verdict,
+            code,
+            "" if why is None or why == code else why,
+            rule,
+            notes.route or record.notes.get("reverse") or None,
+            notes.would_deny,
+        )
+        return self._texts.decision(fixed, texts, ts)
 
-    def _close(self, record: ExchangeRecord) -> dict[str, object]:
-        fault = record.outcome if record.outcome in FAULTS else ""
-        return {
-            **self._common(record),
-            "status": record.status,
-            "sni": record.notes.get("sni"),
-            "bytes_up": record.bytes_in,
-            "bytes_down": record.bytes_out,
-            "duration_ms": round(record.duration_s * 1000),
-            "ttfb_ms": None if record.ttfb_s is None else round(record.ttfb_s * 1000),
-            "connect_ms": _spent(record, None if record.dialled is None else record.dialled.connect_s),
-            "tls_ms": _spent(record, None if record.dialled is None else record.dialled.tls_s),
-            "upstream": _render_upstream(record),
+    def _close(self, record: ExchangeRecord) -> Draft:
+        caller, dialled, ts = record.caller, record.dialled, self._audit.timestamp()
+        texts = {
+            "ts": f'"{ts}"',
+            "id": quote(record.request_id or ""),
+            "connect_id": NULL if caller.connect is None else quote(caller.connect.id),
+            "caller": self._texts.caller(caller),
+            "status": number_or_null(record.status),
+            "sni": text_or_null(record.notes.get("sni")),
+            "bytes_up": str(record.bytes_in),
+            "bytes_down": str(record.bytes_out),
+            "duration_ms": str(round(record.duration_s * 1000)),
+            "ttfb_ms": NULL if record.ttfb_s is None else str(round(record.ttfb_s * 1000)),
+            "connect_ms": NULL if dialled is None else _spent(record, dialled.connect_s),
+            "tls_ms": NULL if dialled is None else _spent(record, dialled.tls_s),
+            "upstream": render_upstream(record.address, dialled, record.reused),
             "grant": self._grants.render(record),
-            "fault": fault,
-            "reason": self._reason(record),
         }
+        fault = record.outcome if record.outcome in FAULTS else ""
+        return self._texts.close((self._generation_of(record), caller.listener, fault, self._reason(record)), texts, ts)
+
+    def _generation_of(self, record: ExchangeRecord) -> int:
+        return record.verdict.endpoint.generation if isinstance(record.verdict, Permit) else self.generation
 
     def _reason(self, record: ExchangeRecord) -> object:
         """Why it ended. What was cut with its CONNECT ended for the reason of that."""
@@ -245,31 +259,9 @@ def _inner_tls(caller: Caller, scheme: str | None) -> str | None:
     return None if scheme is None else "originate" if scheme == "https" else "plain"
 
 
-def render_caller(caller: Caller) -> dict[str, object]:
-    """The caller as records have it."""
-    return {"id": caller.id, "evidence": str(caller.evidence), "issuer": caller.issuer, "pod": caller.pod, "addr": caller.address}
-
-
-def _render_address(address: ResolvedAddress | None) -> dict[str, object]:
-    found = None if address is None else address.resolution
-    if address is None or found is None:
-        return {"addresses": {"count": 0, "refused": [], "chosen": None}, "dns_ms": None}
-    chosen = {"count": found.count, "refused": [str(kind) for kind in found.refused], "chosen": address.host}
-    return {"addresses": chosen, "dns_ms": round(found.seconds * 1000)}
-
-
-def _render_upstream(record: ExchangeRecord) -> Mapping[str, object] | None:
-    address = record.address
-    if address is None:
-        return None
-    dialled = record.dialled
-    secured = {} if dialled is None else {"tls": dialled.tls, "cert_sha256": dialled.cert_sha256}
-    return {"ip": address.host, "port": address.port, "reused": bool(record.reused), "tls": None, "cert_sha256": None, **secured}
-
-
-def _spent(record: ExchangeRecord, seconds: float | None) -> int | None:
+def _spent(record: ExchangeRecord, seconds: float | None) -> str:
     """What this exchange spent on its connection, in milliseconds; null where it found one, or did without."""
-    return None if seconds is None or record.reused else round(seconds * 1000)
+    return NULL if seconds is None or record.reused else str(round(seconds * 1000))
 
 
 class GatewayRecorder(Recorder):
@@ -281,6 +273,7 @@ class GatewayRecorder(Recorder):
         """What writes the records, and what the end of an exchange gives back."""
         self._records = records
         self._leave = leave
+        records.new_id = self.request_id
 
     def finish(self, record: ExchangeRecord) -> None:
         """The end of an exchange."""
@@ -289,17 +282,6 @@ class GatewayRecorder(Recorder):
             record.request_id = self.request_id()
         self._records.finish(record)
         super().finish(record)
-
-
-def decide_with_id(records: GatewayRecords, recorder: Recorder) -> Callable[[ExchangeRecord, Permit, HeldBody | None], Awaitable[None]]:
-    """`records.decide`, with a request id first."""
-
-    async def decide(record: ExchangeRecord, permit: Permit, held: HeldBody | None) -> None:
-        if record.request_id is None:
-            record.request_id = recorder.request_id()
-        await records.decide(record, permit, held)
-
-    return decide
 
 
 def _render(parts: tuple[str, ...], record: ExchangeRecord, timestamp: str, _: str) -> str:
