@@ -63,6 +63,7 @@ class RequestHead(_Head):
     `target` is origin-form, `*`, or for CONNECT the authority; `path` is the target without its query, all of it that may be recorded.
     `host` is the value of Host; `target_scheme` and `target_authority` are those of an absolute-form target (of CONNECT the authority
     only), else None. `upgrade` is the protocol asked for, in lower case, if one is and the request could switch: HTTP/1.1, without a body.
+    `judged` is kept by a policy for when the head repeats on its connection: what stands for the policy, the caller, and the verdict.
     `origin` and `fetch_site` count as foreign if repeated; `via` joins all lines. `length` is 0 if none is announced.
     """
 
@@ -71,6 +72,7 @@ class RequestHead(_Head):
         "expects_continue",
         "fetch_site",
         "host",
+        "judged",
         "max_forwards",
         "method",
         "minor",
@@ -97,6 +99,7 @@ class RequestHead(_Head):
     via: bytes | None
     max_forwards: bytes | None
     traceparent: bytes | None
+    judged: tuple[object, object, object] | None
 
     @property
     def websocket_key(self) -> bytes | None:

@@ -18,6 +18,7 @@ from robin.model.route import Endpoint, HeaderRules, Route, RouteDeadlines, TlsP
 from robin.model.secret import Secret
 from robin.model.verdict import Denial, LocalResponse, Permit, Verdict
 from robin.policy.callers import CallerPattern
+from robin.policy.kept_permits import Kept, KeptPermits, Key
 from robin.policy.patterns import (
     ANY_METHOD,
     HostKind,
@@ -280,7 +281,9 @@ class GatewayPolicy:
     __slots__ = (
         "_deadlines",
         "_header_rules",
+        "_kept",
         "_local",
+        "_mark",
         "_name",
         "_paths",
         "_plain_rules",
@@ -316,16 +319,24 @@ class GatewayPolicy:
         self._tls = tls
         self._routes = _Routes()
         self._local = local
+        self._kept = KeptPermits()
+        self._mark = object()  # stands for this policy on heads that it has judged, which may outlive it
         self._paths: dict[tuple[str, int], tuple[bool, bool]] = {}  # by host and port: whether paths are looked at, and may hold %2F
 
     def decide(self, head: RequestHead, caller: Caller) -> Verdict:
-        """A Permit or a Denial for one request head."""
+        """A Permit or a Denial for one request head. A head that repeats on its connection is permitted as it was."""
+        judged = head.judged
+        if judged is not None and judged[0] is self._mark and judged[1] is caller and isinstance(judged[2], Permit):
+            return judged[2]
         try:
             if head.via is not None and is_loop(head.via, self._name):
                 return Denial(code="loop", detail="own_via: the request went through this gateway already")
             if head.method == "CONNECT":
                 return self._decide_connect(head, caller)
-            return self._decide_request(head, caller)
+            verdict = self._decide_request(head, caller)
+            if isinstance(verdict, Permit):
+                head.judged = self._mark, caller, verdict
+            return verdict
         except NotCanonical as error:
             return Denial(code="authority_invalid", detail=f"{error}: the target has no canonical host and port")
 
@@ -368,19 +379,22 @@ class GatewayPolicy:
 
     def canonical_path(self, path: bytes, host: str, port: int) -> str:
         """The path as it is compared. Raises NotCanonical where rules or bindings for this host look at paths; else it stays as it is."""
-        known = self._paths.get((host, port))
-        if known is None:
-            selector, readers = self.providers.selector, self.rules.path_readers(host, port)
-            slash = all(rule.encoded_slash for rule in readers) and selector.allows_encoded_slash(host, port)
-            if len(self._paths) >= _PLACES_KEPT:
-                self._paths.clear()
-            known = self._paths[host, port] = bool(readers) or selector.reads_path(host, port), slash
+        reads, slash = self._paths.get((host, port)) or self._look_at_paths(host, port)
         try:
-            return canonical_path(path, allow_encoded_slash=known[1])
+            return canonical_path(path, allow_encoded_slash=slash)
         except NotCanonical:
-            if known[0]:
+            if reads:
                 raise
             return path.decode("latin-1")
+
+    def _look_at_paths(self, host: str, port: int) -> tuple[bool, bool]:
+        """Whether paths are looked at there, and whether they may hold %2F."""
+        selector, readers = self.providers.selector, self.rules.path_readers(host, port)
+        slash = all(rule.encoded_slash for rule in readers) and selector.allows_encoded_slash(host, port)
+        if len(self._paths) >= _PLACES_KEPT:
+            self._paths.clear()
+        self._paths[host, port] = known = bool(readers) or selector.reads_path(host, port), slash
+        return known
 
     def _decide_request(self, head: RequestHead, caller: Caller) -> Verdict:
         connect = caller.connect
@@ -404,7 +418,7 @@ class GatewayPolicy:
         if parse_authority(head.host, DEFAULT_PORTS[scheme]) != (host, port):
             return Denial(code="authority_mismatch", detail="host: the Host is not the target")
         try:
-            path = "*" if head.target == b"*" else self.canonical_path(head.path, host, port)
+            path = "*" if head.target == b"*" else self._compared_path(head.path, host, port)
         except NotCanonical as error:
             return Denial(
                 code="path_not_canonical",
@@ -412,6 +426,23 @@ class GatewayPolicy:
                 origin=Ask(caller=caller.id, scheme=scheme, host=host, port=port).origin,
             )
         upgrade = "websocket" if head.upgrade == b"websocket" else ""
+        key = caller.id, scheme, host, port, head.method, path, upgrade, not REWRITES.isdisjoint(head.names)
+        kept = self._kept.get(key)
+        if kept is None:
+            return self._permit_or_deny(head, caller, key)
+        if misuse := self.providers.misuse(head, kept.place, kept.selection):
+            return Denial(code="placeholder_misused", detail=misuse, origin=kept.endpoint.origin)
+        subjects = sent_subjects(head, kept.selection) if kept.subjects else ()
+        return Permit(route=kept.route, endpoint=kept.endpoint, target=None, caller=caller, subjects=subjects)
+
+    def _compared_path(self, path: bytes, host: str, port: int) -> str:
+        """The path as it is compared, "" where nothing compares it. Raises NotCanonical."""
+        reads, _ = self._paths.get((host, port)) or self._look_at_paths(host, port)
+        return self.canonical_path(path, host, port) if reads else ""
+
+    def _permit_or_deny(self, head: RequestHead, caller: Caller, key: Key) -> Verdict:
+        """The decision, and if it is a permit that the next request with this key shares, its parts are kept."""
+        _, scheme, host, port, _, path, upgrade, rewrites = key
         ask = Ask(caller=caller.id, scheme=scheme, host=host, port=port, method=head.method, path=path, upgrade=upgrade)
         decision = self.rules.decide(ask)
         if decision.code:
@@ -423,8 +454,13 @@ class GatewayPolicy:
             return Denial(code=selection.code, detail=selection.refusal, rule=rule, origin=ask.origin)
         if misuse := self.providers.misuse(head, place, selection):
             return Denial(code="placeholder_misused", detail=misuse, origin=ask.origin)
-        plain = not REWRITES.isdisjoint(head.names) and self._looks_at_requests(host, port)
-        return self._permit(ask, decision, caller, place, selection, dial=scheme, plain=plain, subjects=sent_subjects(head, selection))
+        plain, subjects = rewrites and self._looks_at_requests(host, port), sent_subjects(head, selection)
+        permit = self._permit(ask, decision, caller, place, selection, dial=scheme, plain=plain, subjects=subjects)
+        if selection.signing is None:  # what is signed depends on more of the head
+            exchanges = any(binding.subject_fields for binding in selection.bindings)
+            kept = Kept(route=permit.route, endpoint=permit.endpoint, place=place, selection=selection, subjects=exchanges)
+            self._kept.keep(key, kept)
+        return permit
 
     def _looks_at_requests(self, host: str, port: int) -> bool:
         """Whether methods or paths decide here: then those of the request line must be the ones that the origin acts on."""

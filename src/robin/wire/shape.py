@@ -175,6 +175,7 @@ class ParsedRequest(RequestHead):
         self.target_scheme = self.target_authority = self.upgrade = None
         self.origin = self.fetch_site = self.via = self.max_forwards = None
         self.forwarded: tuple[Route, Endpoint, bytes, bytes, bytes] | None = None
+        self.judged = None
 
 
 class ParsedResponse(ResponseHead):
