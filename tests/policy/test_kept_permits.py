@@ -23,7 +23,7 @@ HOSTS = ("a.test", "b.test", "x.a.test", "10.0.0.1")
 PATTERNS = ("a.test", "b.test", "*.a.test", "**.test", "**")
 PATHS = ("/", "/v1/x", "/v1/%2e%2e/x", "/v1/a%2Fb", "/admin/x", "/v1/x?token=canary")
 FIELDS = ("", "X-HTTP-Method-Override: DELETE\r\n", "Upgrade: websocket\r\nConnection: Upgrade\r\n", "Authorization: Bearer canary\r\n")
-FIELDS = (*FIELDS, "X-Note: canary-placeholder\r\n", "Via: 1.1 robin\r\n", "X-Subject: canary-of-caller\r\n")
+FIELDS = (*FIELDS, "X-Note: placeholder-of-settings\r\n", "Via: 1.1 robin\r\n", "X-Subject: canary-of-caller\r\n")
 FORMS = RequestForms(schemes=frozenset({b"http", b"https"}))
 
 
@@ -59,7 +59,7 @@ def random_bindings(draw: random.Random) -> list[Binding]:
             port=draw.choice([80, 443]),
             header=draw.choice(["Authorization", "X-Key"]),
             rules=draw.choice([EndpointRules(), closed]),
-            placeholder=draw.choice(["", "", "canary-placeholder"]),
+            placeholder=draw.choice(["", "", "placeholder-of-settings"]),
             subject_fields=draw.choice([frozenset(), frozenset({"x-subject"})]),
             signing=draw.choice([None, None, None, Signing(mode="sigv4", region="r", service="execute-api", limit_bytes=100)]),
             allowed_ips=draw.choice([(), ("10.0.0.0/8",)]),
