@@ -44,7 +44,7 @@ from robin.policy.kube.rules import PolicyDocument
 from robin.proxy.connection import serve_connection
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
-from robin.telemetry.audit import AuditLog, note_end
+from robin.telemetry.audit import AuditLog, note_end, reopen_audit
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.transport.dial import Dialer
 from robin.transport.http_client import HttpClient
@@ -162,7 +162,8 @@ class Kube(Plane):
         self._upstream_tls = _build_upstream_tls(settings, self._endpoint)
         tokens_file = Path(settings.tokens_file) if settings.tokens_file else folder.tokens_file
         self._tokens = TokensFile(tokens_file, parts.clock)
-        self._audit = _open_audit(settings, folder, parts)
+        self._audit_log = _open_audit(settings, folder, parts)
+        self._audit = KubeAudit(self._audit_log, fsync="always" if settings.fsync == "always" else "writes")
         self._policies = PolicyHolder(settings.policy, settings.policy_file, self._on_policy)
         self._checking = False
         self._metrics = KubeMetrics()
@@ -225,10 +226,11 @@ class Kube(Plane):
         self._start_new_checks()
 
     def reload(self) -> None:
-        """Load the policy and the listener's certificate again."""
+        """Load the policy and the certificates again, and go on in a new audit file if the old one was renamed."""
         self._policies.load()
         self._server_tls.reload()
         self._upstream_tls.reload()
+        self._parts.tasks.start(reopen_audit(self._audit_log, self._parts.events), "audit reopen")
 
     def flush(self) -> None:
         """Count the exchanges that ended and write their lines."""
@@ -469,9 +471,8 @@ def _mint_settings(settings: KubeSettings) -> MintSettings:
     )
 
 
-def _open_audit(settings: KubeSettings, folder: StateFolder, parts: Parts) -> KubeAudit:
+def _open_audit(settings: KubeSettings, folder: StateFolder, parts: Parts) -> AuditLog:
     key = load_checkpoint_key(Path(settings.checkpoint_key_file)) if settings.checkpoint_key_file else None
     path = Path(settings.audit_file) if settings.audit_file else folder.audit_file
     file = AuditFile(path, plane="kube", wall=parts.clock.wall, key=key, checkpoint_every=settings.checkpoint_every)
-    log = AuditLog(file, monotonic=parts.clock.monotonic, on_end=note_end(parts.events))
-    return KubeAudit(log, fsync="always" if settings.fsync == "always" else "writes")
+    return AuditLog(file, monotonic=parts.clock.monotonic, on_end=note_end(parts.events))

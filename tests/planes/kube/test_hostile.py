@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tests.planes.kube.conftest import MINTS, PODS, POLICY, READS, RULE, TOKEN, WEBSOCKET, Answer, Bed, Gate
 
 from robin.app.kube import PolicyHolder
+from robin.cli.main import main
 from robin.planes.kube.agents import FailureDelay
 from robin.planes.kube.bodies import PER_AGENT
 from robin.policy.kube.rules import PolicyDocument
@@ -195,6 +196,21 @@ async def test_a_policy_that_is_not_in_order_keeps_the_last_one_and_is_shown(bed
         await eventually(lambda: _is_refused(parts, "not a regular file"))
         await eventually(lambda: _is_degraded(parts, ["policy", "tokens_file"]), every_s=0.1)
         assert (await parts.ask(f"GET {PODS}")).status == 200
+
+
+async def test_after_a_rename_a_signal_goes_on_in_a_new_audit_file_and_the_chain_holds(bed):
+    async with bed() as parts:
+        audit = parts.folder / "state" / "audit.jsonl"
+        old = audit.with_name("old.jsonl")
+        assert (await parts.ask(f"GET {PODS}")).status == 200
+        await parts.wait_records("request.done", 1)
+        audit.rename(old)
+        parts.robin.send_signal(signal.SIGHUP)
+        await parts.robin.event("audit_reopened")
+        assert (await parts.ask(f"GET {PODS}")).status == 200
+        await parts.wait_records("request.done", 1)
+        assert parts.records()[0]["event"] == "audit.open"
+    assert main(["audit", "verify", str(old), str(audit)]) == 0
 
 
 async def test_a_policy_that_is_loaded_by_a_signal_is_not_loaded_again_by_the_next_look(tmp_path: Path):
