@@ -1,18 +1,18 @@
 """The broker as a plane of the runtime: its keys, its audit log, its socket; and the verifier with its listeners, where configured."""
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from robin.admin.readiness import Readiness
 from robin.app.plane import Listener, Parts, Plane, RuntimeSettings
 from robin.app.runtime import run
-from robin.app.shutdown import EXIT_BIND, EXIT_FAILED, EXIT_SETTINGS, StartFailure
+from robin.app.shutdown import EXIT_SETTINGS, StartFailure
+from robin.app.verifying import BUNDLE_POLL_S, VerifierParts, build_verifier, lock_state, open_audit_file, start_failures
 from robin.config.broker import parse_svid_endpoint
 from robin.config.broker_load import BrokerSettings, IssueSettings, VerifySettings
 from robin.config.load import environment
@@ -22,7 +22,6 @@ from robin.model.caller import Caller, ListenerRule
 from robin.model.faults import Fault
 from robin.model.limits import Deadlines, Limits
 from robin.planes.broker.attest import Attestor, AttestSettings
-from robin.planes.broker.bundle_file import BundleFile
 from robin.planes.broker.columns import BROKER_COLUMNS
 from robin.planes.broker.forward_auth import ForwardAuth, ForwardAuthConnection
 from robin.planes.broker.inbound import InboundSteps
@@ -31,26 +30,20 @@ from robin.planes.broker.issuer import Issuer, IssuerSettings
 from robin.planes.broker.keys import KeyFileRefused, check_folders, load_keys, load_public_keys
 from robin.planes.broker.metrics import PassportMetrics
 from robin.planes.broker.records import PassportAudit
-from robin.planes.broker.replay import MemoryReplayStore
 from robin.planes.broker.responses import PassportRefusals
 from robin.planes.broker.svid_source import SvidSource
 from robin.planes.broker.verifier import Verifier
 from robin.policy.addresses import refuse_own_listeners
 from robin.policy.passport_inbound import InboundPolicy
-from robin.policy.passport_proof import ProofRules
-from robin.policy.passport_verify import VerifyRules
 from robin.proxy.connection import serve_connection
 from robin.proxy.engine import Engine
 from robin.proxy.refusal import refuse_connection
 from robin.telemetry.audit import AuditLog, note_end, reopen_audit
-from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.telemetry.recorder import Recorder
 from robin.transport.dial import Dialer
 from robin.transport.pool import Pool
 from robin.transport.resolve import Resolver
 from robin.wire.passport_keys import PublicKey
-
-_POLL_S: Final = 1.0
 
 
 def run_broker(settings: BrokerSettings) -> int:
@@ -84,32 +77,19 @@ class BrokerPlane(Plane):
         self._metrics = PassportMetrics()
         self.readables = (self._metrics,)
         self.started_fields = {"issuer": settings.issuer}
-        self._bundle: BundleFile | None = None
+        self._verifying: VerifierParts | None = None
         self._recorder: Recorder | None = None
         self._svids: SvidSource | None = None
         self._watching: asyncio.Task[Any] | None = None
-        self._watermark = 0.0
-        self._used_at = 0.0
         self._polled_at = 0.0
-        try:
+        with start_failures():
             settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_folders(settings.state_dir, None if settings.issue is None else Path(settings.issue.socket))
-            self._lock = _lock(settings.state_dir / "replay.lock")  # before the keys: of two processes at once one may make one
+            self._lock = lock_state(settings.state_dir)  # before the keys: of two processes at once one may make one
             self._keys = settings.state_dir / "keys"
             issuer = self._issuer = None if settings.issue is None else _build_issuer(settings, settings.issue, parts)
             signers = {} if settings.verify is None else load_public_keys(settings.verify.bundle_keys)
-            key = None if settings.checkpoint_key_file is None else load_checkpoint_key(settings.checkpoint_key_file)
-            every = settings.checkpoint_every
-            self._used_at = _last_record_at(settings.audit_file)  # before a record of this start
-            file = AuditFile(settings.audit_file, plane="broker", wall=parts.clock.wall, key=key, checkpoint_every=every)
-        except KeyFileRefused as refused:
-            raise StartFailure(EXIT_SETTINGS, str(refused)) from None
-        except AuditUnavailable as error:
-            raise _audit_failure(error) from None
-        except ValueError as error:
-            raise StartFailure(EXIT_SETTINGS, f"broker.audit.checkpoint_key_file: {error}") from None
-        except OSError as error:
-            raise StartFailure(EXIT_SETTINGS, f"broker: {error.filename}: {error.strerror}") from None
+            file, self._used_at = open_audit_file(settings, parts.clock)
         self._audit_log = AuditLog(file, monotonic=parts.clock.monotonic, on_end=note_end(parts.events))
         self._audit = PassportAudit(self._audit_log, parts.clock.wall)
         listeners: list[Listener] = []
@@ -122,14 +102,7 @@ class BrokerPlane(Plane):
 
     def readiness(self, *, started: bool, draining: bool) -> Readiness:
         """Not ready while no valid bundle is in force, earlier proofs may be replayed, or the audit file cannot be written."""
-        reasons, wall = [], self._parts.clock.wall()
-        if self._bundle is not None:
-            if self._bundle.bundle is None:
-                reasons.append(self._bundle.reason)
-            elif wall > self._bundle.bundle.not_after:
-                reasons.append("stale_bundle_fail_closed")
-        if int(wall) <= self._watermark:  # proofs are dated in whole seconds
-            reasons.append("replay_watermark")
+        reasons = [] if self._verifying is None else self._verifying.reasons(self._parts.clock.wall())
         if self._audit.failure:
             reasons.append("audit_unavailable")
         if self._svids is not None and (problem := self._svids.problem):
@@ -167,14 +140,14 @@ class BrokerPlane(Plane):
         os.close(self._lock)
 
     def _poll(self, now: float) -> None:
-        if now - self._polled_at >= _POLL_S:
+        if now - self._polled_at >= BUNDLE_POLL_S:
             self._polled_at = now
             self._poll_bundle()
             self._parts.on_ready_change()
 
     def _poll_bundle(self) -> None:
-        if self._bundle is not None:
-            self._bundle.poll()
+        if self._verifying is not None:
+            self._verifying.bundle.poll()
 
     def _build_attestor(self, trust_domain: str, issue: IssueSettings, identity: AttestSettings) -> Attestor:
         clock = self._parts.clock
@@ -229,16 +202,17 @@ class BrokerPlane(Plane):
 
     def _build_verifier(self, settings: BrokerSettings, verify: VerifySettings, signers: dict[str, PublicKey]) -> list[Listener]:
         parts = self._parts
-        # A clock that was set back since the last use would make proofs of before the start look new.
-        self._watermark = max(parts.clock.wall(), self._used_at) + verify.clock_skew_s
-        proof = ProofRules(scheme=verify.scheme, max_age_s=verify.max_age_s, skew_s=verify.clock_skew_s, not_before_at=self._watermark)
-        rules = VerifyRules(authorities=verify.authorities, proof=proof, max_header_bytes=verify.max_header_bytes)
-        self._bundle = BundleFile(verify.bundle, signers, serial_path=settings.state_dir / "bundle.serial", on_load=self._on_bundle)
-        replay = MemoryReplayStore(verify.replay_entries)
-        self._metrics.replay_entries = replay.__len__
-        self._metrics.bundle_age_s = self._bundle_age_s
-        self._bundle.poll()
-        verifier = Verifier(rules, self._bundle, replay, self._audit, self._metrics, wall=parts.clock.wall, monotonic=parts.clock.monotonic)
+        self._verifying = build_verifier(
+            verify,
+            signers,
+            state_dir=settings.state_dir,
+            used_at=self._used_at,
+            audit=self._audit,
+            metrics=self._metrics,
+            clock=parts.clock,
+            on_load=self._on_bundle,
+        )
+        verifier = self._verifying.verifier
         listeners = []
         if verify.forward_auth is not None:
             listeners.append(self._build_forward_auth(verify, verify.forward_auth, verifier))
@@ -307,10 +281,6 @@ class BrokerPlane(Plane):
         self.readables = (recorder, self._metrics)
         return recorder
 
-    def _bundle_age_s(self) -> float | None:
-        bundle = None if self._bundle is None else self._bundle.bundle
-        return None if bundle is None else self._parts.clock.wall() - bundle.created_at
-
     def _on_bundle(self, event: str, detail: str) -> None:
         if event == "loaded":
             self._parts.events.info("bundle_loaded")
@@ -331,30 +301,6 @@ def _build_issuer(settings: BrokerSettings, issue: IssueSettings, parts: Parts) 
         extended=issue.extended,
     )
     return Issuer(issuer, keys, lambda size: bytes.fromhex(parts.entropy.token_hex(size)))
-
-
-def _audit_failure(error: AuditUnavailable) -> StartFailure:
-    fix = "; let the broker's user write it, or name another broker.audit.file" if error.reason == "write_failed" else ""
-    return StartFailure(EXIT_BIND if error.reason == "locked" else EXIT_FAILED, f"broker.audit: {error}{fix}")
-
-
-def _lock(path: Path) -> int:
-    """Hold the lock of the state, so that two processes never count uses of a nonce apart."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise StartFailure(EXIT_BIND, f"{path}: another process uses this state_dir") from None
-    return fd
-
-
-def _last_record_at(path: Path) -> float:
-    """When the last record was written, by the clock of then; each use has its record. 0 where there is no file."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def _close_at_once(_caller: Caller, _fault: Fault) -> bytes:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 IDENTITY: Final = ("none", "peercred", "pod_svid", "caller_svid")
 KEY_PROTECTION: Final = ("software", "kms", "hardware")
@@ -145,8 +145,8 @@ def _is_one_segment(segment: str) -> bool:
 class ReceivedRequest:
     """One request as a verifier received it. `fields`: lower-case name and trimmed value, in order.
 
-    `body_bytes`: the size of the body as announced, None: unknown. `joined`: who passed the request on may have joined lines of one name
-    with a comma alone.
+    `body_bytes`: the size of the body as announced, None: unknown. `joined`: how who passed the request on may have joined the lines of one
+    name: by a comma alone, or by one with or without a space; empty: lines are as they came.
     """
 
     method: str
@@ -154,7 +154,7 @@ class ReceivedRequest:
     authority: str
     fields: tuple[tuple[str, str], ...]
     body_bytes: int | None = 0
-    joined: bool = False
+    joined: Literal["", ",", ", "] = ""
 
     def values(self, name: str) -> list[str]:
         """The values of every field line of that name."""

@@ -112,7 +112,7 @@ _ROWS: Final[tuple[tuple[str, tuple[int, int], bool, str, str], ...]] = (
     ("ipc_operation_unsupported", _BROKER, False, "The kind or operation is unknown", "use one of the version"),
     ("workload_api_unavailable", _BROKER, True, "The Workload API is out of reach", "look at its socket"),
     ("svid_expired", _BROKER, True, "The SVID has expired", "look at the Workload API"),
-    ("issuer_key_unavailable", _BROKER, True, "There is no active issuer key", "activate a key"),
+    ("issuer_key_unavailable", _BROKER, True, "No issuer key is active; never given: no broker starts so", "activate a key"),
     ("rate_limited", _BROKER, True, "Too many requests of this user", "wait, and ask again"),
     ("ipc_timeout", _BROKER, True, "The request did not arrive in time", "send one line at once"),
     ("reserved_rls_deny", _BROKER, False, "Reserved; never given", "nothing to do"),

@@ -21,7 +21,7 @@ CREDENTIAL_FIELDS: Final = ("authorization", *TRANSCRIPT_FIELDS, *HTTPSIG_FIELDS
 
 _NONCE: Final = re.compile(r"[\x21-\x7e]{8,128}")
 _REQUIRED: Final = ("created", "expires", "nonce", "tag", "wimse-aud")
-_JOINED: Final = re.compile(r",(?! )")
+_JOINED: Final = {",": re.compile(r",(?! )"), ", ": re.compile(",")}
 _PROOF_S: Final = range(1, 301)
 
 
@@ -154,7 +154,7 @@ def _check_transcript(
 
 def _guard_joined(request: ReceivedRequest, name: str) -> str | None:
     """A covered value that two lines could have been, where that cannot be seen."""
-    return "duplicate_header" if request.joined and any(map(_JOINED.search, request.values(name))) else None
+    return "duplicate_header" if request.joined and any(map(_JOINED[request.joined].search, request.values(name))) else None
 
 
 def _decode_proof(text: str) -> bytes:

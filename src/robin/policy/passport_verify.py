@@ -100,7 +100,7 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
     _refuse_folded(names, _JUDGED)
     profile = HTTPSIG if has_httpsig else TRANSCRIPT if has_transcript or _bearer(request) else None
     fields = (*HTTPSIG_FIELDS, "content-digest", "authorization") if profile == HTTPSIG else ("authorization", *TRANSCRIPT_FIELDS)
-    if any(len(request.values(name)) > 1 for name in fields):
+    if any(len(request.values(name)) > 1 for name in fields) or _is_joined(request, profile):
         if profile == TRANSCRIPT:
             raise Refused("transcript_ambiguous", "duplicate_header")
         raise Refused("passport_malformed", "duplicate_header")
@@ -109,6 +109,12 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
     if has_transcript:
         _check_transcript_target(request)
     return profile
+
+
+def _is_joined(request: ReceivedRequest, profile: str | None) -> bool:
+    """Whether a field of the credentials was on two lines that came as one, where no such field has a comma of its own."""
+    fields = ("authorization", *TRANSCRIPT_FIELDS) if profile == TRANSCRIPT else (WIT_FIELD,)
+    return request.joined == ", " and any("," in value for name in fields for value in request.values(name))
 
 
 def _refuse_folded(names: set[str], judged: frozenset[str]) -> None:

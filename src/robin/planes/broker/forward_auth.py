@@ -160,7 +160,7 @@ class ForwardAuth:
     def _original(self, head: ParsedRequest, shape: str) -> ReceivedRequest:
         if shape == "envoy":
             target = head.target.decode("latin-1").removeprefix("/v1/envoy")
-            return replace(received(head, target=target or "/"), joined=True)
+            return replace(received(head, target=target or "/"), joined=",")
         request = received(head)
         values = [request.values(name) for name in _SHAPES[shape]]
         if any(len(lines) != 1 or not lines[0] for lines in values):

@@ -64,8 +64,12 @@ class PassportRefusals:
 
 def render_refusal(reason: Reason, status: int, lines: bytes, *, request_id: str, close: bool, head_only: bool = False) -> bytes:
     """One whole response."""
-    body = _body(reason.code, reason.meaning, status, request_id, source="policy", retry=reason.retryable)
-    return _render(status, reason.code, lines, body, close=close, head_only=head_only)
+    return _render(status, reason.code, lines, refusal_body(reason, status, request_id), close=close, head_only=head_only)
+
+
+def refusal_body(reason: Reason, status: int, request_id: str) -> bytes:
+    """The problem body of a refusal."""
+    return _body(reason.code, reason.meaning, status, request_id, source="policy", retry=reason.retryable)
 
 
 def _body(code: str, title: str, status: int, request_id: str, *, source: str, retry: bool) -> bytes:
@@ -74,11 +78,15 @@ def _body(code: str, title: str, status: int, request_id: str, *, source: str, r
     return json.dumps(members | {"allowed": False, "reason": code, "retryable": retry}).encode("ascii")
 
 
+def refusal_lines(lines: bytes, body: bytes) -> bytes:
+    """The header lines of a refusal: `lines` are those of its status."""
+    return b"Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % len(body) + lines
+
+
 def _render(status: int, code: str, lines: bytes, body: bytes, *, close: bool, head_only: bool) -> bytes:
     head = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
-    head += b"Content-Type: application/problem+json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % len(body)
-    head += b'Proxy-Status: robin; error=http_request_denied; details="%b"\r\n' % code.encode()
-    head += lines + (b"Connection: close\r\n" if close else b"") + b"\r\n"
+    head += refusal_lines(b'Proxy-Status: robin; error=http_request_denied; details="%b"\r\n' % code.encode() + lines, body)
+    head += (b"Connection: close\r\n" if close else b"") + b"\r\n"
     return head if head_only else head + body
 
 
