@@ -3,8 +3,10 @@
 The configurations of nginx and Envoy are those of the how-to page, with the ports of this machine.
 """
 
+import asyncio
 import json
 import random
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.docs.pages import blocks_of
 from tests.planes.broker.conftest import Life
 from tests.planes.broker.rig import AUTHORITY, Rig, route
-from tests.real.parts import debian, nodeclients, trustplane
+from tests.real.parts import debian, nodeclients, pyclients, trustplane
+from tests.real.parts.ports import answers
+from tests.real.parts.process import Server
 from tests.real.parts.program import run
 from tests.real.parts.scratch import scratch_folder
 from tests.real.parts.webservers import envoy, nginx
@@ -157,6 +161,59 @@ async def use_sdk(home: Path, told: dict[str, Any]) -> dict[str, Any]:
     """What the program of the SDK told."""
     command = [trustplane.find(), PROGRAMS / "use_sdk.py"]
     return (await run(command, home=home, feed=json.dumps(told).encode())).told
+
+
+# a Python service
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_an_application_in_uvicorn_is_called_for_what_was_signed_once(folder: Path, service: RecordingUpstream, profile: str) -> None:
+    life = Life(folder, service)
+    life.make_bundle()
+    verify = {name: life.broker["verify"].pop(name) for name in ("bundle", "bundle_keys", "authorities", "scheme", "clock_skew")}
+    own = {**life.broker, "state_dir": str(folder / "service"), "verify": verify}
+    del own["issue"], life.broker["verify"]
+    life.write()
+    (folder / "service.yaml").write_text(json.dumps({"version": 1, "broker": own}))
+    packages = next((pyclients.find().parents[1] / "lib").glob("python*/site-packages"))
+    port = int(life.authority.rpartition(":")[2])
+    command = [sys.executable, PROGRAMS / "serve_uvicorn.py", packages, folder / "service.yaml", port]
+    uvicorn = Server("uvicorn", command, folder=folder)
+    async with RobinProcess("broker", "--config", str(life.config)) as process:
+        await process.event("started")
+        try:
+            await asyncio.to_thread(uvicorn.start, lambda: answers(port))
+            headers = [*await life.headers(profile=profile), *FORGED]
+            status, got, _ = await life.send(headers)
+            assert (status, got["passport"]["subject"], got["passport"]["route_id"]) == (200, "spiffe://example.org/agent", "read")
+            assert [name for name in got["fields"] if name.startswith(("x-trustplane", "signature", "workload-identity"))] == []
+            status, got, _ = await life.send(headers)
+            assert status == (400 if profile == HTTPSIG else 403)
+            kind = ("Content-Type", "application/json")
+            body = {"method": "POST", "target": "/orders", "body": b'{"a":1}'}
+            for more in ({}, {"chunked": True}):
+                signed = await life.headers(profile=profile, fields=[[*kind]], **body)
+                status, got, _ = await life.send([kind, *signed], **body, **more)
+                assert (status, got["body"]) == (200, '{"a":1}')
+            for (changes, *_), reason in zip(WRONG, reasons(profile), strict=True):
+                _, got, _ = await life.send(await life.headers(profile=profile), **changes)
+                assert got["reason"] == reason, changes
+            upgrade = [
+                ("Connection", "Upgrade"),
+                ("Upgrade", "websocket"),
+                ("Sec-WebSocket-Version", "13"),
+                ("Sec-WebSocket-Key", "A" * 22 + "=="),
+            ]
+            assert (await life.send([*await life.headers(profile=profile), *upgrade]))[0] == 403
+        finally:
+            uvicorn.stop()
+    audit = folder / "service" / "audit.jsonl"
+    assert main(["audit", "verify", str(audit)]) == 0
+    records = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert records[-1]["reason"] == "close", "sealed at the end of the lifespan"
+    replay = "nonce_replay" if profile == HTTPSIG else "jti_replay"
+    codes = ["passport_verified", replay, "passport_verified", "passport_verified", *reasons(profile), "transcript_ambiguous"]
+    assert [one["reason_code"] for one in records if one["event"] == "passport.verify"] == codes
 
 
 # a foreign judge of signatures
