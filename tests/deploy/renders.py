@@ -4,6 +4,7 @@
 `make real` renders again and compares; `ROBIN_RENDER=1 make real ARGS="-k renders"` writes the files anew.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable
@@ -99,9 +100,12 @@ def parsed(text: str) -> Objects:
 
 
 def of_kustomize(objects: Objects) -> Objects:
-    """The same under the names that kustomize gives: it cannot put the digest of its pod into the name of the trust job."""
+    """The same without digests, which kustomize cannot make: in the name of the trust job, and of what the gateway cannot reload."""
     found = {}
-    for (kind, namespace, name), one in objects.items():
+    for (kind, namespace, name), whole in objects.items():
+        one = copy.deepcopy(whole)
+        if kind == "Deployment":
+            one["spec"]["template"]["metadata"].pop("annotations", None)
         plain = f"{name.rpartition('-')[0]}-first" if kind == "Job" and "trust" in name else name
         found[kind, namespace, plain] = {**one, "metadata": {**one["metadata"], "name": plain}}
     return found

@@ -146,6 +146,18 @@ def test_a_trust_job_that_changes_has_another_name_since_a_job_cannot_be_changed
     assert len(set.union(*names.values())) == len(names)
 
 
+def test_what_the_gateway_cannot_reload_replaces_its_pods():
+    digests: dict[str, set[str]] = {}
+    for render in RENDERS.values():
+        config = config_of(render)
+        (annotations,) = [pod["metadata"]["annotations"] for pod in pods(render) if "annotations" in pod["metadata"]]
+        kept_for_life = json.dumps([config.get(key) for key in ("name", "listeners", "admin", "audit")], sort_keys=True)
+        digests.setdefault(kept_for_life, set()).add(annotations["robin-gateway/restart"])
+    assert len(digests) > 3, "shared, another name, routes, mtls"
+    assert all(len(one) == 1 for one in digests.values()), "a change of rules replaces none"
+    assert len(set.union(*digests.values())) == len(digests)
+
+
 def test_a_disruption_budget_lets_every_node_be_drained():
     found = {}
     for name, render in RENDERS.items():
