@@ -8,7 +8,7 @@ import pytest
 from tests.deploy import renders
 from tests.real.parts import crds
 from tests.real.parts.kube import Cluster
-from tests.real.parts.renders import RenderRefused, helm, kustomize, lint
+from tests.real.parts.renders import RenderRefused, apply, helm, kustomize, lint
 from tests.real.test_kubernetes_journeys import prepare
 
 pytestmark = pytest.mark.real
@@ -61,10 +61,17 @@ def test_helm_refuses_values_that_mean_nothing_or_too_much(values: dict[str, Any
         helm("robin-gateway", {**renders.VARIANTS["shared"][1], **values})
 
 
-def test_a_real_api_server_takes_every_render(kube: Cluster):
+@pytest.fixture(scope="module")
+def with_kinds(kube: Cluster) -> Cluster:
+    """The API server with the kinds of cert-manager and trust-manager."""
     for words in (["apply", "--server-side", "-f", str(crds.obtain())], ["wait", "--for=condition=established", "crd", "--all"]):
         asked = kube.kubectl(*words)
         assert asked.returncode == 0, asked.stderr
+    return kube
+
+
+def test_a_real_api_server_takes_every_render(with_kinds: Cluster):
+    kube = with_kinds
     for name in (*renders.VARIANTS, *renders.AGENTS):
         objects = list(renders.kept(name).values())
         prepare(kube, [one for one in objects if one["metadata"].get("namespace")])
@@ -74,3 +81,16 @@ def test_a_real_api_server_takes_every_render(kube: Cluster):
         told = kube.dry_run("---\n".join(known))
         assert len(told) == len(known), name
         assert all(line.endswith("serverside-applied (server dry run)") for line in told), json.dumps(told)
+
+
+def test_helm_upgrades_a_release_whose_trust_job_is_still_there_and_changes(with_kinds: Cluster):
+    values = {**renders.VARIANTS["shared"][1], "agents": [{"namespace": "upgraded-agents", "podLabels": {"robin": "agent"}}]}
+    for name in ("upgraded", "upgraded-agents"):
+        with_kinds.create_namespace(name)
+    found = []
+    for word, tag in (("install", "1"), ("upgrade", "1"), ("upgrade", "2")):
+        apply(with_kinds.kubeconfig, word, "robin-gateway", "upgraded", {**values, "image": {"tag": tag}})
+        jobs = with_kinds.request("GET", "/apis/batch/v1/namespaces/upgraded/jobs")["items"]
+        found.append([(job["metadata"]["uid"], job["spec"]["template"]["spec"]["containers"][0]["image"]) for job in jobs])
+    (first,), again, (last,) = found
+    assert (again, first[1], last[1]) == ([first], "registry.example/robin:1", "registry.example/robin:2")

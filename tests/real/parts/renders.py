@@ -28,13 +28,19 @@ def helm_command(word: str, release: str, namespace: str) -> tuple[str | Path, .
     return (gobuild.find(gobuild.HELM) / "helm", word, release, CHART, f"--namespace={namespace}", "--values=-")
 
 
+def apply(kubeconfig: Path, word: str, release: str, namespace: str, values: dict[str, Any]) -> None:
+    """`helm install` or `helm upgrade` as `word`. Raises RenderRefused."""
+    environment = {"KUBECONFIG": str(kubeconfig), "HOME": str(kubeconfig.parent)}
+    _run(*helm_command(word, release, namespace), values=values, environment=environment)
+
+
 def kustomize(name: str | Path) -> Objects:
     """`kubectl kustomize` of an overlay in tests/deploy/gateway, or of another folder."""
     return parsed(_run(gobuild.find(gobuild.KUBERNETES) / "kubectl", "kustomize", FOLDER / name))
 
 
-def _run(*command: str | Path, values: dict[str, Any] | None = None) -> str:
-    asked = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False, timeout=120)
+def _run(*command: str | Path, values: dict[str, Any] | None = None, environment: dict[str, str] | None = None) -> str:
+    asked = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False, timeout=120, env=environment)
     if asked.returncode != 0:
         raise RenderRefused(asked.stdout + asked.stderr)
     return asked.stdout
