@@ -36,7 +36,8 @@ _MALFORMED: Final = 5
 def configure(parser: argparse.ArgumentParser) -> None:
     """One action for each plane that has a policy."""
     parser.usage = (
-        "robin explain gateway [--config robin.yaml] --caller ID (METHOD URL | CONNECT HOST:PORT) [--reverse] [--resolve] [--json]"
+        "robin explain gateway [--config robin.yaml] --caller ID (METHOD URL | CONNECT HOST:PORT)"
+        " [--reverse] [--resolve] [--files-elsewhere] [--json]"
     )
     parser.add_argument("method", metavar="METHOD", help="a method, or CONNECT")
     parser.add_argument("target", nargs="?", metavar="URL|HOST:PORT", help="what is asked for")
