@@ -2,7 +2,9 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from tests.policy.test_gateway import rule
 from tests.policy.test_select import binding
 
@@ -19,7 +21,7 @@ from robin.wire.head_parser import RequestParser
 from robin.wire.http1 import RequestForms
 
 HEADER_RULES, DEADLINES, TLS = HeaderRules(via=b"1.1 robin"), RouteDeadlines(), TlsProfile()
-HOSTS = ("a.test", "b.test", "x.a.test", "10.0.0.1")
+HOSTS = ("a.test", "a.test", "a.test", "b.test", "x.a.test", "10.0.0.1")
 PATTERNS = ("a.test", "b.test", "*.a.test", "**.test", "**")
 PATHS = ("/", "/v1/x", "/v1/%2e%2e/x", "/v1/a%2Fb", "/admin/x", "/v1/x?token=canary")
 FIELDS = ("", "X-HTTP-Method-Override: DELETE\r\n", "Upgrade: websocket\r\nConnection: Upgrade\r\n", "Authorization: Bearer canary\r\n")
@@ -28,16 +30,17 @@ FORMS = RequestForms(schemes=frozenset({b"http", b"https"}))
 
 
 def random_rules(draw: random.Random) -> list[Rule]:
-    return [
+    everything = rule("all", "**", ports={"http": frozenset({80}), "https": frozenset({443})})
+    return [everything] * draw.choice([0, 1, 1]) + [
         rule(
             f"r{at}",
             *draw.sample(PATTERNS, 2),
-            allow=draw.random() < 0.7,
+            allow=draw.random() < 0.9,
             report=draw.random() < 0.2,
             paths=draw.choice([(), (), ("/v1/**",), ("/admin/*", "/")]),
             methods=draw.choice([(), (), ("GET",), ("GET", "POST")]),
-            ports=draw.choice([{"http": frozenset({80})}, {"http": frozenset({80, 81}), "https": frozenset({443})}]),
-            callers=draw.choice([(CallerPattern(text="*"),), (CallerPattern(text="k8s:a/*"),)]),
+            ports={"http": frozenset({80, *draw.sample((81, 443), 1)}), "https": frozenset({443})},
+            callers=(CallerPattern(text=draw.choice(["*", "*", "k8s:a/*"])),),
             upgrades=draw.choice([frozenset(), frozenset({"websocket"})]),
             encoded_slash=draw.random() < 0.5,
             private=draw.choice([(), ("10.0.0.0/8",)]),
@@ -54,34 +57,56 @@ def random_bindings(draw: random.Random) -> list[Binding]:
     )
     return [
         replace(
-            binding(f"p{at}", draw.choice(("a.test", "b.test")), draw.choice(["", "/v1/**"]), callers=draw.choice(["*", "k8s:a/x"])),
-            scheme=draw.choice(["http", "https"]),
-            port=draw.choice([80, 443]),
+            binding(
+                f"p{at}",
+                draw.choice(HOSTS[:4]),
+                draw.choice(["", "", "", "/v1/**"]),
+                callers=draw.choice(["*", "k8s:a/x"]),
+            ),
+            **draw.choice([{"scheme": "http", "port": 80}, {"scheme": "https", "port": 443}]),  # type: ignore[arg-type]
             header=draw.choice(["Authorization", "X-Key"]),
-            rules=draw.choice([EndpointRules(), closed]),
-            placeholder=draw.choice(["", "", "placeholder-of-settings"]),
+            rules=draw.choice([EndpointRules(), EndpointRules(), closed]),
+            placeholder=draw.choice(["", "", "", "", "placeholder-of-settings"]),
             subject_fields=draw.choice([frozenset(), frozenset({"x-subject"})]),
             signing=draw.choice([None, None, None, Signing(mode="sigv4", region="r", service="execute-api", limit_bytes=100)]),
             allowed_ips=draw.choice([(), ("10.0.0.0/8",)]),
         )
-        for at in range(draw.randint(0, 3))
+        for at in range(draw.choice([0, 4, 5]))
     ]
 
 
-def random_request(draw: random.Random) -> tuple[bytes, Caller]:
-    host, scheme = draw.choice(HOSTS), draw.choice(["http", "http", "https"])
-    method, path = draw.choice(["GET", "GET", "POST", "DELETE"]), draw.choice(PATHS)
-    if draw.random() < 0.1:
-        method, path = "OPTIONS", "*"
-    place = Connect(id="c", scheme=draw.choice(["http", "https"]), host=draw.choice(HOSTS), port=draw.choice([80, 443]))
-    connect = place if draw.random() < 0.5 else None
-    target = path if connect is not None or path == "*" else f"{scheme}://{host}{draw.choice(['', ':80', ':81'])}{path}"
-    fields = "".join(draw.sample(FIELDS, draw.randint(0, 2)))
-    length = draw.choice(["", "Content-Length: 3\r\n"]) if method == "POST" and "Upgrade" not in fields else ""
-    name = connect.host if connect is not None else host
-    raw = f"{method} {target} HTTP/1.1\r\nHost: {draw.choice([name, name, f'{name}:81'])}\r\n{fields}{length}\r\n"
-    who = draw.choice(["k8s:a/x", "k8s:b/y", "open"])
-    return raw.encode(), Caller(evidence=Evidence.JWT, listener="proxy", id=who, exposed=draw.random() < 0.3, connect=connect)
+PARTS: dict[str, tuple[object, ...]] = {
+    "host": HOSTS,
+    "scheme": ("http", "http", "https"),
+    "port": ("", "", "", ":80", ":81"),
+    "method": ("GET", "GET", "POST", "DELETE"),
+    "path": ("/v1/x", "/", *PATHS),
+    "field": ("", FIELDS[-1], FIELDS[-1], *FIELDS),
+    "inside": (False, True),
+    "named": ("", "", "", "", "", "", ":81"),
+    "length": ("", "Content-Length: 3\r\n"),
+    "who": ("k8s:a/x", "k8s:a/x", "k8s:a/x", "k8s:b/y", "open"),
+    "exposed": (False, False, False, False, True),
+}
+
+
+def request_of(parts: dict[str, object]) -> tuple[bytes, Caller]:
+    """A head, absolute-form or inside of a CONNECT, and its caller."""
+    host, scheme, port = parts["host"], str(parts["scheme"]), str(parts["port"])
+    number = int(port[1:]) if port else {"http": 80, "https": 443}[scheme]
+    connect = Connect(id="c", scheme=scheme, host=str(host), port=number) if parts["inside"] else None
+    target = parts["path"] if connect is not None else f"{scheme}://{host}{port}{parts['path']}"
+    length = parts["length"] if parts["method"] == "POST" and "Upgrade" not in str(parts["field"]) else ""
+    raw = f"{parts['method']} {target} HTTP/1.1\r\nHost: {host}{parts['named'] or port}\r\n{parts['field']}{length}\r\n"
+    caller = Caller(evidence=Evidence.JWT, listener="proxy", id=str(parts["who"]), exposed=bool(parts["exposed"]), connect=connect)
+    return raw.encode(), caller
+
+
+def neighbours(draw: random.Random) -> list[tuple[bytes, Caller]]:
+    """One request, and others that differ from it in one part or two."""
+    one = {name: draw.choice(values) for name, values in PARTS.items()}
+    others = [one | {name: draw.choice(PARTS[name]) for name in draw.sample(sorted(PARTS), 2)} for _ in range(12)]
+    return [request_of(parts) for parts in (one, *others)]
 
 
 def build(rules: list[Rule], bindings: list[Binding], *, report: bool) -> GatewayPolicy:
@@ -108,15 +133,17 @@ def parser() -> RequestParser:
 def test_a_verdict_is_the_same_whatever_was_decided_before_it() -> None:
     draw = random.Random(120)
     kinds: dict[str, int] = {}
-    for _ in range(30):
+    for _ in range(60):
         rules, bindings, report = random_rules(draw), random_bindings(draw), draw.random() < 0.2
         policy, connection = build(rules, bindings, report=report), parser()
-        asked = [random_request(draw) for _ in range(12)]
-        for raw, caller in draw.choices(asked, k=40):  # of few requests many, some of them twice in a row with one caller
-            for sender in (caller, replace(caller), caller):
-                fresh = build(rules, bindings, report=report)
+        asked = []
+        for raw, caller in neighbours(draw):
+            fresh = build(rules, bindings, report=report)
+            asked.append((raw, caller, said(fresh.decide(parser().parse(raw), caller), fresh)))
+        for raw, caller, expected in draw.choices(asked, k=30):
+            for sender in (caller, caller, replace(caller)):  # a head that repeats, of the same caller and of an equal one
                 verdict = policy.decide(connection.parse(raw), sender)
-                assert said(verdict, policy) == said(fresh.decide(parser().parse(raw), sender), fresh), (raw, sender)
+                assert said(verdict, policy) == expected, (raw, sender)
                 kind = verdict.code if isinstance(verdict, Denial) else type(verdict).__name__
                 kinds[kind] = kinds.get(kind, 0) + 1
         assert "canary" not in repr(vars_of(policy))
@@ -132,10 +159,37 @@ def vars_of(policy: GatewayPolicy) -> object:
 def test_what_is_kept_is_bounded_and_a_denial_is_not() -> None:
     policy = build([rule("all", "**.test", paths=("/**",), ports={"http": frozenset({80})})], [], report=False)
     caller, connection = Caller(evidence=Evidence.LOOPBACK, listener="proxy", id="local"), parser()
-    for number in range(1500):
+    for number in range(1100):
         for host, path in (("a.test", f"/{number}"), (f"denied{number}.example", "/"), ("a.test", "/" + "long" * 200)):
             policy.decide(connection.parse(f"GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()), caller)
     keys = list(policy._kept._kept)
     assert 0 < len(keys) <= 1024
     assert {key[2] for key in keys} == {"a.test"}
     assert max(map(len, (key[5] for key in keys))) < 10
+
+
+SIGNING = Signing(mode="sigv4", region="r", service="execute-api", limit_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("parts", "fields"),
+    [
+        ({"placeholder": "placeholder-of-settings"}, ("", "X-Note: placeholder-of-settings\r\n")),
+        ({"signing": SIGNING}, ("Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "")),
+        ({"subject_fields": frozenset({"x-subject"})}, ("X-Subject: one\r\n", "X-Subject: other\r\n", "")),
+    ],
+)
+def test_what_depends_on_more_than_the_key_is_judged_for_each_request(parts: dict[str, Any], fields: tuple[str, ...]) -> None:
+    rules, bound = [rule("all", "**", ports={"http": frozenset({80})})], replace(binding("p", "a.test"), scheme="http", port=80, **parts)
+    policy, caller, connection = (
+        build(rules, [bound], report=False),
+        Caller(evidence=Evidence.LOOPBACK, listener="proxy", id="local"),
+        parser(),
+    )
+    expected = []
+    for one in (*fields, *fields):
+        raw = f"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{one}\r\n".encode()
+        fresh = build(rules, [bound], report=False)
+        expected.append(said(fresh.decide(parser().parse(raw), caller), fresh))
+        assert said(policy.decide(connection.parse(raw), caller), policy) == expected[-1]
+    assert expected[0] != expected[1]
