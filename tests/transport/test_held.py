@@ -53,7 +53,7 @@ async def connect(request: pytest.FixtureRequest, certificates: CertificateAutho
                 return plain, stack.enter_context(theirs)
             if request.param == "tls":
                 shaking = asyncio.ensure_future(asyncio.to_thread(server.wrap_socket, theirs, server_side=True))
-                secured = await connect_tls(loop, ours, stream, client, "broker.test")
+                secured = await (await connect_tls(loop, ours, stream, client, "broker.test"))
             else:
                 shaking = asyncio.ensure_future(asyncio.to_thread(client.wrap_socket, theirs, server_hostname="broker.test"))
                 below = stream()

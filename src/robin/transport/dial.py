@@ -19,7 +19,7 @@ from robin.model.limits import StepDeadlines
 from robin.model.verdict import Permit
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
-from robin.transport.tls_stream import connect_tls
+from robin.transport.tls_stream import connect_tls, open_socket
 
 _STAGGER_S: Final = 0.25  # "Connection Attempt Delay" (RFC 8305 section 5)
 _NOTHING_LEFT: Final = EXHAUSTED | {errno.EAGAIN}  # no free local port (connect(2))
@@ -73,16 +73,26 @@ class Dialer:
             async with asyncio.timeout(self._connect_s or None if steps is None else steps.dns_s) as deadline:
                 found = await self._resolver.resolve(permit)
                 permitted = self._judge(permit, found)
+                context = self._context(permit)
                 step = "connect"
                 began = self._loop.time()
                 if steps is not None:
                     deadline.reschedule(began + steps.connect_s)
-                sock, address = await connect(self._loop, permitted)
-                step = "secure"
-                connected = self._loop.time()
-                if steps is not None:
-                    deadline.reschedule(connected + steps.tls_s)
-                stream = await self._secure(permit, sock, lambda: build(address))
+                where: ResolvedAddress | socket.socket
+                where = address = permitted[0]
+                if len(permitted) > 1 or "%" in address.host:  # the loop knows no zones
+                    where, address = await connect(self._loop, permitted)
+                if context is None:
+                    stream = build(address)
+                    await open_socket(self._loop, stream, where)
+                    connected = self._loop.time()
+                else:
+                    handshake = await connect_tls(self._loop, where, lambda: build(address), context, permit.endpoint.origin.host)
+                    step = "secure"
+                    connected = self._loop.time()
+                    if steps is not None:
+                        deadline.reschedule(connected + steps.tls_s)
+                    stream = await handshake
                 stream.dialled = _describe(stream, connected - began, self._loop.time() - connected)
                 return stream
         except TimeoutError:
@@ -90,22 +100,16 @@ class Dialer:
         except ssl.SSLError as error:
             raise tls_fault(error) from None
         except OSError as error:
-            raise _connect_fault(error, handshake=step == "secure" and permit.endpoint.origin.tls) from None
+            raise _connect_fault(error, handshake=step == "secure") from None
 
-    async def _secure(self, permit: Permit, sock: socket.socket, build: Callable[[], AnyStream]) -> AnyStream:
-        """The stream on a connected socket, which it owns from now on: TLS where the origin is https."""
+    def _context(self, permit: Permit) -> ssl.SSLContext | None:
+        """By which the connection is secured; None for cleartext."""
         endpoint = permit.endpoint
-        try:
-            if not endpoint.origin.tls:
-                _, stream = await self._loop.create_connection(build, sock=sock)
-                return stream
-            if self.tls is None:
-                raise RuntimeError("an https origin needs TLS contexts")
-            context = self.tls.client(endpoint.tls).context
-            return await connect_tls(self._loop, sock, build, context, endpoint.origin.host)
-        except BaseException:
-            sock.close()
-            raise
+        if not endpoint.origin.tls:
+            return None
+        if self.tls is None:
+            raise RuntimeError("an https origin needs TLS contexts")
+        return self.tls.client(endpoint.tls).context
 
 
 def _describe(stream: Stream, connect_s: float, tls_s: float) -> Dialled:

@@ -3,27 +3,51 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Coroutine
 
+from robin.model.address import ResolvedAddress
 from robin.transport.stream import Stream, StreamClosed
 from robin.transport.tls_transport import AnyStream, TlsTransport
 from robin.wire.client_hello import ClientHello, ClientHelloReader
 
 
+async def open_socket(loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol, where: ResolvedAddress | socket.socket) -> None:
+    """Connect this protocol: to an address, or by a socket that is connected already and is owned from now on. Raises OSError.
+
+    The loop connects in a third of the time that a socket of Python takes (decision 0011). It has no audit event for that, so here is one.
+    """
+    if isinstance(where, ResolvedAddress):
+        sys.audit("robin.connect", where.host, where.port)
+        await loop.create_connection(lambda: protocol, where.host, where.port)
+        return
+    try:
+        await loop.create_connection(lambda: protocol, sock=where)
+    except BaseException:
+        where.close()
+        raise
+
+
 async def connect_tls(
-    loop: asyncio.AbstractEventLoop, sock: Any, build: Callable[[], AnyStream], context: ssl.SSLContext, server_hostname: str
-) -> AnyStream:
-    """A stream that is a TLS client on a connected socket, which it owns. Raises OSError; ssl.SSLError where TLS itself failed."""
+    loop: asyncio.AbstractEventLoop,
+    where: ResolvedAddress | socket.socket,
+    build: Callable[[], AnyStream],
+    context: ssl.SSLContext,
+    server_hostname: str,
+) -> Coroutine[None, None, AnyStream]:
+    """Connect like `open_socket`, and begin TLS as the client. Returns the end of the handshake, to be awaited at once for the stream.
+
+    Both raise OSError; the end ssl.SSLError where TLS itself failed.
+    """
     tls = TlsTransport(loop, build, context, server_hostname=server_hostname)
     opened = tls.opened
     try:
-        await loop.create_connection(lambda: tls, sock=sock)
+        await open_socket(loop, tls, where)
     except BaseException:
         opened.cancel()
         tls.abort()
         raise
-    return await _opened(tls, opened)
+    return _opened(tls, opened)
 
 
 async def accept_tls(loop: asyncio.AbstractEventLoop, sock: socket.socket, stream: Stream, context: ssl.SSLContext) -> None:

@@ -1,4 +1,4 @@
-"""Runs `robin` and writes each TCP connection that it begins to the file DIALS, by Python's audit event, before anything is sent.
+"""Runs `robin` and writes each TCP connection that it begins to the file DIALS, by an audit event, before anything is sent.
 
 Each file that it opens to write is in the file `written` beside that.
 """
@@ -17,6 +17,8 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
         sock, address = arguments
         if isinstance(sock, socket.socket) and sock.type & socket.SOCK_STREAM and sock.family != socket.AF_UNIX:
             os.write(_OUT, f"{address[0]} {address[1]}\n".encode())  # type: ignore[index]
+    elif event == "robin.connect":
+        os.write(_OUT, "{} {}\n".format(*arguments).encode())
     elif event == "open":
         path, _, flags = arguments
         if isinstance(flags, int) and flags & _TO_WRITE:
