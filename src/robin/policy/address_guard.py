@@ -8,6 +8,7 @@ names one address and port for development.
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -64,6 +65,7 @@ _REFUSED: Final = dict.fromkeys(
 }
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _PRIVATE_ROOM: Final = tuple(net for kind, net in _TABLE if kind in {AddressClass.PRIVATE, AddressClass.CGNAT})
+_KNOWN_HOSTS: Final = 4096
 _NAT64_LENGTHS: Final = frozenset({32, 40, 48, 56, 64, 96})
 
 
@@ -80,6 +82,13 @@ def classify(address: Address) -> AddressClass:
     if identifier >> 32 in {0x00005EFE, 0x02005EFE}:  # ISATAP, RFC 5214 section 6.1
         return AddressClass.EMBEDDED
     return AddressClass.PUBLIC
+
+
+@lru_cache(maxsize=_KNOWN_HOSTS)
+def _known(host: str) -> tuple[Address, AddressClass]:
+    """The number of an address and its class by the tables: a name has the same few for a long time, and the tables have 41 rows."""
+    number = ip_address(host.partition("%")[0])
+    return number, classify(number)
 
 
 def is_private_network(text: str) -> bool:
@@ -130,7 +139,7 @@ class AddressGuard:
             kind = self.class_of(address)
             if not self._reachable(address, kind, private):
                 refused.append(kind)
-            elif not all(any(ip_address(address.host) in net for net in nets) for nets in within):
+            elif not all(any(_known(address.host)[0] in net for net in nets) for nets in within):
                 refused.append(AddressClass.OUTSIDE)
             else:
                 permitted.append(address)
@@ -141,15 +150,13 @@ class AddressGuard:
 
     def class_of(self, address: ResolvedAddress) -> AddressClass:
         """The class, with what the settings and this process add to the tables."""
-        number = ip_address(address.host.partition("%")[0])
+        number, kind = _known(address.host)
         if (number.compressed, address.port) in self._unsafe_loopback and not address.own_listener:
             return AddressClass.LOOPBACK  # own_host holds for every loopback address
         if address.own_listener or address.own_host or number in self.self_addresses:
-            kind = classify(number)
             return kind if kind in {AddressClass.LOOPBACK, AddressClass.UNSPECIFIED} else AddressClass.SELF
         if any(number in net for net in self._deny):
             return AddressClass.DENIED
-        kind = classify(number)
         if isinstance(number, IPv6Address) and kind in {AddressClass.EMBEDDED, AddressClass.PUBLIC}:
             for prefix in self._nat64:
                 if number in prefix:
@@ -165,7 +172,7 @@ class AddressGuard:
     def _reachable(self, address: ResolvedAddress, kind: AddressClass, private: Sequence[Network]) -> bool:
         if kind is AddressClass.PUBLIC:
             return True
-        number = ip_address(address.host.partition("%")[0])
+        number, _ = _known(address.host)
         if kind is AddressClass.LOOPBACK:
             return not address.own_listener and (number.compressed, address.port) in self._unsafe_loopback
         return kind in {AddressClass.PRIVATE, AddressClass.CGNAT} and any(number in net for net in private)
