@@ -38,7 +38,7 @@ def test_g57_the_manifests_of_robin_have_no_finding(path: Path) -> None:
 
 def test_g57_the_pods_with_a_program_are_looked_at() -> None:
     looked_at = {path.name for path in OWN if check_manifest(path.read_bytes(), path.name).pods}
-    assert looked_at == {"sidecar.yaml", "sidecar-spiffe.yaml", "job.yaml", "job-classic.yaml"}
+    assert looked_at == {"sidecar.yaml", "sidecar-spiffe.yaml", "job.yaml", "job-classic.yaml", "pod.yaml"}
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from robin.planes.broker.forward_auth import ForwardAuth, ForwardAuthConnection
 from robin.planes.broker.inbound import InboundSteps
 from robin.planes.broker.ipc import CONNECTIONS, BrokerPolicy, IpcConnection, IpcServer
 from robin.planes.broker.issuer import Issuer, IssuerSettings
-from robin.planes.broker.keys import KeyFileRefused, check_folders, load_keys, load_public_keys
+from robin.planes.broker.keys import KeyFileRefused, check_folders, load_public_keys
 from robin.planes.broker.metrics import PassportMetrics
+from robin.planes.broker.mounted_keys import load_issuer_keys, mark_of
 from robin.planes.broker.records import PassportAudit
 from robin.planes.broker.responses import PassportRefusals
 from robin.planes.broker.svid_source import SvidSource
@@ -86,7 +87,8 @@ class BrokerPlane(Plane):
             settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_folders(settings.state_dir, None if settings.issue is None else Path(settings.issue.socket))
             self._lock = lock_state(settings.state_dir)  # before the keys: of two processes at once one may make one
-            self._keys = settings.state_dir / "keys"
+            self._state_dir, self._keys_dir = settings.state_dir, settings.keys_dir
+            self._keys_mark = () if settings.keys_dir is None else mark_of(settings.keys_dir)
             issuer = self._issuer = None if settings.issue is None else _build_issuer(settings, settings.issue, parts)
             signers = {} if settings.verify is None else load_public_keys(settings.verify.bundle_keys)
             file, self._used_at = open_audit_file(settings, parts.clock)
@@ -122,11 +124,7 @@ class BrokerPlane(Plane):
     def reload(self) -> None:
         """Read bundle and keys again, and go on in a new audit file if the old one was renamed."""
         self._poll_bundle()
-        if self._issuer is not None:
-            try:
-                self._issuer.use_keys(load_keys(self._keys, now=0, auto_create=False))
-            except (KeyFileRefused, OSError) as error:
-                self._parts.events.error("keys_refused", detail=str(error))
+        self._load_keys()
         self._parts.tasks.start(reopen_audit(self._audit_log, self._parts.events), "audit reopen")
 
     def flush(self) -> None:
@@ -143,7 +141,23 @@ class BrokerPlane(Plane):
         if now - self._polled_at >= BUNDLE_POLL_S:
             self._polled_at = now
             self._poll_bundle()
+            self._poll_keys()
             self._parts.on_ready_change()
+
+    def _load_keys(self) -> None:
+        if self._issuer is not None:
+            try:
+                self._issuer.use_keys(load_issuer_keys(self._state_dir, self._keys_dir, now=0, auto_create=False))
+            except (KeyFileRefused, OSError) as error:
+                self._parts.events.error("keys_refused", detail=str(error))
+            else:
+                self._parts.events.info("keys_loaded")
+
+    def _poll_keys(self) -> None:
+        """A mounted folder is read when it changed; what is in the broker's own folder is for the signal."""
+        if self._keys_dir is not None and (mark := mark_of(self._keys_dir)) != self._keys_mark:
+            self._keys_mark = mark
+            self._load_keys()
 
     def _poll_bundle(self) -> None:
         if self._verifying is not None:
@@ -290,7 +304,7 @@ class BrokerPlane(Plane):
 
 
 def _build_issuer(settings: BrokerSettings, issue: IssueSettings, parts: Parts) -> Issuer:
-    keys = load_keys(settings.state_dir / "keys", now=parts.clock.wall(), auto_create=settings.auto_create)
+    keys = load_issuer_keys(settings.state_dir, settings.keys_dir, now=parts.clock.wall(), auto_create=settings.auto_create)
     issuer = IssuerSettings(
         issuer=settings.issuer,
         trust_domain=settings.trust_domain,

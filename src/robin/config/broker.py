@@ -179,6 +179,7 @@ SCHEMA: Final = Mapping(
         _one("state_dir", ABSOLUTE_PATH, "/var/lib/robin/broker", "keys, locks, bundle serial"),
         _map(
             "keys",
+            _one("dir", ABSOLUTE_PATH, text="a folder that others fill, such as a mounted Secret; default: the broker's own in state_dir"),
             _one("auto_create", BOOLEAN, "true"),
             _one("proof_key_max_age", duration("1s"), "1h"),
             _one("jose_alg_name", choice("Ed25519", "EdDSA"), "Ed25519"),

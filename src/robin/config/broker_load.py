@@ -67,6 +67,7 @@ class BrokerSettings:
     trust_domain: str
     issuer: str
     state_dir: Path
+    keys_dir: Path | None
     auto_create: bool
     proof_key_max_age_s: float
     jose_alg_name: str
@@ -156,6 +157,9 @@ def _rules(section: Any) -> Iterator[Diagnostic]:
         yield error(section, "key_missing", "broker has neither `issue` nor `verify`", "add one of them")
     if "://" not in values["issuer"].value and not values["issuer"].value.startswith("urn:"):
         yield error(values["issuer"], "value_invalid", "broker.issuer is not an absolute URI", "write such as https://issuer.example")
+    keys = values["keys"].value
+    if keys.get("dir") is not None and keys["auto_create"].at is not None and keys["auto_create"].value:
+        yield error(keys["auto_create"], "value_invalid", "no key is made where keys.dir names a folder", "remove auto_create, or dir")
     if issue.value is not None:
         yield from _issue_rules(issue.value, error)
     if verify.value is not None:
@@ -248,6 +252,7 @@ def _build(section: Any) -> BrokerSettings:
         trust_domain=plain["trust_domain"],
         issuer=plain["issuer"],
         state_dir=state,
+        keys_dir=Path(plain["keys"]["dir"]) if plain["keys"].get("dir") else None,
         auto_create=plain["keys"]["auto_create"],
         proof_key_max_age_s=plain["keys"]["proof_key_max_age"],
         jose_alg_name=plain["keys"]["jose_alg_name"],

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     settings = broker_or_exit(args.config, here=action[:1] != ["key"])
     if action[:1] == ["key"]:
-        return _on_keys(args, settings.state_dir / "keys")
+        return _on_keys(args, settings)
     if args.check:
         return _check(settings)
     if settings.issue is None and action == ["run"]:
@@ -49,14 +49,15 @@ def _check(settings: BrokerSettings) -> int:
     """What a start reads, without the lock: folders and keys where they are there, pinned keys, the bundle, the key of checkpoints."""
     from robin.planes.broker import keys  # noqa: PLC0415 - only where keys are read
     from robin.planes.broker.bundle_file import read_bundle  # noqa: PLC0415 - as above
+    from robin.planes.broker.mounted_keys import load_issuer_keys  # noqa: PLC0415 - as above
     from robin.telemetry.audit_file import load_checkpoint_key  # noqa: PLC0415 - as above
     from robin.wire.trust_bundle import BundleRefused, parse_bundle  # noqa: PLC0415 - as above
 
     issue, verify = settings.issue, settings.verify
     try:
         keys.check_folders(settings.state_dir, None if issue is None else Path(issue.socket))
-        if issue is not None and (settings.state_dir / "keys").exists():
-            keys.load_keys(settings.state_dir / "keys", now=0, auto_create=False)
+        if issue is not None and (settings.keys_dir is not None or (settings.state_dir / "keys").exists()):
+            load_issuer_keys(settings.state_dir, settings.keys_dir, now=0, auto_create=False)
         if verify is not None:
             parse_bundle(read_bundle(verify.bundle), keys.load_public_keys(verify.bundle_keys))
         if settings.checkpoint_key_file is not None:
@@ -73,10 +74,15 @@ def _check(settings: BrokerSettings) -> int:
     return EXIT_OK
 
 
-def _on_keys(args: argparse.Namespace, folder: Path) -> int:
+def _on_keys(args: argparse.Namespace, settings: BrokerSettings) -> int:
     from robin.planes.broker import keys  # noqa: PLC0415 - only where keys are read
+    from robin.planes.broker.mounted_keys import load_issuer_keys  # noqa: PLC0415 - as above
 
     step, now = args.action[1], int(SystemClock().wall())
+    folder = settings.state_dir / "keys"
+    if settings.keys_dir is not None and step != "list":
+        print(f"robin broker: {settings.keys_dir} is only read; replace keys where it is filled, such as in the Secret", file=sys.stderr)
+        return EXIT_USAGE
     try:
         if step == "new":
             print(keys.add_key(folder, now=now).kid)
@@ -90,7 +96,7 @@ def _on_keys(args: argparse.Namespace, folder: Path) -> int:
                 print(f"robin broker: passports of this key may still be valid for {left_s} s", file=sys.stderr)
                 return EXIT_NO
         else:
-            for key in keys.load_keys(folder, now=0, auto_create=False):
+            for key in load_issuer_keys(settings.state_dir, settings.keys_dir, now=0, auto_create=False):
                 print(f"{key.kid}  {key.status:<8}  created {key.created}")
     except FileNotFoundError as error:
         print(f"robin broker: {error.filename}: there are no keys yet", file=sys.stderr)

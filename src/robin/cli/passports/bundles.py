@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from robin.cli.broker_config import broker_or_exit
 from robin.cli.flags import refuse, seconds
 from robin.config.broker_load import bundle_routes
-from robin.planes.broker.keys import KeyFileRefused, load_bundle_key, load_keys, load_public_keys
+from robin.planes.broker.keys import KeyFileRefused, load_bundle_key, load_public_keys
+from robin.planes.broker.mounted_keys import load_issuer_keys
 from robin.policy.broker_issue import IDENTITY_OF_MODE
 from robin.transport.clock import SystemClock
 from robin.wire.compact_jws import encode_base64url
@@ -63,7 +64,7 @@ def _build(args: argparse.Namespace) -> int:
     if settings.issue is None:
         refuse([f"robin passport bundle build: {args.config} has no section broker.issue"])
     try:
-        keys = load_keys(settings.state_dir / "keys", now=SystemClock().wall(), auto_create=settings.auto_create)
+        keys = load_issuer_keys(settings.state_dir, settings.keys_dir, now=SystemClock().wall(), auto_create=settings.auto_create)
     except KeyFileRefused as error:
         refuse([f"robin passport bundle build: {error}"])
     now = int(SystemClock().wall())

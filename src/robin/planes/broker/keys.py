@@ -60,9 +60,14 @@ def load_keys(folder: Path, *, now: float, auto_create: bool) -> tuple[IssuerKey
         save_key(folder, make_key(status="active", created=int(now)))
         paths = sorted(folder.glob("*.jwk"))
     keys = tuple(_load(path) for path in paths)
+    check_one_active(folder, keys)
+    return keys
+
+
+def check_one_active(folder: Path, keys: tuple[IssuerKeyPair, ...]) -> None:
+    """Raise KeyFileRefused unless exactly one key signs."""
     if sum(key.status == "active" for key in keys) != 1:
         raise KeyFileRefused(f"{folder}: not exactly one key is active")
-    return keys
 
 
 def add_key(folder: Path, *, now: int) -> IssuerKeyPair:
@@ -135,6 +140,13 @@ def _check_folder(path: Path) -> None:
 
 
 def _load(path: Path) -> IssuerKeyPair:
+    found, text = read_key_file(path)
+    _check(path, found)
+    return parse_key_file(path, text)
+
+
+def read_key_file(path: Path) -> tuple[os.stat_result, bytes]:
+    """A regular file that is no link: its status, and its bytes up to one more than a key may have. Raises KeyFileRefused, OSError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -142,8 +154,14 @@ def _load(path: Path) -> IssuerKeyPair:
             raise KeyFileRefused(f"{path}: it is a symbolic link") from None
         raise
     with os.fdopen(fd, "rb") as file:
-        _check(path, os.fstat(file.fileno()))
-        text = file.read(_LIMIT_BYTES + 1)
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise KeyFileRefused(f"{path}: it is not a regular file")
+        return found, file.read(_LIMIT_BYTES + 1)
+
+
+def parse_key_file(path: Path, text: bytes) -> IssuerKeyPair:
+    """The key in the text of the file of this name. Raises KeyFileRefused."""
     try:
         members = parse_json_object(text)
         key = Ed25519PrivateKey.from_private_bytes(decode_base64url(str(members["d"])))
