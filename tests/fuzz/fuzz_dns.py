@@ -63,7 +63,7 @@ WORDS = (
 )
 
 
-class _Canned(dns.nameserver.Nameserver):
+class Canned(dns.nameserver.Nameserver):
     """Gives these octets as the reply to every query, with the id of the query, and reads them as the real one does."""
 
     def __init__(self, octets: Callable[[dns.message.QueryMessage], bytes]) -> None:
@@ -126,7 +126,7 @@ def _resolved(octets: Callable[[dns.message.QueryMessage], bytes]) -> None:
     now = [0.0]
     resolver = DnsResolver(servers=[("127.0.0.1", 53)], hosts={}, timeout_s=1.0, now=lambda: now[0], is_own_listener=lambda *_: False)
     stub = resolver._build()
-    stub.nameservers = [_Canned(octets)]
+    stub.nameservers = [Canned(octets)]
     try:
         found = asyncio.run(resolver.lookup(_NAME))
     except Fault as fault:

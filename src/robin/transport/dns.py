@@ -28,7 +28,7 @@ _ANSWERS_MAX: Final = 16
 class DnsResolver:
     """A `transport.dial.Resolver`. `hosts` are names with fixed addresses; `servers` are `(host, port)`, empty: those of resolv.conf."""
 
-    __slots__ = ("_cache", "_hosts", "_is_own_listener", "_now", "_on_query", "_servers", "_stub", "_timeout_s")
+    __slots__ = ("_cache", "_hosts", "_is_own_listener", "_now", "_on_query", "_resolv_conf", "_servers", "_stub", "_timeout_s")
 
     def __init__(
         self,
@@ -39,10 +39,12 @@ class DnsResolver:
         now: Callable[[], float],
         is_own_listener: Callable[[str, int], bool],
         on_query: Callable[[str, float], None] = lambda _result, _seconds: None,
+        resolv_conf: str = "/etc/resolv.conf",
     ) -> None:
         """`on_query(result, seconds)` is called after each resolution that asked a name server."""
         self._on_query = on_query
         self._servers = tuple(servers)
+        self._resolv_conf = resolv_conf
         self._hosts = dict(hosts)
         self._timeout_s = timeout_s
         self._now = now
@@ -130,7 +132,7 @@ class DnsResolver:
         from dns.nameserver import Do53Nameserver  # noqa: PLC0415
 
         try:
-            stub = Stub(configure=not self._servers)
+            stub = Stub(self._resolv_conf, configure=not self._servers)
         except (DNSException, OSError):
             raise Fault("dns_failed", "dns_failed: there is no usable name server in resolv.conf") from None
         if self._servers:

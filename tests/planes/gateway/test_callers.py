@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hmac
 import json
 import os
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.grants.proxied import Answering, reply
 from tests.planes.gateway.rig import Rig, code_of, running
 
@@ -84,13 +87,22 @@ def _claims(**changes: object) -> dict[str, object]:
     return {name: value for name, value in claims.items() if value is not None}
 
 
+def _public_pem() -> bytes:
+    """The public key of the issuer: what a verifier that lets the token choose would take for the secret of HS256."""
+    (jwk,) = AUTHORITY.jwks()["keys"]
+    x, y = (int.from_bytes(base64.urlsafe_b64decode(jwk[name] + "=="), "big") for name in "xy")
+    key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
 def _bad_tokens() -> dict[str, bytes]:
     now = int(time.time())
     good = AUTHORITY.sign(_claims())
-    head, body, signature = good.split(b".")
+    head, body, _ = good.split(b".")
     unsigned = base64url(b'{"alg":"none"}').encode() + b"." + body + b"."
-    hs256 = base64url(b'{"alg":"HS256"}').encode() + b"." + body + b"." + signature
     kid = json.loads(base64.urlsafe_b64decode(head + b"=="))["kid"]
+    start = base64url(json.dumps({"alg": "HS256", "kid": kid}).encode()).encode() + b"." + body
+    hs256 = start + b"." + base64url(hmac.digest(_public_pem(), start, "sha256")).encode()
     return {
         "signature": head + b"." + body + b"." + IdentityAuthority().sign(_claims()).split(b".")[2],
         "none": unsigned,

@@ -235,3 +235,7 @@ async def test_without_listeners_the_proxy_and_the_admin_listener_are_on_loopbac
                     bound.add((fields[1].partition(":")[0], int(fields[1].partition(":")[2], 16)))
         assert bound == {("0100007F", int(address.rpartition(":")[2])) for address in rig.listeners}
         assert len(bound) == 2
+        client = await rig.client()  # and without rules nothing is reached, nor asked for: E11
+        for answer in (await rig.get(f"http://b.test:{rig.plain.port}/"), await client.connect("evil.test:443")):
+            assert code_of(answer) == (403, "rule_default")
+        assert (rig.names.asked, rig.dials) == ([], [])

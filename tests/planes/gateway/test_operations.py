@@ -60,6 +60,15 @@ async def test_the_probes_listener_shows_probes_metrics_and_both_cas_and_nothing
         assert bundle.count(b"BEGIN CERTIFICATE") > 10
     for path in ("/quitquitquit", "/status/gateway", "/ca.key", "/tls.key", "/../ca/tls.key"):
         assert (await rig.page(path, probes))[0] in {400, 404}
+    before = rig.dials
+    for address in (rig.admin, probes):  # neither listener forwards
+        host, _, port = address.rpartition(":")
+        for line in (f"GET http://b.test:{rig.plain.port}/", f"CONNECT b.test:{rig.plain.port}"):
+            client = Client(*await asyncio.open_connection(host, int(port)))
+            status, _, _ = await client.ask(f"{line} HTTP/1.1", f"Host: b.test:{rig.plain.port}")
+            assert status in {400, 404, 405, 421, 501}
+            client.writer.close()
+    assert rig.dials == before
     for path in ("/metrics", "/readyz", "/ca.crt"):
         client = await rig.client()
         assert code_of(await client.ask(f"GET {path} HTTP/1.1", "Host: localhost")) == (421, "misdirected")
