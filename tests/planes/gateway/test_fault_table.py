@@ -118,16 +118,21 @@ async def too_many(rig: Rig) -> Response:
             client.writer.transport.abort()
 
 
-async def mint_two(rig: Rig) -> None:
-    """Leaves for two hosts in one second, of which one caller has one; again with others where the clock went on between them."""
+async def mint_many(rig: Rig) -> None:
+    """Leaves for two hosts at once, of which one caller has one in a second; again with others where the clock went on between them."""
     rig.address = rig.listeners[0]
-    for pair in zip(MINTED[::2], MINTED[1::2], strict=True):
-        clients = [await rig.client() for _ in pair]
-        for client, name in zip(clients, pair, strict=True):
-            assert (await client.connect(f"{name}.test:{rig.tls.port}"))[0] == 200
-        for client, name in zip(clients, pair, strict=True):
-            client.writer.write(client_hello(f"{name}.test"))
-        if b"" in [await client.reader.read(1) for client in clients]:  # else both got a ServerHello
+
+    async def bridged(name: str) -> bool:
+        """Whether the client got a ServerHello. It sends its own with the CONNECT, so that no pause of this machine comes between."""
+        client, place = await rig.client(), f"{name}.test:{rig.tls.port}"
+        client.writer.write(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode() + client_hello(f"{name}.test"))
+        assert (await client.response())[0] == 200
+        octets = await client.reader.read(1)
+        client.writer.transport.abort()
+        return octets != b""
+
+    for at in range(0, len(MINTED), 2):
+        if not all(await asyncio.gather(*map(bridged, MINTED[at : at + 2]))):
             return
 
 
@@ -193,7 +198,7 @@ ROWS: list[tuple[str, Provoke]] = [
     ("connect_timeout", get("http://hole.test:DEAD/")),
     ("unroutable", get("http://nowhere.test:DEAD/")),
     ("bridge_unavailable", connect("outside.other:443")),
-    ("limit_mints", mint_two),
+    ("limit_mints", mint_many),
 ]  # fmt: skip
 SENT: list[tuple[str, Provoke]] = [
     ("upstream_protocol", answering(b"HTTP/1.1 20 what\r\n", get("http://b.test:PLAIN/"))),
@@ -235,7 +240,8 @@ async def test_e52_a_code_has_its_status_its_fields_its_body_and_its_record_and_
         assert ("retry-after" in fields) == (retry == "after")
         assert problem["request_id"]
     await eventually(lambda: len(closes()) > before, what=f"the record of {code}")
-    (close,) = closes()[before:]
+    close, *more = closes()[before:]
+    assert not more or code == "limit_mints"
     assert close["status"] == (200 if response is None else kind.status)
     if response is not None and code not in {one for one, _ in SENT}:
         (decision,) = decisions()[decided:]
