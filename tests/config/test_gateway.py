@@ -272,10 +272,13 @@ def test_a_reverse_listener_alone_has_a_port_of_its_own_and_needs_no_ca_for_its_
 
 
 def test_equal_hosts_are_equal_however_they_are_written(tmp_path: Path) -> None:  # E13
-    settings, found = load(tmp_path, rules("{name: r, hosts: [API.Example.COM., bücher.example]}"))
+    hosts = "hosts: [API.Example.COM., bücher.example]"
+    settings, found = load(tmp_path, rules(f"{{name: r, {hosts}}}") + "\n" + routes(f"{hosts}, upstream: 'https://API.Example.COM'"))
     assert found == []
     assert settings is not None
-    assert [host.text for host in settings.rules.rules[0].hosts] == ["api.example.com", "xn--bcher-kva.example"]
+    for pattern in (settings.rules.rules[0].hosts, settings.routes[0].hosts):
+        assert [host.text for host in pattern] == ["api.example.com", "xn--bcher-kva.example"]
+    assert settings.routes[0].origin.authority == b"api.example.com"
 
 
 @pytest.mark.parametrize(
