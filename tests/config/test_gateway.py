@@ -450,3 +450,12 @@ def test_files_that_are_elsewhere_are_warnings_where_that_is_asked_for_and_open_
         (mounted / name).touch(mode=0o644)
     settings, found = load_gateway(str(file), files_elsewhere=True)
     assert (settings, [(one.code, one.severity) for one in found]) == (None, [("key_mode", "error")] * 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "found"), [(16_384, []), (16_385, [("value_invalid", 3)])])
+def test_thousands_of_rules_are_taken_up_to_a_limit(tmp_path: Path, count: int, found: list[tuple[str, int]]) -> None:
+    written = json.dumps([{"name": f"r{at}", "hosts": [f"h{at}.test"]} for at in range(count)])
+    settings, said = load(tmp_path, f"  policy: {{rules: {written}}}")
+    assert said == found
+    assert found or (settings is not None and len(settings.rules.rules) == count)

@@ -8,7 +8,7 @@ import pytest
 
 from robin.policy.gateway import Ask, CallerPattern, Decision, Rule, RuleSet
 from robin.policy.patterns import parse_host_pattern, parse_methods, parse_path_pattern
-from robin.policy.rule_ties import find_ties
+from robin.policy.rule_ties import find_ties, tied_host
 
 HTTPS = {"https": frozenset({443})}
 
@@ -108,12 +108,20 @@ def test_what_only_passes_in_report_mode_is_treated_as_the_most_specific_allow_o
 def test_ties_are_found_among_many_rules_as_by_comparing_each_pair() -> None:
     draw = random.Random(4)
     hosts = ["a.test", "b.test", "*.test", "a*.test", "*b.test", "**.test", "*.a.test", "**.a.test", "**"]
+    paths = ["/x", "/y", "/*", "/x/*", "/y/*", "/x/**", "/y/**", "/**", "/x*", "/*x", "/x/*/z", "/x/y*"]
     for _ in range(400):
         rules = [
-            rule(f"r{at}", *draw.sample(hosts, 2), tls=draw.choice(["auto", "bridge"]), paths=draw.choice([(), ("/x",), ("/*",)]))
+            rule(
+                f"r{at}",
+                *draw.sample(hosts, 2),
+                tls=draw.choice(["auto", "bridge"]),
+                paths=tuple(draw.sample(paths, draw.choice([0, 1, 2]))),
+                methods=draw.choice([(), (), ("GET",), ("PUT",)]),
+            )
             for at in range(4)
         ]
-        expected = {(one.name, other.name) for one, other in itertools.combinations(rules, 2) if next(iter(find_ties([one, other])), None)}
+        pairs = [(one, other) for one, other in itertools.combinations(rules, 2) if one.tls != other.tls]
+        expected = {(one.name, other.name) for one, other in pairs if one.methods.rank == other.methods.rank and tied_host(one, other)}
         assert {(one.name, other.name) for one, other, _ in find_ties(rules)} == expected
         for one, other, host in find_ties(rules):
             assert one.host_rank(host) == other.host_rank(host) or len(one.hosts) > 1
@@ -122,6 +130,8 @@ def test_ties_are_found_among_many_rules_as_by_comparing_each_pair() -> None:
     many = [rule(f"r{at}", f"h{at}.test", tls="bridge" if at % 2 else "auto") for at in range(20_000)]
     assert list(find_ties(many)) == []  # compared pair by pair they took an hour
     assert RuleSet(many).decide(ask("h7.test")).rule is many[7]
+    many = [rule(f"r{at}", "a.test", paths=(f"/{at}/**",), upgrades=frozenset({"websocket"} if at % 2 else ())) for at in range(2_000)]
+    assert list(find_ties(many)) == []  # on one host too
 
 
 def test_the_rules_that_are_looked_at_for_a_host_are_those_that_have_it_each_once() -> None:

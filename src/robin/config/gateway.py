@@ -242,14 +242,17 @@ class _Builder:
 
     def _check_conflicts(self, rules: list[Rule], places: dict[str, Position]) -> None:
         """Tcp and http(s) on one host and port cannot be told apart before the first byte, and a tunnel would get round a denial too."""
+        by_port: dict[int, list[Rule]] = {}
+        for rule in [rule for rule in rules if not rule.report]:
+            spoken = {port for scheme, ports in rule.ports.items() if scheme != "tcp" for port in ports}
+            if not rule.allow:
+                spoken -= rule.ports.get("tcp", frozenset())  # what it denies to tcp too, the tunnel does not get round
+            for port in spoken:
+                by_port.setdefault(port, []).append(rule)
         for one in [rule for rule in rules if rule.allow and "tcp" in rule.ports]:
-            for other in rules:
-                if other.report:
-                    continue
-                spoken = {port for scheme, ports in other.ports.items() if scheme != "tcp" for port in ports}
-                if not other.allow:
-                    spoken -= other.ports.get("tcp", frozenset())  # what it denies to tcp too, the tunnel does not get round
-                if one.ports["tcp"] & spoken and any(witness_host(a, b) for a in one.hosts for b in other.hosts):
+            others = {id(other): other for port in one.ports["tcp"] for other in by_port.get(port, ())}
+            for other in others.values():
+                if any(witness_host(a, b) for a in one.hosts for b in other.hosts):
                     self._add(
                         places[one.name],
                         "rule_conflict",

@@ -41,8 +41,9 @@ def parse_gateway(
     from robin.config.gateway import build_gateway  # noqa: PLC0415 - PyYAML is loaded only where there is a YAML file
     from robin.config.robin_yaml import document  # noqa: PLC0415
     from robin.config.yaml_reader import read_yaml  # noqa: PLC0415
+    from robin.config.yaml_tree import MOST_NODES_OF_RULES  # noqa: PLC0415
 
-    root, diagnostics = read_yaml(content, path, document())
+    root, diagnostics = read_yaml(content, path, document(), most_nodes=MOST_NODES_OF_RULES)
     section = None if root is None else root.value.get("gateway")
     profiles = None if section is None else section.value.get("profiles")
     patterns = () if profiles is None else tuple(str(item.value) for item in profiles.value)

@@ -9,7 +9,7 @@ from robin.config.gateway_routes import route_schema
 from robin.config.identities import IDENTITIES
 from robin.config.parse import BOOLEAN, TEXT, Form, InvalidValue, Kind, choice, duration, integer, shown
 from robin.config.provider_schema import FIELDS
-from robin.config.schema import Entries, Field, Mapping, Scalar, Schema, Sequence
+from robin.config.schema import LONGEST_RULES, Entries, Field, Mapping, Scalar, Schema, Sequence
 
 
 def _matching(pattern: str, what: str, fix: str) -> Callable[[str], str]:
@@ -129,7 +129,7 @@ SCHEMA: Final = Mapping(
         _group(
             "policy",
             _key("mode", choice("enforce", "report"), "enforce", "report: record denials, do not enforce them"),
-            _list("rules", "what is allowed, and what is not", _RULE),
+            Field(name="rules", schema=Sequence(item=_RULE, longest=LONGEST_RULES), help="what is allowed, and what is not"),
             text="the rules; silence denies",
         ),
         _group(

@@ -13,6 +13,8 @@ from robin.config.parse import Form, Kind, parse_items
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ENTRY_NAME = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 LONGEST_LIST = 4096
+LONGEST_RULES = 16_384
+"""Rules, which are the one list that programs write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 from robin.config.diagnostic import MOST_DIAGNOSTICS, Diagnostic, Position, bounded
 from robin.config.parse import CONTROLS, Form, InvalidValue, nearest, shown
 from robin.config.schema import LONGEST_LIST, Anything, Entries, Mapping, Scalar, Schema, Sequence
-from robin.config.yaml_tree import KINDS, READ_AS, Findings, Node, Unreadable, parse_tree
+from robin.config.yaml_tree import KINDS, MOST_NODES, READ_AS, Findings, Node, Unreadable, parse_tree
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _MOST_LISTED = 16
@@ -39,11 +39,11 @@ class Located:
         return self.value
 
 
-def read_yaml(content: bytes, name: str, schema: Schema) -> tuple[Located | None, tuple[Diagnostic, ...]]:
+def read_yaml(content: bytes, name: str, schema: Schema, *, most_nodes: int = MOST_NODES) -> tuple[Located | None, tuple[Diagnostic, ...]]:
     """The value of the document, and what is wrong with it. With an error among the diagnostics the value is not to be used."""
     findings = Findings(name)
     try:
-        root = parse_tree(content, findings)
+        root = parse_tree(content, findings, most_nodes=most_nodes)
     except Unreadable:
         return None, bounded(findings.diagnostics)
     value = None if root is None else _Checker(findings).check(root, schema, "the file")

@@ -17,6 +17,7 @@ from robin.config.parse import shown
 
 LIMIT_BYTES: Final = 1 << 20
 MOST_NODES: Final = 20_000
+MOST_NODES_OF_RULES: Final = 120_000  # of a gateway's robin.yaml, whose rules programs write
 DEEPEST: Final = 32
 
 # What a file may not hold: control characters but tab and line ends, a byte order mark, and the line ends that only YAML 1.1 knows.
@@ -83,9 +84,9 @@ class Findings:
         return Unreadable()
 
 
-def parse_tree(content: bytes, findings: Findings) -> Node | None:
+def parse_tree(content: bytes, findings: Findings, *, most_nodes: int = MOST_NODES) -> Node | None:
     """The root of the document; None for an empty file. Raises Unreadable."""
-    return _TreeBuilder(findings).build(_decode(content, findings))
+    return _TreeBuilder(findings, most_nodes).build(_decode(content, findings))
 
 
 def _decode(content: bytes, findings: Findings) -> str:
@@ -112,8 +113,9 @@ def _after(findings: Findings, text: str) -> Position:
 class _TreeBuilder:
     """Builds the tree of a text from the parser's events, without recursion; reports what is not plain YAML."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, most_nodes: int) -> None:
         self._findings = findings
+        self._most_nodes = most_nodes
         self._resolver = yaml.resolver.Resolver()
         self._open: list[Node] = []
         self._root: Node | None = None
@@ -187,8 +189,8 @@ class _TreeBuilder:
 
     def _add(self, node: Node) -> None:
         self._nodes += 1
-        if self._nodes > MOST_NODES:
-            raise self._findings.stop(node.at, f"the file holds more than {MOST_NODES} values", "split it")
+        if self._nodes > self._most_nodes:
+            raise self._findings.stop(node.at, f"the file holds more than {self._most_nodes} values", "split it")
         if not self._open:
             self._root = node
             return
