@@ -151,6 +151,11 @@ async def test_e10_a_rotated_token_is_used_by_the_next_request_and_a_wrong_one_i
     relay.token_file.write_bytes(b"two words")
     assert problem(await relay.connect(f"b.test:{rig.tls.port}"), "robin-relay") == (503, "identity_malformed")
     relay.token_file.unlink()
+
+    def refused() -> int:
+        return len([one for one in rig.records if one["event"] == "gateway.close" and one["fault"] == "caller_token_invalid"])
+
+    await eventually(lambda: refused() == 2, what="the parent's records of the wrong token")
     parents = len(rig.records)
     for answer in (await relay.connect(f"b.test:{rig.tls.port}"), await relay.ask("GET", url)):
         assert problem(answer, "robin-relay") == (503, "identity_unavailable")
