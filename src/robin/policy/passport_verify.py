@@ -51,7 +51,7 @@ class Findings:
 
 def verify_head(request: ReceivedRequest, bundle: TrustBundle | None, reason: str, rules: VerifyRules, now: float, found: Findings) -> None:
     """Steps 1 to 12, noted in `found`. `reason`: why no bundle is in force, where none is. Raises Refused."""
-    found.profile = _check_fields(request, rules)
+    _check_fields(request, rules, found)
     if bundle is None:
         raise Refused(reason or "bundle_policy_missing")
     if request.authority.lower() not in rules.authorities:
@@ -87,8 +87,8 @@ def replay_key(found: Findings) -> bytes:
     return digest.digest()
 
 
-def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
-    """Step 1. Returns the profile, None where there is no credential."""
+def _check_fields(request: ReceivedRequest, rules: VerifyRules, found: Findings) -> None:
+    """Step 1. The profile is noted as soon as it is known, since it decides the status; None where there is no credential."""
     size = sum(len(name) + len(value) for name, value in request.fields if name in CREDENTIAL_FIELDS)
     if size > rules.max_header_bytes:
         raise Refused("header_too_large")
@@ -97,8 +97,8 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
     has_httpsig = WIT_FIELD in names or ("signature-input" in names and "signature" in names)
     if has_transcript and has_httpsig:
         raise Refused("profile_ambiguous")
+    profile = found.profile = HTTPSIG if has_httpsig else TRANSCRIPT if has_transcript or _bearer(request) else None
     _refuse_folded(names, _JUDGED)
-    profile = HTTPSIG if has_httpsig else TRANSCRIPT if has_transcript or _bearer(request) else None
     fields = (*HTTPSIG_FIELDS, "content-digest", "authorization") if profile == HTTPSIG else ("authorization", *TRANSCRIPT_FIELDS)
     if any(len(request.values(name)) > 1 for name in fields) or _is_joined(request, profile):
         if profile == TRANSCRIPT:
@@ -108,7 +108,6 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules) -> str | None:
         raise Refused("transcript_ambiguous", detail)
     if has_transcript:
         _check_transcript_target(request)
-    return profile
 
 
 def _is_joined(request: ReceivedRequest, profile: str | None) -> bool:

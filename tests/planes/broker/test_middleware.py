@@ -219,7 +219,7 @@ CASES: list[tuple[str, dict[str, Any], Change, tuple[int, str], tuple[int, str]]
         lambda fields, profile: with_(fields, TOKEN[profile], unsigned),
         *[(code, "passport_algorithm_not_allowed") for code in A],
     ),
-    ("a token twice", {}, twice, (403, "transcript_ambiguous"), (403, "passport_malformed")),
+    ("a token twice", {}, twice, (403, "transcript_ambiguous"), (400, "passport_malformed")),
     ("a type", {}, typed, (403, "request_binding_mismatch"), (400, "proof_coverage_insufficient")),
     ("an upgrade", {}, upgraded, (403, "transcript_ambiguous"), (403, "transcript_ambiguous")),
 ]
