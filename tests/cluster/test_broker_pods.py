@@ -3,17 +3,21 @@
 The application holds nothing: its user is all that the broker goes by.
 """
 
+import base64
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tests.cluster.parts.cluster import NodeCluster
-from tests.cluster.parts.pods import APP_IMAGE, WAIT, aside, robin_pod, states
+from tests.cluster.parts.pods import APP_IMAGE, MANIFESTS, WAIT, aside, robin_pod, states
 from tests.cluster.parts.services import NODE_ADDRESS
 from tests.cluster.parts.upstream import ClusterService
 from tests.real.parts.process import poll
 
 from robin.cli.main import main
+from robin.planes.broker.keys import IssuerKeyPair, make_key, save_key
 from robin.wire.broker_ipc import render_issue
 
 AUTHORITY = "orders:8080"
@@ -103,9 +107,9 @@ print(json.dumps({"roots": roots, "groups": groups}))
 """
 
 
-def request(route: str, path: str) -> bytes:
+def request(route: str, path: str, *, scheme: str = "http", authority: str = AUTHORITY) -> bytes:
     """The line that asks the broker for a passport for a GET of this path."""
-    http = {"method": "GET", "scheme": "http", "authority": AUTHORITY, "target": path, "fields": [], "body_sha256": None}
+    http = {"method": "GET", "scheme": scheme, "authority": authority, "target": path, "fields": [], "body_sha256": None}
     signer = {"identity": "none", "key_protection": "software"}
     rest = {"audience": None, "route_id": route, "nonce": None, "ctx": {}, "signer": signer, "svid_proof": None}
     return render_issue({"request_id": "pod-1", "profile": "wimse-httpsig", "http": http, **rest})
@@ -285,3 +289,76 @@ async def test_the_emptydir_itself_is_no_folder_for_the_socket(cluster: NodeClus
     stopped = states(await aside(cluster.get, "pod", "broker", namespace=namespace))["robin"]["state"]["terminated"]
     assert stopped["exitCode"] == 2
     assert "/run/robin: others can write to it" in await aside(cluster.logs, "broker", "robin", namespace=namespace)
+
+
+# the shipped pod: keys from a Secret
+
+MOUNTED = """
+import os, stat
+found = {name: [stat.S_IMODE(os.stat(path).st_mode), os.stat(path).st_uid] for name, path in (%r).items() if os.path.exists(path)}
+print(json.dumps(found))
+"""
+KEYS = "/etc/robin-keys"
+
+
+def key_secret(folder: Path, pair: IssuerKeyPair) -> dict[str, Any]:
+    """The Secret of the shipped pod with this key alone. An apply takes away what `data` has no more; of `stringData` it would not."""
+    path = save_key(folder, pair)
+    data = {path.name: base64.b64encode(path.read_bytes()).decode()}
+    path.unlink()
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "robin-broker-keys"}, "data": data}
+
+
+def shipped_pod() -> list[dict[str, Any]]:
+    """ConfigMap and pod, whose application waits for programs of this test."""
+    settings, pod = (one for one in yaml.safe_load_all((MANIFESTS / "broker" / "pod.yaml").read_text()) if one)
+    pod["spec"]["containers"][0]["command"] = ["/usr/bin/python3", "-c", WAIT]
+    return [settings, pod]
+
+
+async def signing_kid(journey: Journey) -> str:
+    """Whose key signs what the application of the shipped pod gets."""
+    line = request("orders.read", "/orders", scheme="https", authority="orders.example")
+    reply = await journey.python("app-with-broker", "app", ASK % SOCKET, f"print(json.dumps(ask({line!r})))")
+    assert reply["reason"] == "broker_passport_issued", reply
+    header = dict(reply["headers"])["Workload-Identity-Token"].partition(".")[0]
+    return str(json.loads(base64.urlsafe_b64decode(header + "==="))["kid"])
+
+
+async def test_the_shipped_pod_signs_with_the_secrets_key_and_with_the_one_that_replaces_it(
+    cluster: NodeCluster, namespace: str, tmp_path: Path
+):
+    old, new = (make_key(status="active", created=number) for number in (1, 2))
+    await aside(cluster.apply, [key_secret(tmp_path, old), *shipped_pod()], namespace=namespace)
+    await aside(cluster.wait_for, "pod", "app-with-broker", "Ready", namespace=namespace, timeout_s=60)
+    journey = Journey(cluster, namespace)
+    assert await signing_kid(journey) == old.kid
+    paths = {"file": f"{KEYS}/{old.kid}.jwk", "settings": "/etc/robin/robin.yaml", "state": STATE}
+    program = MOUNTED % (paths,)
+    held = await journey.python("app-with-broker", "robin", program)
+    assert held["file"] == [0o440, 0]
+    assert held["state"] == [0o2700, 10001], "of the group that fsGroup gives to what is made on the volume"
+    assert await journey.python("app-with-broker", "app", program) == {}, "the application has none of it"
+
+    await aside(cluster.apply, [key_secret(tmp_path, new)], namespace=namespace)
+    log = partial(cluster.logs, "app-with-broker", "robin", namespace=namespace)
+    await aside(poll, lambda: '"keys_' in log(), timeout_s=120.0, what="the new key to be read", every_s=1.0)
+    assert "keys_refused" not in await aside(log)
+    assert await signing_kid(journey) == new.kid
+
+
+async def test_a_key_that_others_may_read_ends_the_broker(cluster: NodeCluster, namespace: str, tmp_path: Path):
+    settings, pod = shipped_pod()
+    (keys,) = [one for one in pod["spec"]["volumes"] if one["name"] == "keys"]
+    keys["secret"]["defaultMode"] = 0o644
+    secret = key_secret(tmp_path, make_key(status="active", created=1))
+    await aside(cluster.apply, [secret, settings, pod], namespace=namespace)
+
+    def ended() -> dict[str, Any]:
+        status = states(cluster.get("pod", "app-with-broker", namespace=namespace)).get("robin", {})
+        found: dict[str, Any] = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated") or {}
+        return found
+
+    stopped = await aside(poll, ended, timeout_s=60.0, what="the broker to end", every_s=0.2)
+    assert stopped["exitCode"] == 2
+    assert "its mode is 0644, so others can reach it" in await aside(cluster.logs, "app-with-broker", "robin", namespace=namespace)
