@@ -11,7 +11,7 @@ import pytest
 from tests.telemetry.audit_rig import Folder
 
 from robin.cli.main import main
-from robin.telemetry.audit_chain import LINE_BYTES
+from robin.telemetry.audit_chain import LINE_BYTES, draft_of
 from robin.testing.waiting import eventually
 
 
@@ -97,6 +97,29 @@ def test_tail_shows_the_last_records_one_line_each(folder: Folder, capsys: pytes
     assert json.loads(capsys.readouterr().out)["event"] == "audit.checkpoint"
 
 
+def test_calls_are_one_short_line_each_with_what_was_decided_or_what_failed(folder: Folder, capsys: pytest.CaptureFixture[str]):
+    asked = {"ts": "t", "plane": "gateway", "event": "gateway.decision", "id": "", "caller": {"id": "local"}, "would_deny": ""}
+    tunnel = {"op": "connect", "method": "CONNECT", "scheme": "https", "host": "a.test", "port": 443, "path": None}
+    request = {"op": "request", "method": "GET", "scheme": "http", "host": "b.test", "port": 80, "path": "/x"}
+    grant = {"provider": "demo", "credential": "token"}
+    file = folder.open_file()
+    records: list[dict[str, object]] = [
+        {**tunnel, "verdict": "permit", "code": "", "rule": "r", "grant": None},
+        {**tunnel, "verdict": "failed", "code": "dns_failed", "rule": "r", "grant": None},
+        {**request, "verdict": "deny", "code": "rule_default", "rule": "", "grant": None},
+        {**request, "verdict": "permit", "code": "", "rule": "", "would_deny": "rule_default", "grant": grant},
+    ]
+    file.append([draft_of({**asked, **record}) for record in records])
+    file.close()
+    assert main(["audit", "tail", "--calls", str(folder.log)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        " t local CONNECT a.test:443 permit r",
+        " t local CONNECT a.test:443 failed dns_failed r",
+        " t local GET http://b.test/x deny rule_default",
+        " t local GET http://b.test/x would_deny rule_default +demo/token",
+    ]
+
+
 HOSTILE = [
     b"\x1b[2J\x00\xff\x9b\n",
     b"\xf0\x9f",
@@ -134,13 +157,13 @@ async def test_tail_follows_the_log_into_its_next_file(folder: Folder):
         """The tail begins to follow at some moment: records are written until one is seen."""
         nonlocal number
         number += 1
-        file.append([{"ts": "t", "plane": "test", "event": "e", "id": "", "n": number}])
+        file.append([draft_of({"ts": "t", "plane": "test", "event": "e", "id": "", "n": number})])
         seen.extend(process.stdout.read() or b"" if process.stdout else b"")
         return b"n=" in seen
 
     try:
         await eventually(grown, every_s=0.05, timeout_s=30, what="a record")
-        file.append([{"ts": "t", "plane": "test", "event": "last.of.the.first", "id": ""}])
+        file.append([draft_of({"ts": "t", "plane": "test", "event": "last.of.the.first", "id": ""})])
         folder.log.rename(folder.log.with_name("audit.jsonl.1"))
         assert file.reopen()
         await eventually(lambda: seen.extend(process.stdout.read() or b"") or b"reason=rotated" in seen, every_s=0.05, what="the next file")
