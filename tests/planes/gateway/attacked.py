@@ -59,7 +59,7 @@ async def attacked(folder: Path) -> AsyncIterator[Rig]:
     """The gateway. Its deadlines for what a client owes it are short."""
     answers: dict[str, list[Any]] = {name: [address] for names in (NAMES, BRIDGED) for address, name in names.items()}
     section = {
-        "timeouts": {"first_bytes": "700ms", "tls": "1s", "head": "1s", "dns": "2s"},
+        "timeouts": {"first_bytes": "1500ms", "tls": "1500ms", "head": "1500ms", "dns": "2s"},
         "addresses": {"self_names": ["gateway.names.test"]},
         "admin": {"probes": "127.0.0.1:0"},
         "limits": {"connections_per_caller": 0},  # all tests are one caller, and some of its connections stay open

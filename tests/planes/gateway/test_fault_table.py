@@ -52,7 +52,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
                 {"name": "gone", "issuer": "https://gone.test", "jwks": {"file": str(folder / "none.json")}, **common},
             ],
             "limits": {"tunnels_per_caller": 4, "mints_per_second": 1},
-            "timeouts": {"first_bytes": "300ms", "dns": "300ms", "connect": "500ms", "response_head": "300ms"},
+            "timeouts": {"dns": "1s", "connect": "1s", "response_head": "1s"},
             "addresses": {
                 "hosts": {"link.test": ["169.254.0.9"], "hole.test": ["127.0.0.3"], "nowhere.test": [BROADCAST]}
                 | {f"{name}.test": ["127.0.0.1"] for name in ["a", "b", "c", "wrong", "clear", "dead", *MINTED]},
