@@ -24,6 +24,7 @@ from tests.planes.gateway.rig import Rig, client_hello, code_of, running
 from robin.cli.main import main
 from robin.testing.authority import IdentityAuthority
 from robin.testing.certificates import CertificateAuthority, Leaf
+from robin.testing.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -558,15 +559,16 @@ async def test_a_reload_that_cannot_be_whole_changes_nothing(tmp_path: Path) -> 
         document = json.loads(file.read_text())
         document["gateway"]["policy"]["rules"][0]["hosts"] = ["a.test"]
         document["gateway"]["listeners"][0] |= {"name": "guarded", "auth": "unix", "listen": f"unix:{tmp_path}/s", "uids": [0]}
-        for count, (text, keys) in enumerate([(json.dumps(document), ["gateway.listeners"]), ("version: 1\ngateway: [", [])]):
+        for text, keys in ((json.dumps(document), ["gateway.listeners"]), ("version: 1\ngateway: [", [])):
             file.write_text(text)
             rig.robin.send_signal(signal.SIGHUP)
-            assert (await rig.robin.event("config_refused", after=count))["keys"] == keys
+            await eventually(lambda keys=keys: keys in [one.get("keys") for one in rig.robin.events], what="the refusal")
             assert (await rig.get(f"http://b.test:{rig.plain.port}/"))[0] == 200
             assert code_of(await rig.get(f"http://a.test:{rig.plain.port}/")) == (403, "rule_default")
             shown = json.loads((await rig.page("/status/gateway"))[1])
             assert (shown["generation"], shown["refused_keys"]) == (1, keys)
-        assert (await rig.metrics("robin_config_reload_total"))['result="refused"'] == 2
+        # More than the two where the watch of the file saw a change before the signal came.
+        assert (await rig.metrics("robin_config_reload_total"))['result="refused"'] >= 2
         assert not (tmp_path / "s").exists()
 
 
@@ -575,7 +577,7 @@ async def test_a_reload_that_cannot_be_whole_changes_nothing(tmp_path: Path) -> 
 
 async def test_a_drain_serves_on_then_cuts_what_is_left_and_writes_every_record(tmp_path: Path) -> None:
     rules = [{"name": "tcp", "hosts": ["a.test"], "ports": ["PLAIN"], "schemes": ["tcp"]}]
-    async with running(tmp_path, rules, section={"drain": {"min": "500ms", "max": "2s"}}) as rig:
+    async with running(tmp_path, rules, section={"drain": {"min": "2s", "max": "4s"}}) as rig:
         tunnels = [await rig.client() for _ in range(20)]
         for client in tunnels:
             assert (await client.connect(f"a.test:{rig.plain.port}"))[0] == 200
