@@ -1,6 +1,6 @@
 """The reason words: with one of them `detail` of an error begins, `why` and `reason` of a record are one. What each means, for people.
 
-A word that is a public code too is explained as that code. The words of the Kubernetes plane and of passports are not here.
+A word that is a public code too is explained as that code, and so are those of passports.
 """
 
 from collections.abc import Mapping
@@ -222,6 +222,33 @@ error | how an exchange ended: fault of the record has the code
 """)
 """Those of docs/reference/gateway.md."""
 
+KUBE_WORDS: Final = _table("""
+target_form | the target is not a path that begins with /
+path_char | the path has a byte or an escape that servers read in different ways
+path_segment | the path has an empty segment, . or ..
+path_legacy | the path has one of the old prefixes watch/ and proxy/
+path_name | group, version, resource, namespace or name in the path is not one that the API server takes
+query | the query is one that Robin and the API server could read differently
+encoding | the body is compressed, and cannot be judged
+impersonation | the agent asks to act as another user
+streams | the agent has as many sessions open as one may
+bodies | the agent has as many bodies on their way as one may
+bootstrap | the cluster does not accept Robin's own credential
+mint | the cluster did not mint a token for the agent's account
+startup | the checks of the cluster have not passed yet
+upstream | the API server refuses the token that it minted, or ended the session
+redirect | the API server redirects
+token_expiry | how a session ended: its token was about to expire
+max_session | how a session ended: it had lasted as long as one may
+rule_expired | how a session ended: the rule that allowed it has ended
+policy | how a session ended: the policy changed and does not allow it any more
+revoked | the credentials of the agent were revoked
+client | how a session ended: the agent left
+complete | how an exchange ended: as it should
+shutdown | how a session ended: Robin stopped
+""")
+"""Those of docs/reference/kube.md."""
+
 OUTCOME_WORDS: Final = _table("""
 forwarded | the request was sent, and the response was relayed whole; or a tunnel was opened
 local_response | Robin responded itself, by design
@@ -235,6 +262,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     **{word: (meaning, "faults.md#reason-words") for word, meaning in ENGINE_WORDS.items()},
     **{word: (meaning, "gateway.md#reason-words") for word, meaning in GATEWAY_WORDS.items()},
     **dict.fromkeys(sorted(STS_ERRORS), ("an error code of AWS STS, as it was received", "gateway.md#reason-words")),
+    **{word: (meaning, "kube.md#reason-words") for word, meaning in KUBE_WORDS.items()},
     **{word: (meaning, "outcomes.md") for word, meaning in OUTCOME_WORDS.items()},
 }
 """What each word means, and its place below docs/reference."""
