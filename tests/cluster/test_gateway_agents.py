@@ -150,12 +150,19 @@ async def test_an_agent_starts_when_the_network_is_closed_and_holds_nothing_secr
     assert "eyJ" not in json.dumps(relayed)
 
 
+WITHOUT_DNS = {"dns": {"mode": "none"}, "service": {"clusterIP": "10.96.0.80"}}
+
+
+@pytest.mark.parametrize("without_dns", [{}, WITHOUT_DNS], ids=["dns", "no-dns"])
 @pytest.mark.usefixtures("shipped")
-async def test_a_lockdown_holds_where_no_policy_is_enforced(cluster: NodeCluster, broker: ClusterUpstream, tmp_path: Path):
+async def test_a_lockdown_holds_where_no_policy_is_enforced(
+    cluster: NodeCluster, broker: ClusterUpstream, tmp_path: Path, without_dns: dict[str, Any]
+):
     await aside(cluster.load, await aside(images.with_nft, images.robin(), tmp_path / "nft.tar"))
-    values = chart.values(AGENTS, robin="agent") | {"networkPolicy": {"enabled": False}}
+    values = chart.values(AGENTS, robin="agent") | {"networkPolicy": {"enabled": False}} | without_dns
     await aside(chart.install, cluster, "robin-gateway", GATEWAYS, values)
-    made = [one for one in await aside(chart.agents, tmp_path, coder(), components=LOCKED) if one["kind"] == "Pod"]
+    components = (*LOCKED, "components/dns-none") if without_dns else LOCKED
+    made = [one for one in await aside(chart.agents, tmp_path, coder(), components=components) if one["kind"] == "Pod"]
     weak = copy.deepcopy(made)
     weak[0]["metadata"]["name"] = "weak"
     (lockdown,) = [one for one in weak[0]["spec"]["initContainers"] if one["name"] == "lockdown"]
@@ -171,7 +178,7 @@ async def test_a_lockdown_holds_where_no_policy_is_enforced(cluster: NodeCluster
         "tcp gateway": (f"robin-gateway.{GATEWAYS}.svc.cluster.local", 8081),
         "udp dns": (DNS_ADDRESS, 53),
     }
-    open_ = {"tcp gateway", "udp dns"}
+    open_ = {"tcp gateway"} if without_dns else {"tcp gateway", "udp dns"}
     found = await printed(cluster, AGENTS, "coder", FLOWS % json.dumps(places), container="agent")
     assert found == {name: name in open_ for name in places}
     assert (await printed(cluster, AGENTS, "coder", CLIENTS, container="agent"))["requests"] == 401

@@ -1,6 +1,5 @@
 """The gateway's chart: agents are known by their projected tokens, the network keeps them in, and replicas are replaced under load."""
 
-import asyncio
 import json
 import secrets
 from collections.abc import Iterator
@@ -10,10 +9,12 @@ import pytest
 from tests.cluster.parts import chart
 from tests.cluster.parts.chart import TOKEN, TRUST, printed
 from tests.cluster.parts.cluster import NodeCluster
-from tests.cluster.parts.pods import aside, idle_pod, told
+from tests.cluster.parts.pods import aside, idle_pod, shipped, told
 from tests.cluster.parts.services import NODE_ADDRESS
 from tests.cluster.parts.upstream import ClusterUpstream
 from tests.real.parts.process import poll
+
+from robin.testing.waiting import eventually
 
 BY_HAND = {"trust": {"mode": "none"}}
 REACH = """
@@ -76,6 +77,23 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 while True:
     threading.Thread(target=one).start()
     time.sleep(0.05)
+"""
+
+ASK_ROUTES = f"""
+import json, ssl, urllib.error, urllib.request
+trust = ssl.create_default_context(cafile="{TRUST}/ca.crt")
+asked = urllib.request.Request("https://%s:8080/v1/models", headers={{"Authorization": "Bearer " + open({TOKEN!r}).read()}})
+try:
+    status = urllib.request.urlopen(asked, context=trust, timeout=10).status
+except urllib.error.HTTPError as refused:
+    status = refused.code
+print(json.dumps(status))
+"""
+PROFILE = """
+id: broker
+display_name: The broker, which takes a token of the gateway's own account
+credentials: [{name: token}]
+endpoints: [{host: broker.example, port: 8443, allowed_ips: [%s]}]
 """
 
 
@@ -184,10 +202,12 @@ async def test_replicas_are_replaced_under_load_without_a_refused_connect(
     async def more() -> dict[str, int]:
         """Counts after fifty more CONNECTs were served."""
         before = (await counted()).get("200", 0)
-        async with asyncio.timeout(60.0):
-            while (found := await counted()).get("200", 0) < before + 50:
-                await asyncio.sleep(0.5)
-        return found
+
+        async def enough() -> dict[str, int]:
+            found = await counted()
+            return found if found.get("200", 0) >= before + 50 else {}
+
+        return await eventually(enough, timeout_s=60.0, every_s=0.5, what="fifty more CONNECTs")
 
     before = await more()
     old = set(await aside(cluster.every, "pods", namespace=gateways))
@@ -203,6 +223,64 @@ async def test_replicas_are_replaced_under_load_without_a_refused_connect(
     )
     after = await more()
     assert {name: count - before.get(name, 0) for name, count in after.items() if name != "200"} == dict.fromkeys(after.keys() - {"200"}, 0)
+
+
+def routes_of(namespace: str) -> dict[str, Any]:
+    """Values for a route to the broker, with the gateway's own token, for the pods `app: models`."""
+    token = "/var/run/secrets/robin/tokens/broker"
+    callers = [f"k8s:{namespace}/default"]
+    route = {"name": "models", "upstream": "https://broker.example:8443", "allow": [{"callers": callers, "methods": ["GET"]}]}
+    return {
+        "reverse": {"callers": [{"namespace": namespace, "podLabels": {"app": "models"}}]},
+        "tokens": {"broker": "broker.example"},
+        "files": {"broker.yaml": PROFILE % chart.PRIVATE},
+        "config": {
+            "profiles": ["broker.yaml"],
+            "providers": [{"profile": "broker", "callers": callers, "permit": False, "files": {"token": token}}],
+            "routes": [{**route, "private": [chart.PRIVATE]}],
+        },
+    }
+
+
+def caller(gateway: str) -> dict[str, Any]:
+    """The shipped sidecar and its application, with the gateway as broker."""
+    pod = shipped("sidecar.yaml")
+    pod["metadata"]["labels"] = {"app": "models"}
+    (robin,) = pod["spec"]["initContainers"]
+    given = {"UPSTREAM_URL": f"https://{gateway}:8080", "UPSTREAM_CA_FILE": f"{TRUST}/ca.crt", "AUDIENCE": "robin-gateway-routes"}
+    robin["env"] = [{"name": f"ROBIN_{name}", "value": value} for name, value in given.items()]
+    robin["volumeMounts"].append({"name": "trust", "mountPath": TRUST, "readOnly": True})
+    (source,) = pod["spec"]["volumes"][0]["projected"]["sources"]
+    source["serviceAccountToken"]["audience"] = given["AUDIENCE"]
+    pod["spec"]["volumes"].append({"name": "trust", "configMap": {"name": "robin-trust"}})
+    return pod
+
+
+async def test_an_upgrade_opens_routes_to_the_shipped_sidecar(cluster: NodeCluster, namespace: str, gateways: str, broker: ClusterUpstream):
+    """At once after the install, so that the trust Job is still there, whose pod the upgrade changes."""
+    await aside(chart.write_authorities, cluster, gateways, *chart.SLOTS)
+    values = chart.values(namespace, robin="agent")
+    await aside(chart.install, cluster, "robin-gateway", gateways, values)
+    tolerations = {"tolerations": [{"key": "robin.example/new", "operator": "Exists"}]}
+    upgraded = {**values, **routes_of(namespace), **tolerations}
+    await aside(chart.install, cluster, "robin-gateway", gateways, upgraded, word="upgrade")
+
+    gateway = host_of(gateways)
+    pods = [caller(gateway), chart.agent("agent", {"robin": "agent"}), chart.agent("stranger", {"robin": "stranger"})]
+    await aside(cluster.apply, pods, namespace=namespace)
+    first = await broker.until(lambda one: True, what="a request of the application")
+    assert (first.target, first.verdict.reason) == ("/v1/models", "")
+    assert first.verdict.subject == f"system:serviceaccount:{gateways}:robin-gateway", "the gateway's token, not the sidecar's"
+    for name in ("agent", "stranger"):
+        await aside(cluster.wait_for, "pod", name, "Ready", namespace=namespace)
+    places = {"routes": (gateway, 8080), "proxy": (gateway, 8081)}
+    await until(cluster, namespace, "stranger", places, "routes", open_=False)
+    assert await printed(cluster, namespace, "stranger", REACH % json.dumps(places)) == {"routes": False, "proxy": False}
+    assert await printed(cluster, namespace, "app", REACH % json.dumps(places)) == {"routes": True, "proxy": False}
+    assert await printed(cluster, namespace, "agent", ASK_ROUTES % gateway) == 401, "its token is for the proxy"
+    assert not broker.refused
+    lines = told(await aside(cluster.logs, "app", "app", namespace=namespace))
+    assert not [line for line in lines if "failure" in line]
 
 
 async def test_an_agent_cannot_connect_to_the_gateway_of_another(

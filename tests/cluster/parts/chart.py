@@ -26,9 +26,9 @@ TRUST = "/etc/robin/trust"
 PRIVATE = "10.98.0.0/24"  # where tests have their upstreams
 
 
-def install(cluster: NodeCluster, release: str, namespace: str, values: dict[str, Any]) -> None:
-    """`helm install`, and wait for its pods."""
-    _helm(cluster, *helm_command("install", release, namespace), values=values)
+def install(cluster: NodeCluster, release: str, namespace: str, values: dict[str, Any], *, word: str = "install") -> None:
+    """`helm install`, or `upgrade` as `word`, and wait for its pods."""
+    _helm(cluster, *helm_command(word, release, namespace), values=values)
     for deployment in cluster.every("deployments", namespace=namespace):
         cluster.rolled_out(f"deployment/{deployment}", namespace=namespace)
 
