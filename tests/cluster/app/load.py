@@ -5,6 +5,7 @@ Writes one JSON line a second, one for each failure, and a last one. `load.py N`
 
 import collections
 import json
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ signal.signal(signal.SIGTERM, lambda *_: ENDING.set())  # first: process 1 of a 
 import openai  # noqa: E402
 
 PAUSE_S = 0.02
-SHUTDOWN_S = 1.0  # what an application does after SIGTERM still needs its provider
+SHUTDOWN_S = float(os.environ.get("SHUTDOWN_S", "1.0"))  # what an application does after SIGTERM still needs its provider
 
 
 def main() -> int:
