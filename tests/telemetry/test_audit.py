@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -285,6 +286,27 @@ async def test_a_new_file_that_is_not_empty_is_refused_and_the_old_one_is_writte
         await log.append(decision(0))
     chain, found = judge(folder, old.read_bytes())
     assert (found, chain.records, chain.ended) == (None, 5, True)
+
+
+def test_a_rename_while_descriptors_are_scarce_is_refused_and_the_old_file_is_written_on(folder: Folder):
+    """The new file takes the last descriptor, and its folder cannot be synced: any other error than AuditUnavailable ends the thread."""
+    file = folder.open_file()
+    old = folder.log.rename(folder.log.with_name("audit.jsonl.1"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, limits[1]))
+    try:
+        with pytest.raises(AuditUnavailable, match="Too many open files"):
+            file.reopen()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert file.append([draft_of({"ts": "t", "plane": "test", "event": "request.decided", "id": "", "n": 1})]) == 1
+    assert b'"n":1' in old.read_bytes()
+    assert file.reopen()
+    assert file.checkpoint("close")
+    file.close()
+    assert judge(folder, old.read_bytes(), folder.log.read_bytes())[1] is None
 
 
 def test_a_second_writer_is_refused_also_after_a_rename(folder: Folder):

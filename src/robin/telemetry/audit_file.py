@@ -161,10 +161,13 @@ class AuditFile:
         self._fd, self._end, self._synced_end, self._partial, self._sync_failed = new_fd, 0, 0, False, False
         try:
             self._begin("rotated", None)
-        except BaseException:
-            os.ftruncate(new_fd, 0)
-            os.close(new_fd)
+        except BaseException as error:
             self._fd, self._end, self._synced_end, self._partial, self._sync_failed, self._seq, self._head = old
+            with contextlib.suppress(OSError):  # a file that stays as it is, is refused as one that is not empty
+                os.ftruncate(new_fd, 0)
+            os.close(new_fd)
+            if isinstance(error, OSError):  # such as no descriptor for the folder
+                raise AuditUnavailable("write_failed", f"{self._path}: {error.strerror}") from None
             raise
         os.close(old[0])
         return True
