@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import threading
@@ -109,6 +110,21 @@ async def test_a_request_is_issued_verified_and_refused_from_the_command_line(li
         3,
         f"robin passport: {folder}/none: No such file or directory; start robin broker, or name its socket with --socket\n",
     )
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the line is for curl")
+async def test_the_curl_line_of_a_request_with_a_body_is_accepted(life: Life, capsys):
+    """Curl adds a Content-Type of its own to a body, and one that is sent must be covered."""
+    body = life.folder / "body"
+    body.write_bytes(BODY)
+    ask = ["passport", "issue", "--socket", life.socket, "--scheme", "http", "--authority", life.authority, "--path", "/orders"]
+    post = [*ask, "--method", "POST", "--body", str(body), "--format", "curl"]
+    for words in ([], ["--profile", "transcript-v1"], ["--header", "content-type: application/json"]):
+        code, out, _ = await robin(capsys, *post, *words)
+        assert code == 0
+        line = [*shlex.split(out), "-o", os.devnull, "-w", "%{http_code}"]
+        curl = await asyncio.create_subprocess_exec(*line, stdout=asyncio.subprocess.PIPE)
+        assert (words, (await curl.communicate())[0]) == (words, b"200")
 
 
 async def test_a_bundle_is_checked_before_it_is_signed_and_its_key_is_private(life: Life, capsys):

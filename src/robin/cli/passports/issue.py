@@ -14,27 +14,28 @@ from robin.model.passport import HTTPSIG, IDENTITY, KEY_PROTECTION, PROFILES
 from robin.wire.broker_ipc import render_issue
 
 EXIT_UNREACHABLE = 3
+SOCKET = "/run/robin/broker.sock"
 WAIT_S = 15.0
 _REPLY_BYTES = 1 << 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The request, and what is asked of the passport."""
-    parser.add_argument("--method", required=True, metavar="M")
-    parser.add_argument("--path", required=True, metavar="P")
+    parser.add_argument("--method", required=True, metavar="M", help="of the request that will be sent")
+    parser.add_argument("--path", required=True, metavar="P", help="as it will be sent, without the query")
     parser.add_argument("--query", default="", metavar="Q", help="as it will be sent, without the question mark")
-    parser.add_argument("--scheme", default="https", choices=("https", "http"))
-    parser.add_argument("--authority", required=True, metavar="HOST[:PORT]")
-    parser.add_argument("--audience", metavar="A", help="default: the route's first")
-    parser.add_argument("--route-id", metavar="R", help="default: the route that fits")
-    parser.add_argument("--profile", default=HTTPSIG, choices=PROFILES)
-    parser.add_argument("--header", action="append", default=[], metavar="N:V", help="a header to cover")
-    parser.add_argument("--body", metavar="FILE")
-    parser.add_argument("--ctx", action="append", default=[], metavar="K=V")
-    parser.add_argument("--min-identity", default="none", choices=IDENTITY)
-    parser.add_argument("--min-key-protection", default="software", choices=KEY_PROTECTION)
-    parser.add_argument("--socket", default="/run/robin/broker.sock", metavar="S")
-    parser.add_argument("--format", default="headers", choices=("headers", "json", "curl"))
+    parser.add_argument("--scheme", default="https", choices=("https", "http"), help="that of the route [https]")
+    parser.add_argument("--authority", required=True, metavar="HOST[:PORT]", help="the Host that will be sent")
+    parser.add_argument("--audience", metavar="A", help="who will verify it [the route's first]")
+    parser.add_argument("--route-id", metavar="R", help="[the route that fits]")
+    parser.add_argument("--profile", default=HTTPSIG, choices=PROFILES, help=f"[{HTTPSIG}]")
+    parser.add_argument("--header", action="append", default=[], metavar="N:V", help="a header to cover; repeatable")
+    parser.add_argument("--body", metavar="FILE", help="the body that will be sent")
+    parser.add_argument("--ctx", action="append", default=[], metavar="K=V", help="a value of the context; repeatable")
+    parser.add_argument("--min-identity", default="none", choices=IDENTITY, help="the least that will do [none]")
+    parser.add_argument("--min-key-protection", default="software", choices=KEY_PROTECTION, help="the least that will do [software]")
+    parser.add_argument("--socket", default=SOCKET, metavar="S", help=f"issue.socket of the broker [{SOCKET}]")
+    parser.add_argument("--format", default="headers", choices=("headers", "json", "curl"), help="what is printed [headers]")
     parser.add_argument("--connect-to", metavar="HOST:PORT", help="with --format curl: where the verifier listens")
 
 
@@ -114,5 +115,8 @@ def _show(args: argparse.Namespace, reply: Any, fields: list[list[str]], target:
             ]
         for name, value in headers:
             words += ["-H", f"{name}: {value}"]
-        words += ["--data-binary", f"@{args.body}"] if args.body else []
+        if args.body:
+            words += ["--data-binary", f"@{args.body}"]
+            if not any(name.lower() == "content-type" for name, _ in fields):
+                words += ["-H", "Content-Type:"]  # none: curl would add one, which the proof does not cover
         print(shlex.join([*words, f"{args.scheme}://{args.authority}{target}"]))
