@@ -11,6 +11,7 @@ from robin.testing.connection import ScriptedConnection
 from robin.testing.message import MalformedRequest
 from robin.testing.recording_upstream import RecordingUpstream
 from robin.testing.server import FAILURES_KEPT, ScriptedServer, hold_port
+from robin.testing.waiting import eventually
 
 
 async def fail(connection: ScriptedConnection) -> None:
@@ -68,3 +69,17 @@ def test_the_ports_that_are_held_for_tests_are_closed_at_the_end_of_the_process(
     code = "from robin.testing.process import free_port; free_port()"
     done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
+
+
+async def test_a_server_that_closes_drops_what_a_script_left_unsent():
+    """As of a pod that was deleted: its end takes nothing any more, and never says so."""
+
+    async def send(connection: ScriptedConnection) -> None:
+        connection.transport.write(bytes(64 << 20))
+
+    async with ScriptedServer(send) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        assert await reader.read(1) == b"\0"
+        await eventually(lambda: not server.live, what="the end of the script")
+    assert len(await reader.read()) < (64 << 20) - 1
+    writer.close()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
@@ -65,6 +66,7 @@ class ScriptedServer:
         self.host = host
         self.port = port
         self.live: set[ScriptedConnection] = set()
+        self._left: weakref.WeakSet[ScriptedConnection] = weakref.WeakSet()  # their scripts have ended; the peer may not have noticed
         self.failures: deque[BaseException] = deque(maxlen=FAILURES_KEPT)
         self._keep_bytes = keep_bytes
         self._window_bytes = window_bytes
@@ -105,7 +107,7 @@ class ScriptedServer:
             self._server = None
         self._release()
         await self._tasks.close()
-        for connection in list(self.live):
+        for connection in (*self.live, *self._left):
             connection.transport.abort()
         if self.failures:
             raise BaseExceptionGroup("a script of the server failed", list(self.failures))
@@ -152,3 +154,4 @@ class ScriptedServer:
             connection.ended = connection.ended or "closed"
             connection.transport.close()
             self.live.discard(connection)
+            self._left.add(connection)
