@@ -74,6 +74,14 @@ async def test_no_spelling_of_a_host_gets_past_the_exact_entry_that_denies_it(ri
 # E16 Auth in shadow mode
 
 
+STATIC = """\
+id: static
+display_name: Static
+credentials: [{name: key, auth_style: header, header_name: X-Key}]
+endpoints: [{host: b.test, port: %d}]
+"""
+
+
 async def test_a_policy_that_only_reports_relaxes_nothing_but_its_rules(tmp_path: Path) -> None:
     foreign = CertificateAuthority(tmp_path / "foreign").issue("a.test", "b.test")
     (tmp_path / "g").mkdir()
@@ -87,7 +95,16 @@ async def test_a_policy_that_only_reports_relaxes_nothing_but_its_rules(tmp_path
         {"name": "open", "listen": "127.0.0.1:0"},
         {"name": "known", "listen": "127.0.0.1:0", "auth": "jwt", "issuers": ["i"]},
     ]
-    async with running(tmp_path / "g", [{**roots, "ports": ["TLS"]}], section=section, origin_context=foreign.server_context()) as rig:
+    section["profiles"] = ["static.yaml"]
+    section["providers"] = [{"profile": "static", "callers": ["local"], "permit": False, "files": {"key": str(tmp_path / "key")}}]
+    (tmp_path / "key").touch(mode=0o600)
+    (tmp_path / "key").write_text("secret-key")
+
+    def prepare(tls: int) -> None:
+        (tmp_path / "g" / "static.yaml").write_text(STATIC % tls)
+
+    rules, context = [{**roots, "ports": ["TLS"]}], foreign.server_context()
+    async with running(tmp_path / "g", rules, section=section, origin_context=context, prepare=prepare) as rig:
         unlisted = f"a.test:{rig.plain.port}"
         assert (await rig.get(f"http://{unlisted}/shadow"))[0] == 200
         record = await rig.record("gateway.decision", path="/shadow")
@@ -115,9 +132,12 @@ async def test_a_policy_that_only_reports_relaxes_nothing_but_its_rules(tmp_path
         assert rig.tls.requests == []
         client = await rig.client()  # the roots are those of the rule that allows the host, to other methods
         host = f"b.test:{rig.tls.port}"
-        assert (await client.ask(f"POST https://{host}/other HTTP/1.1", f"Host: {host}", "Content-Length: 0"))[0] == 200
+        status, _, seen = await client.ask(f"POST https://{host}/other HTTP/1.1", f"Host: {host}", "Content-Length: 0")
+        assert (status, b"secret-key" in seen) == (200, False)  # it passes, without what its provider would write
         record = await rig.record("gateway.decision", path="/other")
         assert (record["verdict"], record["would_deny"], record["rule"]) == ("permit", "rule_default", "")
+        status, _, seen = await rig.get(f"https://{host}/allowed")
+        assert (status, b"X-Key: secret-key" in seen) == (200, True)
         assert await rig.metrics("robin_gateway_mode") == {'mode="enforce"': 0, 'mode="report"': 1}
         assert await rig.robin.event("policy_reports_only")
 
