@@ -5,6 +5,7 @@ exchanges at once (counting them, writing their lines) is in the count: the roun
 """
 
 import asyncio
+import json
 import socket
 import sys
 from collections import Counter
@@ -17,10 +18,14 @@ import robin
 from robin.app.sidecar import Sidecar, sidecar_runtime
 from robin.config.load import Loaded, load
 from robin.testing.authority import IdentityAuthority
+from robin.testing.embedded_gateway import EmbeddedGateway
+from robin.testing.embedded_identity import EmbeddedIdentities
 from robin.testing.waiting import eventually
+from robin.transport.clock import SystemClock
 
 EXCHANGE_BUDGET = 55  # it is 52
 CHUNK_BUDGET = 16  # it is 15
+GATEWAY_BUDGET = 128  # it is 123, of an absolute-form exchange of the gateway, with a credential and both records; the audit's thread is not counted
 TIGHT = 0.85  # a count below this part of its budget: the budget guards nothing any more
 ROUNDS = 2 * 32  # a multiple of what the recorder settles at once
 
@@ -62,15 +67,16 @@ class Ledger:
 class Peers:
     """A caller and an origin on raw sockets, in the same loop as the sidecar."""
 
-    def __init__(self, caller: socket.socket, origin: socket.socket, flush: Callable[[], None]) -> None:
+    def __init__(self, caller: socket.socket, origin: socket.socket, flush: Callable[[], None], request: bytes = REQUEST) -> None:
         self.flush = flush
+        self.request = request
         self.caller = caller
         self.origin = origin
         self.upstream: socket.socket | None = None
         self.loop = asyncio.get_running_loop()
 
     async def exchange(self, answer: bytes = ANSWER) -> None:
-        await self.loop.sock_sendall(self.caller, REQUEST)
+        await self.loop.sock_sendall(self.caller, self.request)
         if self.upstream is None:
             self.upstream, _ = await self.loop.sock_accept(self.origin)
         seen = b""
@@ -154,3 +160,47 @@ async def test_a_relayed_chunk_stays_within_its_budget(tmp_path: Path) -> None:
     calls = ledger.per_round(ROUNDS)
     assert calls <= CHUNK_BUDGET, ledger.dearest(ROUNDS)
     assert calls >= CHUNK_BUDGET * TIGHT, "the budget is loose: tighten it"
+
+
+@asynccontextmanager
+async def gateway_peers(folder: Path) -> AsyncIterator[Peers]:
+    clock, token_grant = SystemClock(), {"grant_type": "forward", "audience": "a"}
+    with socket.create_server(("127.0.0.1", 0)) as origin:
+        origin.setblocking(False)
+        port = origin.getsockname()[1]
+        endpoint = {"host": "a.test", "port": port, "tls": "none"}
+        profile = {"id": "p", "display_name": "P", "credentials": [{"name": "t", "token_grant": token_grant}], "endpoints": [endpoint]}
+        (folder / "profile.yaml").write_text(json.dumps(profile))
+        section = {
+            "listeners": [{"name": "proxy", "listen": "127.0.0.1:0"}],
+            "admin": {"listen": "off"},
+            "profiles": ["profile.yaml"],
+            "providers": [{"profile": "p", "callers": ["*"], "unsafe_plaintext": ["a.test"]}],
+            "addresses": {"hosts": {"a.test": ["127.0.0.1"]}, "unsafe_loopback": [f"127.0.0.1:{port}"]},
+        }
+        (folder / "robin.yaml").write_text(json.dumps({"version": 1, "gateway": section}))
+        identities = EmbeddedIdentities(IdentityAuthority(), clock)
+        async with EmbeddedGateway(folder / "robin.yaml", identities) as gateway:
+            with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
+                caller.setblocking(False)
+                request = REQUEST.replace(b" /v1", b" http://a.test:%d/v1" % port).replace(b"Host: 127.0.0.1", b"Host: a.test:%d" % port)
+                both = Peers(caller, origin, gateway.runtime.plane.flush, request)
+                yield both
+                if both.upstream is not None:
+                    both.upstream.close()
+            records = [line for line in gateway.lines if line["event"] == "gateway.decision"]
+            assert {(one["verdict"], one["grant"]["provider"]) for one in records} == {("permit", "p")}
+
+
+async def test_a_warm_exchange_of_the_gateway_stays_within_its_budget(tmp_path: Path) -> None:
+    async with gateway_peers(tmp_path) as both:
+        for _ in range(5):
+            await both.exchange()
+        both.flush()
+        with Ledger() as ledger:
+            for _ in range(ROUNDS):
+                await both.exchange()
+            both.flush()
+    calls = ledger.per_round(ROUNDS)
+    assert calls <= GATEWAY_BUDGET, ledger.dearest(ROUNDS)
+    assert calls >= GATEWAY_BUDGET * TIGHT, f"the budget is loose: tighten it to {calls}"

@@ -220,8 +220,12 @@ def forward_interim(response: ParsedResponse, rules: HeaderRules, *, minor: int)
 def redact_echo(response: ParsedResponse, tokens: tuple[Secret, ...]) -> bool:
     """Replace each value that holds one of the tokens of the request. Returns True if there was one."""
     found = False
-    for octets in _telling(tokens):
-        if octets in response.reason or any(octets in value for value in response.field_values):
+    telling = _telling(tokens)
+    if not telling:
+        return False
+    told = b"\n".join((response.reason, *response.field_values))  # one look for all: no value has a line end
+    for octets in telling:
+        if octets in told:
             response.field_values = tuple([_REDACTED if octets in value else value for value in response.field_values])
             response.reason = response.reason.replace(octets, b"")
             response.forwarded = None  # a head that repeats is kept, and it may have been forwarded to others as it came

@@ -40,7 +40,8 @@ class GrantRecords:
 
     def render(self, record: ExchangeRecord, code: str = "") -> str:
         """The text of null, one object, or a list of them where several fields are written. `code`: why the exchange was refused."""
-        found = self._described(record)
+        noted = record.notes.get("grants")
+        found = noted if isinstance(noted, list) else self._described(record)
         if not found:
             return "null"
         replayed = record.notes.get("replayed")

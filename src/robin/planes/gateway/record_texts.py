@@ -26,16 +26,6 @@ NULL: Final = "null"
 NO_ADDRESS: Final = '{"chosen":null,"count":0,"refused":[]}'
 
 
-def text_or_null(text: object) -> str:
-    """The text of a text, or null."""
-    return NULL if text is None else quote(str(text))
-
-
-def number_or_null(number: int | None) -> str:
-    """The text of a whole number, or null."""
-    return NULL if number is None else str(number)
-
-
 def render_address(address: ResolvedAddress | None) -> tuple[str, str]:
     """The texts of `addresses` and `dns_ms`."""
     found = None if address is None else address.resolution
@@ -49,10 +39,14 @@ def render_upstream(address: ResolvedAddress | None, dialled: Dialled | None, re
     """The text of `upstream`."""
     if address is None:
         return NULL
-    certificate, tls = (None, None) if dialled is None else (dialled.cert_sha256, dialled.tls)
+    certificate = tls = NULL
+    if dialled is not None and dialled.tls is not None:
+        tls = quote(dialled.tls)
+    if dialled is not None and dialled.cert_sha256 is not None:
+        certificate = quote(dialled.cert_sha256)
     return (
-        f'{{"cert_sha256":{text_or_null(certificate)},"ip":{quote(address.host)},"port":{address.port},'
-        f'"reused":{"true" if reused else "false"},"tls":{text_or_null(tls)}}}'
+        f'{{"cert_sha256":{certificate},"ip":{quote(address.host)},"port":{address.port},'
+        f'"reused":{"true" if reused else "false"},"tls":{tls}}}'
     )
 
 

@@ -15,7 +15,7 @@ from robin.model.origin import Origin
 from robin.model.verdict import Denial, Permit
 from robin.planes.gateway.grant_records import GrantRecords, render_call
 from robin.planes.gateway.metrics import GatewayMetrics
-from robin.planes.gateway.record_texts import NULL, RecordTexts, number_or_null, render_address, render_upstream, text_or_null
+from robin.planes.gateway.record_texts import NULL, RecordTexts, render_address, render_upstream
 from robin.policy.gateway import NO_NOTES, RouteNotes
 from robin.policy.relay import RelayPermit
 from robin.telemetry.audit import AuditLog, AuditRecord
@@ -127,7 +127,7 @@ class GatewayRecords:
 
     def _count(self, record: ExchangeRecord) -> None:
         metrics, outcome, why = self._metrics, record.outcome, str(record.notes.get("why") or record.outcome)
-        op, tls = _op_of(record), str(record.notes.get("tls") or "none")
+        op, tls = str(record.notes["op"]), str(record.notes.get("tls") or "none")  # the decision has noted both
         metrics.ended(op, tls, record.duration_s)
         if record.caller.connect is None:
             metrics.octets["up", tls] += record.bytes_in
@@ -175,7 +175,7 @@ class GatewayRecords:
             "grant": self._grants.render(record, code),
         }
         fixed = (
-            self._generation_of(record),
+            self.generation if permit is None else permit.endpoint.generation,
             caller.listener,
             op,
             record.method,
@@ -193,14 +193,14 @@ class GatewayRecords:
         return self._texts.decision(fixed, texts, ts)
 
     def _close(self, record: ExchangeRecord) -> Draft:
-        caller, dialled, ts = record.caller, record.dialled, self._audit.timestamp()
+        caller, dialled, sni, ts = record.caller, record.dialled, record.notes.get("sni"), self._audit.timestamp()
         texts = {
             "ts": f'"{ts}"',
             "id": quote(record.request_id or ""),
             "connect_id": NULL if caller.connect is None else quote(caller.connect.id),
             "caller": self._texts.caller(caller),
-            "status": number_or_null(record.status),
-            "sni": text_or_null(record.notes.get("sni")),
+            "status": NULL if record.status is None else str(record.status),
+            "sni": NULL if sni is None else quote(str(sni)),
             "bytes_up": str(record.bytes_in),
             "bytes_down": str(record.bytes_out),
             "duration_ms": str(round(record.duration_s * 1000)),
@@ -211,10 +211,8 @@ class GatewayRecords:
             "grant": self._grants.render(record),
         }
         fault = record.outcome if record.outcome in FAULTS else ""
-        return self._texts.close((self._generation_of(record), caller.listener, fault, self._reason(record)), texts, ts)
-
-    def _generation_of(self, record: ExchangeRecord) -> int:
-        return record.verdict.endpoint.generation if isinstance(record.verdict, Permit) else self.generation
+        generation = record.verdict.endpoint.generation if isinstance(record.verdict, Permit) else self.generation
+        return self._texts.close((generation, caller.listener, fault, self._reason(record)), texts, ts)
 
     def _reason(self, record: ExchangeRecord) -> object:
         """Why it ended. What was cut with its CONNECT ended for the reason of that."""
