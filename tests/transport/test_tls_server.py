@@ -1,5 +1,6 @@
 """The files of a listener's TLS: what is loaded, what is refused, and when it is loaded again."""
 
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -83,3 +84,24 @@ def test_a_pair_that_cannot_be_used_says_why(
 def test_a_server_without_its_files_says_so(tmp_path: Path):
     with pytest.raises(TlsFileError, match="No such file"):
         ServerTls(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"), lambda _: None)
+
+
+def test_no_session_can_be_resumed(certificates: CertificateAuthority, tmp_path: Path):
+    certificate, key = pair_in(tmp_path, certificates.issue("a.test"))
+    server = ServerTls(str(certificate), str(key), lambda _: None).context
+    client = ssl.create_default_context(cafile=str(certificates.ca_file))
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        client.maximum_version = version
+        session: ssl.SSLSession | None = None
+        for _ in range(2):
+            to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+            ours = client.wrap_bio(to_client, to_server, server_hostname="a.test", session=session)
+            theirs = server.wrap_bio(to_server, to_client, server_side=True)
+            for end in (ours, theirs, ours, theirs, ours):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    end.do_handshake()
+            theirs.write(b"x")
+            assert ours.read() == b"x"  # and tickets, if there were any
+            assert not ours.session_reused
+            session = ours.session
+            assert session is None or not session.has_ticket

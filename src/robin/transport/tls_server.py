@@ -12,18 +12,18 @@ from robin.transport.tls import TlsFileError, file_identity, load_roots, new_con
 
 
 def server_context(certificate_pem: bytes, key_pem: Secret, *, client_ca_file: str | None = None, required: bool = True) -> ssl.SSLContext:
-    """A context that shows this certificate, with its chain behind it.
+    """A context that shows this certificate, with its chain behind it. Each handshake is a whole one: nothing can be resumed (decision 7).
 
     With `client_ca_file` a client's certificate is verified, its purpose too; `required` says whether one must be shown.
     Raises TlsFileError; OSError where the machine is at fault, not the file.
     """
     context = new_context(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
     _load_pair(context, certificate_pem, key_pem)
     if client_ca_file is not None:
         load_roots(context, client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0  # a resumed session would not verify the certificate again
     return context
 
 
