@@ -44,6 +44,7 @@ def test_every_shipped_file_is_on_a_page():
         "use-spiffe",
         "give-an-agent-kubectl",
         "deploy-the-gateway",
+        "run-the-broker-on-kubernetes",
     )
     pages = "".join((DOCS / "how-to" / f"{name}.md").read_text() for name in names)
     whole = [Path("deploy/helm/robin-gateway"), Path("deploy/kustomize/gateway")]  # a page names these as a whole
