@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from robin.policy.gateway import Ask, CallerPattern, Decision, Rule, RuleSet
+from robin.policy.callers import CallerPattern
 from robin.policy.patterns import parse_host_pattern, parse_methods, parse_path_pattern
 from robin.policy.rule_ties import find_ties, tied_host
+from robin.policy.rules import Ask, Decision, Rule, RuleSet
 
 HTTPS = {"https": frozenset({443})}
 

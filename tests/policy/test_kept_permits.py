@@ -12,9 +12,10 @@ from robin.model.caller import Caller, Connect, Evidence
 from robin.model.route import HeaderRules, RouteDeadlines, TlsProfile
 from robin.model.verdict import Denial, Permit, Verdict
 from robin.policy.callers import CallerPattern
-from robin.policy.gateway import GatewayPolicy, Rule, RuleSet
+from robin.policy.gateway import GatewayPolicy
 from robin.policy.patterns import parse_methods, parse_path_pattern
 from robin.policy.providers import Providers
+from robin.policy.rules import Rule, RuleSet
 from robin.policy.select import AllowRule, Binding, DenyRule, EndpointRules
 from robin.policy.signing import Signing
 from robin.wire.head_parser import RequestParser

@@ -22,9 +22,10 @@ from robin.model.route import Endpoint
 from robin.planes.gateway.policy import build_policy
 from robin.planes.gateway.settings import GatewaySettings
 from robin.policy.address_guard import AddressGuard
-from robin.policy.gateway import DEFAULT_PORTS, Ask, Decision, GatewayPolicy, bound_request, parse_authority
+from robin.policy.gateway import GatewayPolicy, bound_request, parse_authority
 from robin.policy.patterns import NotCanonical, is_method
 from robin.policy.providers import Place
+from robin.policy.rules import DEFAULT_PORTS, Ask, Decision
 from robin.policy.select import Binding, Selection
 
 _PERMIT: Final = 0

@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 from robin.model.route import Endpoint
 from robin.model.verdict import Denial
 from robin.policy.callers import ANONYMOUS_CALLER
-from robin.policy.gateway import DEFAULT_PORTS, parse_authority
+from robin.policy.gateway import parse_authority
 from robin.policy.patterns import NotCanonical
 from robin.policy.reverse import ROUTE_RULE, Found, Judgement, ReversePolicy, ReverseRoute
+from robin.policy.rules import DEFAULT_PORTS
 from robin.policy.select import Binding
 
 MALFORMED: Final = frozenset({"path_not_canonical", "authority_invalid"})

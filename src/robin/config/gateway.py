@@ -41,7 +41,6 @@ from robin.planes.gateway.settings import (
 )
 from robin.policy.address_guard import is_nat64_prefix, is_private_network
 from robin.policy.callers import CallerPattern
-from robin.policy.gateway import DEFAULT_PORTS, PROVIDER_RULE, Rule, RuleSet, is_exact, provider_rule
 from robin.policy.overlap import witness_host
 from robin.policy.patterns import (
     HostPattern,
@@ -55,6 +54,7 @@ from robin.policy.patterns import (
     parse_ports,
 )
 from robin.policy.rule_ties import find_ties
+from robin.policy.rules import DEFAULT_PORTS, PROVIDER_RULE, Rule, RuleSet, is_exact, provider_rule
 
 __all__ = ["SCHEMA", "build_gateway"]
 

@@ -6,8 +6,8 @@ from robin.config.diagnostic import Diagnostic, Position
 from robin.config.providers import ProviderPlan
 from robin.planes.gateway.settings import ListenerSettings
 from robin.policy.callers import EVERY_CALLER, OPEN_CALLER, callers_meet
-from robin.policy.gateway import Rule, RuleSet
 from robin.policy.overlap import witness_host
+from robin.policy.rules import Rule, RuleSet
 from robin.policy.select import Binding
 
 

@@ -11,8 +11,9 @@ from robin.model.message import RequestHead
 from robin.model.origin import Origin
 from robin.model.route import Endpoint, Route, TlsProfile
 from robin.model.verdict import Denial, LocalResponse, Permit, Verdict
-from robin.policy.gateway import DEFAULT_PORTS, Ask, parse_authority
+from robin.policy.gateway import parse_authority
 from robin.policy.patterns import NotCanonical
+from robin.policy.rules import DEFAULT_PORTS, Ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

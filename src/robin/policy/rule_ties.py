@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from robin.policy.callers import callers_meet
-from robin.policy.gateway import PROVIDER_RULE, Rule
 from robin.policy.overlap import witness_host, witness_path
 from robin.policy.patterns import ANY_PATH, HostKind
+from robin.policy.rules import PROVIDER_RULE, Rule
 
 
 def find_ties(rules: Sequence[Rule]) -> Iterable[tuple[Rule, Rule, str]]:

@@ -85,7 +85,8 @@ class EmbeddedGateway:
     def lines(self) -> list[dict[str, Any]]:
         """What it has written so far, events and records."""
         self.runtime.plane.flush()
-        return [json.loads(line) for line in (self._file.parent / "gateway.log").read_text().splitlines()]
+        whole, _, _ = (self._file.parent / "gateway.log").read_text().rpartition("\n")  # the last line may be half written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def reload(self) -> None:
         """Read the file again, as for a SIGHUP: the next request on any connection meets it."""

@@ -283,8 +283,11 @@ async def running(
     }
     for key_, value in (section or {}).items():
         document[key_] = {**document[key_], **value} if isinstance(value, dict) and key_ in document else value
-    for route in document.get("routes", ()):
-        route["upstream"] = re.sub("TLS|PLAIN", lambda found: str(ports[found[0]]), route["upstream"])
+    if "routes" in document:  # copied: a module's rig may be made twice in one process
+        document["routes"] = [
+            {**route, "upstream": re.sub("TLS|PLAIN", lambda found: str(ports[found[0]]), route["upstream"])}
+            for route in document["routes"]
+        ]
     prepare(tls.port)
     file = folder / "robin.yaml"
     file.write_text(json.dumps({"version": 1, "gateway": document}, indent=1))  # JSON is YAML without aliases

@@ -91,7 +91,7 @@ def expected(record: ExchangeRecord) -> Iterator[dict[str, Any]]:
         "port": None if origin is None else 80,
         "path": None if record.path is None else record.path[:1024].decode("latin-1"),
         "tls": "bridge" if caller.connect is not None else None if origin is None else "plain",
-        "verdict": "deny",
+        "verdict": "deny" if record.outcome == "rule_denied" else "failed",
         "code": record.outcome,
         "why": "" if why == record.outcome else why,
         "rule": denial.rule if isinstance(denial, Denial) else "",

@@ -23,7 +23,8 @@ from robin.planes.gateway.open_tunnels import OpenConnect
 from robin.planes.gateway.records import note_reason
 from robin.planes.gateway.rejections import Rejections
 from robin.planes.gateway.settings import TunnelSettings
-from robin.policy.gateway import ConnectPermit, Tls
+from robin.policy.gateway import ConnectPermit
+from robin.policy.rules import Tls
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine
 from robin.proxy.exchange import serve_exchange

@@ -7,7 +7,8 @@ from robin.model.faults import Fault
 from robin.model.verdict import Denial, Permit
 from robin.planes.gateway.settings import GatewaySettings, IssuerSettings
 from robin.policy.address_guard import AddressGuard
-from robin.policy.gateway import ConnectPermit, Tls
+from robin.policy.gateway import ConnectPermit
+from robin.policy.rules import Tls
 from robin.proxy.downstream import Downstream
 from robin.proxy.engine import Engine, Policy
 from robin.proxy.open_tunnels import FLUSH_S, WITHDRAWN_S, OpenTunnel

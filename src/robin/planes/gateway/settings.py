@@ -11,8 +11,8 @@ from robin.model.address import Address
 from robin.model.limits import Deadlines, Limits
 from robin.model.origin import Origin
 from robin.model.route import TlsProfile
-from robin.policy.gateway import RuleSet
 from robin.policy.reverse import ReverseRoute
+from robin.policy.rules import RuleSet
 from robin.policy.select import Binding
 
 Auth = Literal["none", "jwt", "mtls", "unix"]
