@@ -88,7 +88,7 @@ class Verifier:
         self._lock = lock_state(settings.state_dir)
         signers = load_public_keys(verify.bundle_keys)
         file, used_at = open_audit_file(settings, self._clock)
-        log = AuditLog(file, monotonic=self._clock.monotonic)
+        log = AuditLog(file, monotonic=self._clock.monotonic, on_end=lambda detail: _log.error("audit_ended: %s", detail))
         parts = build_verifier(
             verify,
             signers,

@@ -473,6 +473,20 @@ async def test_a_forked_child_lets_nothing_through_and_a_second_process_does_not
     verifier.close()
 
 
+async def test_an_audit_thread_that_ends_is_logged_and_lets_nothing_through(stand: Stand, caplog: pytest.LogCaptureFixture):
+    verifier = stand.open()
+    service = Service(verifier)
+
+    def broken(_: object) -> int:
+        raise RuntimeError("a bug")
+
+    verifier._audit_log._file.append = broken
+    assert await service.both(stand.signed()) == [(503, "audit_unavailable")] * 2
+    await eventually(lambda: "audit_ended" in caplog.text, what="the end of the thread to be logged")
+    assert (verifier.reasons, service.seen) == (("audit_unavailable",), [])
+    verifier.close()
+
+
 async def test_settings_that_cannot_be_used_are_refused_with_every_error(stand: Stand):
     document = json.loads(stand.config.read_text())
     cases = [
