@@ -124,6 +124,16 @@ async def test_the_end_of_an_upload_arrives_however_slow_the_origin_is(room: Roo
         assert (len(arrived), arrived[-7:]) == (sent + 7, b"the end")
 
 
+async def test_a_reset_that_the_end_of_an_upload_runs_into_reaches_the_caller_as_a_reset(room: Room) -> None:
+    async with spliced(room) as both:
+        both.upstream.pause_reading()  # so that a write sees the reset first
+        reset(both.origin)
+        await asyncio.get_running_loop().sock_sendall(both.caller, b"the end")
+        both.caller.shutdown(socket.SHUT_WR)
+        assert await both.ended() == SpliceEnd.CLIENT_CLOSED
+        assert await received(both.caller) is None
+
+
 @pytest.mark.parametrize("paused", [False, True])
 @pytest.mark.parametrize("by", ["caller", "origin"])
 async def test_a_reset_reaches_the_other_side_as_a_reset(room: Room, by: str, paused: bool) -> None:

@@ -127,8 +127,10 @@ class Splice:
         elif self._half_close:
             try:
                 way.sink.finish()
-            except OSError:  # it has gone
+            except OSError:  # it has gone without an end of its own
                 ends_both = True
+                if not (self.up.ended and self.down.ended):
+                    way.source.reset()  # what it was to get from there was cut
         if ends_both:
             self.up.ended = self.down.ended = True
 
