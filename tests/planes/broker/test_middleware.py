@@ -73,6 +73,7 @@ class Stand:
         self.folder = folder
         self.rig = Rig(
             route("read", path_template="/orders", scheme="http"),
+            route("one", path_template="/orders/{id}", scheme="http"),
             route("create", method="POST", path_template="/orders", scheme="http"),
             route("asserted", method="POST", path_template="/asserted", scheme="http", body="asserted"),
         )
@@ -342,9 +343,12 @@ async def test_without_the_target_as_it_was_sent_nothing_is_verified(stand: Stan
     environ["REQUEST_URI"] = environ.pop("RAW_URI")
     environ |= {"SCRIPT_NAME": "/orders", "PATH_INFO": ""}
     assert call_wsgi(served.wsgi, environ)[0] == 200
+    raw = stand.signed(target="/orders/admin", more=[("SCRIPT_NAME", "/orders")])  # gunicorn calls the application for /admin by it
+    environ = environ_of(raw) | {"SCRIPT_NAME": "/orders", "PATH_INFO": "/admin"}
+    assert call_wsgi(served.wsgi, environ)[0] == 400
     assert [detail for _, code, detail in stand.records() if code == "raw_target_unavailable"] == [
         *("raw_path", "raw_path", "raw_path", "path", "path"),
-        *("raw_uri", "path", "path", "query"),
+        *("raw_uri", "path", "path", "query", "script_name"),
     ]
 
 
