@@ -10,6 +10,7 @@ from robin.wire.http1 import parse_request
 
 REFUSED = IdentityStatus(source="jwtsvid", state=IdentityState.REFUSED, expires_in_s=None, usable=False, reasons=("identity_refused",))
 FRESH = IdentityStatus(source="file", state=IdentityState.FRESH, expires_in_s=100.0, usable=True, reasons=())
+OK = Response(status=200, body=b"ok\n")
 
 
 class Sidecar:
@@ -74,6 +75,13 @@ def test_metrics_are_scraped_with_all_of_accept(sidecar):
 def test_anything_else_is_unknown(sidecar, path):
     answer = sidecar.ask(f"{'OPTIONS' if path == '*' else 'GET'} {path}")
     assert (answer.status, answer.body) == (404, b"not found; there are /livez /readyz /startupz /metrics\n")
+
+
+def test_an_unknown_page_names_those_of_the_plane_too(sidecar):
+    pages = Pages(status=lambda: sidecar.readiness, scrape=sidecar.scrape, begin_drain=None, more={b"/status/x": lambda _: OK})
+    raws = (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /status/x HTTP/1.1\r\nHost: x\r\n\r\n")
+    answers = [pages.respond(parse_request(raw, target_bytes=99, fields_max=9), local=True) for raw in raws]
+    assert answers == [Response(status=404, body=b"not found; there are /livez /readyz /startupz /metrics /status/x\n"), OK]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"])

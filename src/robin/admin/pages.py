@@ -29,7 +29,7 @@ Page = Callable[[RequestHead], Response]
 """A page of the admin listener: waits for nothing."""
 
 _OK: Final = Response(status=200, body=b"ok\n")
-_UNKNOWN: Final = Response(status=404, body=b"not found; there are /livez /readyz /startupz /metrics\n")
+_NAMED: Final = (b"/livez", b"/readyz", b"/startupz", b"/metrics")
 _FORBIDDEN: Final = Response(status=403, body=b"quit is for processes on this machine, and never for browsers\n")
 BROKEN: Final = Response(status=500, body=b"internal_error\n")
 OVERSIZED: Final = Response(status=431, body=b"head_too_large\n")
@@ -45,7 +45,7 @@ def refuse(fault: Fault) -> Response:
 class Pages:
     """The admin listener without its sockets. `begin_drain` None: /quitquitquit does not exist."""
 
-    __slots__ = ("_begin_drain", "_pages", "_scrape", "_status")
+    __slots__ = ("_begin_drain", "_pages", "_scrape", "_status", "_unknown")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Pages:
         self._status = status
         self._scrape = scrape
         self._begin_drain = begin_drain
+        self._unknown = Response(status=404, body=b"not found; there are %b\n" % b" ".join((*_NAMED, *more)))
         self._pages: dict[bytes, Page] = {
             **more,
             b"/healthz": _healthz,
@@ -75,7 +76,7 @@ class Pages:
             return _quit(head, self._begin_drain, local=local)
         page = self._pages.get(path)
         if page is None:
-            return _UNKNOWN
+            return self._unknown
         if head.method not in {"GET", "HEAD"}:
             return Response(status=405, body=b"method_refused\n", allow=READ)
         return page(head)

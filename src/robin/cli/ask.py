@@ -1,4 +1,4 @@
-"""One question to the admin listener of a running sidecar: direct, never through a proxy, bounded in time and size."""
+"""One question to the admin listener of a running Robin: direct, never through a proxy, bounded in time and size."""
 
 import argparse
 import errno
@@ -97,7 +97,7 @@ class _Call(http.client.HTTPConnection):
 
 def add_admin(parser: argparse.ArgumentParser) -> None:
     """`--admin ADDR`, or as the sidecar has it, `--admin-addr`; and `--config` where the address may be."""
-    parser.add_argument("--admin", "--admin-addr", metavar="ADDR", help="admin address of the sidecar [ROBIN_ADMIN_ADDR, else :4001]")
+    parser.add_argument("--admin", "--admin-addr", metavar="ADDR", help="the admin address [ROBIN_ADMIN_ADDR, else :4001]")
     parser.add_argument("--config", dest="ROBIN_CONFIG", metavar="PATH", default=None, help="settings file to take ROBIN_ADMIN_ADDR from")
 
 

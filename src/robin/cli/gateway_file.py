@@ -24,7 +24,7 @@ def loaded_or_exit(path: str, *, files_elsewhere: bool = False) -> LoadedGateway
     try:
         loaded = reload_gateway(path, files_elsewhere=files_elsewhere)
     except OSError as error:
-        print(f"robin: {path}: {error.strerror}; name the file with --config", file=sys.stderr)
+        print(f"robin: {path}: {error.strerror}; name the file with --config, or make one with robin gateway --init DIR", file=sys.stderr)
         raise SystemExit(2) from None
     if loaded.settings is None:
         raise SystemExit(2)

@@ -46,7 +46,7 @@ COMMANDS: dict[str, Command] = {
         Command("schema", "print the JSON Schema of a plane's section of robin.yaml"),
         Command("ca", "make a CA for the TLS bridge, publish what agents must trust, show a fingerprint"),
         Command("doctor", "look for what would go wrong, and show the fix"),
-        Command("wait", "wait until the sidecar has started, or until this pod's egress is closed"),
+        Command("wait", "wait until a Robin has started, or until this pod's egress is closed"),
         Command("lockdown", "close this pod's own egress with nft, all but the gateway; for an init container"),
         Command("canary", "run the canary of an egress gateway: it accepts and closes"),
         Command("shutdown", "end the sidecar, for Jobs"),

@@ -26,6 +26,13 @@ def test_it_names_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "mode: report" in said
 
 
+def test_a_gateway_without_its_file_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["gateway", "--config", str(tmp_path / "robin.yaml")])
+    fix = "name the file with --config, or make one with robin gateway --init DIR"
+    assert capsys.readouterr().err == f"robin: {tmp_path}/robin.yaml: No such file or directory; {fix}\n"
+
+
 def test_what_it_writes_is_right_and_keys_are_for_the_owner(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["check", "--config", str(folder / "robin.yaml")]) == 0

@@ -67,5 +67,5 @@ async def test_without_a_sidecar_it_says_where_it_asked(run_robin: RunRobin) -> 
     assert ended.code == 1
     assert ended.err == (
         f"robin: not started within 0 s: no answer from {place}: Connection refused; "
-        "is the sidecar running, and is its ROBIN_ADMIN_ADDR the same?"
+        "is it running, and is this its admin address? See --admin"
     )

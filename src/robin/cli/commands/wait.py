@@ -1,4 +1,4 @@
-"""Wait until the sidecar has started, or with `egress` until this pod's egress is proven to be closed. For scripts and init containers."""
+"""Wait until a Robin has started, or with `egress` until this pod's egress is proven closed. For scripts and init containers."""
 
 import argparse
 import sys
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, clock: Clock | None = None, pause: Callable[[f
                 return 0
             last = answered = f"answer {answer.status}: {answer.reasons or 'no reasons given'}"
         except Unanswered as unanswered:
-            hint = f"{unanswered}; is the sidecar running, and is its ROBIN_ADMIN_ADDR the same?"
+            hint = f"{unanswered}; is it running, and is this its admin address? See --admin"
             last = hint if unanswered.gone else answered or hint  # a last call cut short by the deadline hides no reasons
         left_s = deadline_at - clock.monotonic()
         if left_s <= 0:
