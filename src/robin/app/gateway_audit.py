@@ -11,7 +11,7 @@ from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpo
 from robin.telemetry.audit_stream import AuditStream
 
 _FIXES: Final = {
-    "locked": "; give each gateway a file of its own",
+    "locked": "; is that gateway still running? Two need a file each",
     "write_failed": "; name a file in a folder in which this user may write",
 }
 
