@@ -69,9 +69,9 @@ def bridge(stage: Stage) -> None:
 
 
 def rules(stage: Stage) -> None:
-    """Robin alone with 10, 1,000 and 10,000 hosts in its rules, ten to a rule."""
+    """Robin alone with 10, 1,000 and 10,000 rules."""
     if _robin_is_here(stage):
-        costs = _beside_itself(stage, {f"rules_{count}": partial(robin_launch, hosts=count) for count in (10, 1000, 10_000)})
+        costs = _beside_itself(stage, {f"rules_{count}": partial(robin_launch, rules=count) for count in (10, 1000, 10_000)})
         for turn, cost in enumerate(costs):
             stage.ledger.add("rules_ratio", "Robin", turn, cost["rules_10000"] / cost["rules_10"])
 

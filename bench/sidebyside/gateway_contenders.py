@@ -11,8 +11,8 @@ from pathlib import Path
 from sidebyside import tools
 from sidebyside.contenders import Contender, Details, Launch, Post
 
-HOSTS = 10
-_A_RULE = 10  # of its hosts one is a wildcard
+RULES = 10
+_WILDCARDS = 10  # of so many rules one has a wildcard
 
 
 def origin(post: Post) -> str:
@@ -37,8 +37,8 @@ def bridge_ca(pki: Path) -> Path:
     return folder
 
 
-def robin_launch(program: Path, post: Post, *, hosts: int = HOSTS, issued: bool = False, leaves: int = 1024) -> Launch:
-    """`hosts`: how many the rules have beside those that are used; `issued`: the credential comes from an issuer, not from a file."""
+def robin_launch(program: Path, post: Post, *, rules: int = RULES, issued: bool = False, leaves: int = 1024) -> Launch:
+    """`rules`: how many there are beside those that are used; `issued`: the credential comes from an issuer, not from a file."""
     plain, secure, (host, port) = port_of(post.plain), port_of(post.secure), post.plain.rsplit(":", 1)
     grant: dict[str, object] = {"grant_type": "forward", "audience": "bench"}
     if issued:
@@ -48,11 +48,7 @@ def robin_launch(program: Path, post: Post, *, hosts: int = HOSTS, issued: bool 
     profile = {"id": "bench", "display_name": "Bench", "credentials": [{"name": "token", "token_grant": grant}], "endpoints": endpoints}
     (post.work / "profile.yaml").write_text(json.dumps(profile))
     unused = [
-        {
-            "name": f"unused-{rule}",
-            "hosts": [f"*.w{rule}.bench.example", *(f"h{rule}-{number}.bench.example" for number in range(1, _A_RULE))],
-        }
-        for rule in range(hosts // _A_RULE)
+        {"name": f"unused-{number}", "hosts": [f"{'h' if number % _WILDCARDS else '*'}.w{number}.bench.example"]} for number in range(rules)
     ]
     section = {
         "listeners": [{"name": "proxy", "listen": post.listen}],
