@@ -24,13 +24,12 @@ from robin.policy.patterns import (
 from robin.policy.providers import NOWHERE, Place, Providers
 from robin.policy.rules import DEFAULT_PORTS, Ask, Decision, Rule, RuleSet, Tls
 from robin.policy.select import NOTHING, BoundRequest, Selection
+from robin.wire.fields import REWRITES
 
 if TYPE_CHECKING:
     from robin.policy.reverse import ReversePolicy
 
 _PLACES_KEPT: Final = 1024  # callers choose the hosts that they ask for
-REWRITES: Final = frozenset(b"x-http-method x-http-method-override x-method-override x-original-url x-rewrite-url".split())
-"""Fields in which a client gives another method or path than that of its request line, and some frameworks take it."""
 _AUTHORITY = re.compile(rb"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 
 

@@ -21,10 +21,12 @@ from robin.policy.passport_proof import (
 )
 from robin.policy.passport_token import Passport, check_key, check_source, check_times, is_wit, parse_passport
 from robin.wire import transcript as tr
+from robin.wire.fields import REWRITES
 from robin.wire.http_signature import COVERED_IF_PRESENT, WIT_FIELD
 from robin.wire.trust_bundle import TrustBundle
 
 _REALTIME_S: Final = 5
+_REWRITES: Final = frozenset(name.decode("ascii") for name in REWRITES)
 _JUDGED: Final = frozenset({*CREDENTIAL_FIELDS, *COVERED_IF_PRESENT, "content-encoding"})
 
 
@@ -106,6 +108,8 @@ def _check_fields(request: ReceivedRequest, rules: VerifyRules, found: Findings)
         raise Refused("passport_malformed", "duplicate_header")
     if profile is not None and (detail := tr.guard_target(request.target)) is not None:
         raise Refused("transcript_ambiguous", detail)
+    if profile is not None and not _REWRITES.isdisjoint(name.replace("_", "-") for name in names):  # the service may act on it
+        raise Refused("transcript_ambiguous", "rewrite")
     if has_transcript:
         _check_transcript_target(request)
 

@@ -15,13 +15,14 @@ from robin.model.origin import Origin
 from robin.model.route import Endpoint, HeaderRules, Route, RouteDeadlines, TlsProfile
 from robin.model.verdict import Denial, Permit, Verdict
 from robin.policy.callers import ANONYMOUS_CALLER, LOCAL_CALLER, CallerPattern
-from robin.policy.gateway import REWRITES, RouteNotes, is_loop, parse_authority, sent_subjects
+from robin.policy.gateway import RouteNotes, is_loop, parse_authority, sent_subjects
 from robin.policy.guards import foreign_page
 from robin.policy.overlap import witness_host
 from robin.policy.patterns import HostKind, HostPattern, Methods, NotCanonical, PathPattern, canonical_path, is_loopback
 from robin.policy.providers import NOWHERE, Place, Providers
 from robin.policy.rules import DEFAULT_PORTS
 from robin.policy.select import NOTHING, BoundRequest, Selection
+from robin.wire.fields import REWRITES
 from robin.wire.forwarding import has_dot_segment
 
 ROUTE_RULE: Final = "route:"

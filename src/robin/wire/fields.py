@@ -5,6 +5,8 @@ from typing import Final
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 LENGTH_MAX: Final = 2**63 - 1
+REWRITES: Final = frozenset(b"x-http-method x-http-method-override x-method-override x-original-url x-rewrite-url".split())
+"""Fields in which a client gives another method or path than that of its request line, and some frameworks take it."""
 _TOKEN = re.compile(TOKEN)
 _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PORT: Final = rb"[0-5]?[0-9]{1,4}|6(?:[0-4][0-9]{3}|5(?:[0-4][0-9]{2}|5(?:[0-2][0-9]|3[0-5])))"
