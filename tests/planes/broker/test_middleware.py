@@ -228,7 +228,7 @@ CASES: list[tuple[str, dict[str, Any], Change, tuple[int, str], tuple[int, str]]
     ("a token twice", {}, twice, (403, "transcript_ambiguous"), (400, "passport_malformed")),
     ("a type", {}, typed, (403, "request_binding_mismatch"), (400, "proof_coverage_insufficient")),
     ("an upgrade", {}, upgraded, (403, "transcript_ambiguous"), (403, "transcript_ambiguous")),
-    ("another method in a field", {}, overridden, (403, "transcript_ambiguous"), (403, "transcript_ambiguous")),
+    ("another method in a field", {}, overridden, (403, "transcript_ambiguous"), (400, "transcript_ambiguous")),
 ]
 """Name; what is signed and what is sent; the change of the headers; status and reason for transcript-v1 and wimse-httpsig."""
 
