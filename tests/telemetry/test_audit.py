@@ -277,6 +277,21 @@ async def test_after_a_rename_the_chain_goes_on_in_a_new_file(folder: Folder):
     assert judge(folder, old_records)[0].ended
 
 
+async def test_a_log_that_is_being_reopened_can_be_asked_to_once_more(folder: Folder):
+    disk = Disk()
+    async with folder.opened(sync=disk.sync) as log:
+        disk.open.clear()
+        folder.log.rename(folder.log.with_name("audit.jsonl.1"))
+        first = asyncio.create_task(log.reopen())
+        await asyncio.sleep(0)
+        second = asyncio.create_task(log.reopen())
+        await asyncio.sleep(0)
+        disk.open.set()
+        assert await first
+        await second  # which of the two followed the rename depends on the thread; neither is refused
+    assert judge(folder, folder.log.with_name("audit.jsonl.1").read_bytes(), folder.log.read_bytes())[1] is None
+
+
 async def test_a_new_file_that_is_not_empty_is_refused_and_the_old_one_is_written_on(folder: Folder):
     async with folder.opened() as log:
         old = folder.log.rename(folder.log.with_name("audit.jsonl.1"))

@@ -135,7 +135,7 @@ class AuditLog:
         self._lost = 0
         self._closing = False
         self._ended = ""  # why the thread ended before its time
-        self._reopened: asyncio.Future[bool] | None = None
+        self._reopened: list[asyncio.Future[bool]] = []  # asked for, and not done
         self._closed: asyncio.Future[bool] = self._loop.create_future()
         self._batch: list[_Turn] = []  # the thread's: what it writes now
         self._sync_at = math.inf  # the thread's: when what was written must be on the disk
@@ -193,9 +193,9 @@ class AuditLog:
         """After the file was renamed: go on in a new one. Returns False if it is still at its path. Raises AuditUnavailable."""
         future: asyncio.Future[bool] = self._loop.create_future()
         with self._condition:
-            if self._closing or self._reopened is not None:
-                raise AuditUnavailable("closed" if self._closing else "overloaded", "the log is closing or being reopened")
-            self._reopened = future
+            if self._closing:
+                raise AuditUnavailable("closed", "the log is closing")
+            self._reopened.append(future)
             self._condition.notify()
         return await self._within_time(future)
 
@@ -274,13 +274,13 @@ class AuditLog:
         finally:
             with self._condition:
                 self._closing = True
-                left, reopened = [*self._batch, *self._waiting], self._reopened
+                left, reopened = [*self._batch, *self._waiting], self._reopened.copy()
                 self._waiting.clear()
             if self._ended:
                 refused = AuditUnavailable("write_failed", self._ended)
                 self._fail([entry for turn in left for entry in turn.entries], refused)
-                self._complete([] if reopened is None else [reopened], refused)
                 self._on_loop(self._on_end, self._ended)
+            self._complete(reopened, AuditUnavailable("closed", self._ended or "the log is closing"))
             self._file.close()
             self._complete([self._closed], sealed)
 
@@ -300,16 +300,17 @@ class AuditLog:
             batch = self._batch = self._waiting[:taken]
             del self._waiting[:taken]
             self._taken += sum([turn.octets for turn in batch])
-            reopened, lost = self._reopened, self._lost
+            reopened, lost = self._reopened.copy(), self._lost
         if batch:
             self._write([entry for turn in batch for entry in turn.entries], lost)
             self._on_loop(_cancel_timers, batch)
             self._batch = []
         elif self._sync_at <= self._monotonic():
             self._sync()
-        if reopened is not None:
+        if reopened:
             self._reopen(reopened)
-            self._reopened = None
+            with self._condition:
+                del self._reopened[: len(reopened)]  # what was asked for meanwhile has a turn of its own: there may be another rename
         return bool(batch) or not self._closing
 
     def _write(self, batch: list[_Entry], lost: int) -> None:
@@ -339,13 +340,13 @@ class AuditLog:
         self._sync_at = math.inf if synced else self._monotonic() + self._sync_within_s
         return synced
 
-    def _reopen(self, future: asyncio.Future[bool]) -> None:
+    def _reopen(self, futures: Sequence[asyncio.Future[bool]]) -> None:
         try:
             renewed = self._file.reopen()
         except AuditUnavailable as error:
-            self._complete([future], error)
+            self._complete(futures, error)
         else:
-            self._complete([future], renewed)
+            self._complete(futures, renewed)
 
     def _succeed(self, entries: list[_Entry]) -> None:
         self._complete([future for _, _, future in entries if future is not None], None)
