@@ -28,19 +28,29 @@ ENDPOINTS = 3
 Task = asyncio.Task[Upstream]
 
 
-class Peer(asyncio.Protocol):
-    """The origin's end of one connection, found by the port of ours."""
+Ends = tuple[str, int]
+"""The origin's address, and the port of our end: two connections to different addresses may have one port here."""
 
-    def __init__(self, peers: "dict[int, Peer]") -> None:
+
+class Peer(asyncio.Protocol):
+    """The origin's end of one connection."""
+
+    def __init__(self, peers: "dict[Ends, Peer]") -> None:
         self._peers = peers
+        self._ends: Ends = ("", 0)
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
-        self._peers[transport.get_extra_info("peername")[1]] = self
+        self._ends = transport.get_extra_info("sockname")[0], transport.get_extra_info("peername")[1]
+        self._peers[self._ends] = self
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._peers.pop(self.transport.get_extra_info("peername")[1], None)
+        self._peers.pop(self._ends, None)
+
+
+def ends(upstream: Upstream) -> Ends:
+    return upstream.transport.get_extra_info("peername")[0], upstream.transport.get_extra_info("sockname")[1]
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -53,7 +63,7 @@ class PoolMachine(RuleBasedStateMachine):
     def open(self, limit: int, total: int) -> None:
         self.loop = uvloop.new_event_loop()
         self.limit, self.total = limit, total
-        self.peers: dict[int, Peer] = {}
+        self.peers: dict[Ends, Peer] = {}
         self.server = self.loop.run_until_complete(self.loop.create_server(lambda: Peer(self.peers), "0.0.0.0", 0))
         port = self.server.sockets[0].getsockname()[1]
         origins = [Origin(scheme="http", host=f"127.0.0.{at + 1}", port=port, authority=b"%d.test" % at) for at in range(ENDPOINTS)]
@@ -181,7 +191,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not self.idle:
             return
         upstream = self.idle[which % len(self.idle)]
-        peer = self.peers[upstream.transport.get_extra_info("sockname")[1]]
+        peer = self.peers[ends(upstream)]
         if speaks:
             peer.transport.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         else:
@@ -194,7 +204,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not self.held:
             return
         upstream = self.held[which % len(self.held)]
-        self.peers[upstream.transport.get_extra_info("sockname")[1]].transport.abort()
+        self.peers[ends(upstream)].transport.abort()
         self.loop.run_until_complete(eventually(lambda: upstream.eof, what="the end to be noticed", every_s=0))
         expected = self._expect_service(self._endpoint_of(upstream))
         self._release(upstream, True)
