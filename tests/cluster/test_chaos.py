@@ -21,8 +21,14 @@ OUTAGE_S = 60.0
 @pytest.fixture
 async def at_work(cluster: NodeCluster, namespace: str, broker: ClusterUpstream) -> AsyncIterator[str]:
     """The namespace of the shipped pod under load; after the test nothing has failed or restarted, and it still works."""
+
+    def log() -> str:
+        """Of the application; empty while a kubelet that was started anew does not know the pod yet."""
+        return cluster.kubectl("--namespace", namespace, "logs", "app", "-c", "app").stdout
+
     await started(cluster, namespace)
     await served(broker)
+    before = failures(await aside(poll, log, timeout_s=60.0, what="the application's log", every_s=0.2))
     yield namespace
     count = len(broker.judgements)
     await broker.until(lambda one: len(broker.judgements) >= count + 20, what="more requests")
@@ -30,7 +36,11 @@ async def at_work(cluster: NodeCluster, namespace: str, broker: ClusterUpstream)
     await aside(cluster.wait_for, "pod", "app", "Ready", namespace=namespace)
     found = states(await aside(cluster.get, "pod", "app", namespace=namespace))
     assert {name: one["restartCount"] for name, one in found.items()} == {"robin": 0, "app": 0}
-    assert not [line for line in told(await aside(cluster.logs, "app", "app", namespace=namespace)) if "failure" in line]
+    assert failures(await aside(poll, log, timeout_s=60.0, what="the application's log", every_s=0.2)) == before
+
+
+def failures(log: str) -> list[dict[str, Any]]:
+    return [line for line in told(log) if "failure" in line]
 
 
 async def restarted(cluster: NodeCluster, part: Server, broker: ClusterUpstream) -> None:
