@@ -12,10 +12,11 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from robin.telemetry.audit_chain import MEMBERS, Draft, RecordError, check, draft_of
 from robin.telemetry.audit_file import AuditUnavailable
+from robin.telemetry.audit_head import CheckpointReason
 from robin.telemetry.logs import EventLog
 from robin.telemetry.timestamp import TimestampFormatter
 
@@ -64,7 +65,7 @@ class Target(Protocol):
         """Write records. How many of them, from the first, are written now."""
         ...
 
-    def checkpoint(self, reason: Literal["open", "interval", "rotate", "close"]) -> bool:
+    def checkpoint(self, reason: CheckpointReason) -> bool:
         """Write a checkpoint. Returns False if it could not be written."""
         ...
 

@@ -15,18 +15,15 @@ from typing import Final, Literal
 
 from robin.telemetry.audit_chain import (
     LINE_BYTES,
-    ZEROS,
     CheckpointKey,
     Draft,
     RecordError,
     chain_lines,
-    checkpoint_fields,
-    draft_of,
     hash_of,
     key_id_of,
     parse_line,
 )
-from robin.telemetry.timestamp import TimestampFormatter
+from robin.telemetry.audit_head import ChainHead
 
 _BLOCK: Final = 64 * 1024
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -61,7 +58,7 @@ def load_checkpoint_key(path: Path) -> tuple[CheckpointKey, str]:
     return key, key_id_of(key.public_key().public_bytes_raw())
 
 
-class AuditFile:
+class AuditFile(ChainHead):
     """An open, locked audit file of one plane. `failure` is why the last write or sync failed, empty while all is well.
 
     `sync` forces a descriptor's data to the disk (`os.fdatasync`).
@@ -78,16 +75,9 @@ class AuditFile:
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         """Open or create the file, and record that. Raises AuditUnavailable."""
-        self.failure = ""
+        super().__init__(plane=plane, wall=wall, key=key, every=checkpoint_every)
         self._path = path
-        self.plane = plane
-        self.wall = wall
-        self._key = key
-        self._every = checkpoint_every
         self._sync = sync
-        self._timestamps = TimestampFormatter()
-        self._seq, self._head = 0, ZEROS
-        self._since_checkpoint = 0
         self._end = self._synced_end = 0
         self._partial = False  # bytes of a line that failed are behind the end
         self._sync_failed = False
@@ -107,24 +97,6 @@ class AuditFile:
     def seq(self) -> int:
         """The number of the last record."""
         return self._seq
-
-    def append(self, drafts: Sequence[Draft]) -> int:
-        """Write records. How many of them, from the first, are in the file now."""
-        done = 0
-        while True:
-            chunk = drafts[done : done + max(0, self._every - self._since_checkpoint)]
-            written = self._write(chunk)
-            done += written
-            self._since_checkpoint += written
-            if written < len(chunk) or (self._since_checkpoint >= self._every and not self.checkpoint("interval")) or done == len(drafts):
-                return done
-
-    def checkpoint(self, reason: Literal["open", "interval", "rotate", "close"]) -> bool:
-        """Write a checkpoint: the head of the chain, signed if there is a key. Returns False if it could not be written."""
-        written = self._write([self._draft("audit.checkpoint", checkpoint_fields(self._seq + 1, self._head, reason, self._key))])
-        if written:
-            self._since_checkpoint = 0
-        return written == 1
 
     def sync(self) -> bool:
         """Force what was written to the disk. Returns False if that failed; the next call tries again."""
@@ -179,13 +151,9 @@ class AuditFile:
                 os.close(fd)
         self._fd = self._lock_fd = -1
 
-    def _draft(self, event: str, fields: Mapping[str, object]) -> Draft:
-        return draft_of({"ts": self._timestamps.text(self.wall()), "plane": self.plane, "event": event, "id": "", **fields})
-
     def _begin(self, reason: str, torn: Mapping[str, object] | None) -> None:
         """Write the record that opens the file or this process's part of it, and a checkpoint that seals what came before."""
-        opened = self._draft("audit.open", {"reason": reason, "last": self._head, "checkpoint_every": self._every, "torn": torn})
-        if not (self._write([opened]) and self.checkpoint("open") and self.sync()):
+        if not (self._write([self._opening(reason, torn)]) and self.checkpoint("open") and self.sync()):
             raise AuditUnavailable("write_failed", f"{self._path}: {self.failure}")
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -6,16 +6,16 @@ to whatever waited for it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Final
 
-from robin.telemetry.audit_chain import ZEROS, CheckpointKey, Draft, chain_lines, checkpoint_fields, draft_of
-from robin.telemetry.timestamp import TimestampFormatter
+from robin.telemetry.audit_chain import CheckpointKey, Draft, chain_lines
+from robin.telemetry.audit_head import ChainHead, CheckpointReason
 from robin.telemetry.writer import LineWriter
 
 _FAILURE: Final = "standard output does not take the records"
 
 
-class AuditStream:
+class AuditStream(ChainHead):
     """A `telemetry.audit.Target`, for one thread. `failure` is why the last write failed, empty while all is well."""
 
     def __init__(
@@ -27,43 +27,17 @@ class AuditStream:
         key: tuple[CheckpointKey, str] | None = None,
         checkpoint_every: int = 1000,
     ) -> None:
-        self.failure = ""
-        self.plane = plane
-        self.wall = wall
+        super().__init__(plane=plane, wall=wall, key=key, every=checkpoint_every)
         self._writer = writer
-        self._key = key
-        self._every = checkpoint_every
-        self._timestamps = TimestampFormatter()
-        self._seq, self._head = 0, ZEROS
-        self._since_checkpoint = 0
         self._cut = False
 
     def append(self, drafts: Sequence[Draft]) -> int:
-        """Write records. How many of them, from the first, were written."""
-        if not self._seq and not self._open():
-            return 0
-        done = 0
-        while True:
-            chunk = drafts[done : done + max(0, self._every - self._since_checkpoint)]
-            written = self._write(chunk)
-            done += written
-            self._since_checkpoint += written
-            if written < len(chunk) or (self._since_checkpoint >= self._every and not self.checkpoint("interval")) or done == len(drafts):
-                return done
+        """Write records, behind the one that begins the log. How many of them, from the first, were written."""
+        return super().append(drafts) if self._seq or self._open() else 0
 
-    def checkpoint(self, reason: Literal["open", "interval", "rotate", "close"]) -> bool:
-        """Write a checkpoint: the head of the chain, signed if there is a key. Returns False if it could not be written.
-
-        A log that holds no record has nothing to seal, so that a process that could not start leaves no line.
-        """
-        if not self._seq:
-            return True
-        ts = self._timestamps.text(self.wall())
-        fields = checkpoint_fields(self._seq + 1, self._head, reason, self._key)
-        if not self._write([draft_of({"ts": ts, "plane": self.plane, "event": "audit.checkpoint", "id": "", **fields})]):
-            return False
-        self._since_checkpoint = 0
-        return True
+    def checkpoint(self, reason: CheckpointReason) -> bool:
+        """As of a file. A log that holds no record has nothing to seal, so that a process that could not start leaves no line."""
+        return not self._seq or super().checkpoint(reason)
 
     def sync(self) -> bool:
         """There is no disk to wait for."""
@@ -78,10 +52,7 @@ class AuditStream:
 
     def _open(self) -> bool:
         """The record that begins the log, with the first record of the process: before it nothing is known of the stream."""
-        fields = {"reason": "created", "last": ZEROS, "checkpoint_every": self._every, "torn": None}
-        ts = self._timestamps.text(self.wall())
-        opened = draft_of({"ts": ts, "plane": self.plane, "event": "audit.open", "id": "", **fields})
-        return self._write([opened]) == 1 and self.checkpoint("open")
+        return self._write([self._opening("created")]) == 1 and self.checkpoint("open")
 
     def _write(self, drafts: Sequence[Draft]) -> int:
         """Write lines and advance the chain by those that are whole. How many they were."""
