@@ -131,15 +131,20 @@ async def peers(tmp_path: Path) -> AsyncIterator[Peers]:
         await runtime.close()
 
 
-async def test_a_warm_exchange_stays_within_its_budget(tmp_path: Path) -> None:
-    async with peers(tmp_path) as both:
-        for _ in range(5):
+async def ledger_of_warm_exchanges(both: Peers) -> Ledger:
+    for _ in range(5):
+        await both.exchange()
+    both.flush()
+    with Ledger() as ledger:
+        for _ in range(ROUNDS):
             await both.exchange()
         both.flush()
-        with Ledger() as ledger:
-            for _ in range(ROUNDS):
-                await both.exchange()
-            both.flush()
+    return ledger
+
+
+async def test_a_warm_exchange_stays_within_its_budget(tmp_path: Path) -> None:
+    async with peers(tmp_path) as both:
+        ledger = await ledger_of_warm_exchanges(both)
     calls = ledger.per_round(ROUNDS)
     assert calls <= EXCHANGE_BUDGET, ledger.dearest(ROUNDS)
     counted = {code.co_qualname: count for code, count in ledger.calls.items()}
@@ -194,13 +199,7 @@ async def gateway_peers(folder: Path) -> AsyncIterator[Peers]:
 
 async def test_a_warm_exchange_of_the_gateway_stays_within_its_budget(tmp_path: Path) -> None:
     async with gateway_peers(tmp_path) as both:
-        for _ in range(5):
-            await both.exchange()
-        both.flush()
-        with Ledger() as ledger:
-            for _ in range(ROUNDS):
-                await both.exchange()
-            both.flush()
+        ledger = await ledger_of_warm_exchanges(both)
     calls = ledger.per_round(ROUNDS)
     assert calls <= GATEWAY_BUDGET, ledger.dearest(ROUNDS)
     assert calls >= GATEWAY_BUDGET * TIGHT, f"the budget is loose: tighten it to {calls}"

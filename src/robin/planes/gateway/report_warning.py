@@ -1,4 +1,4 @@
-"""The warning that a policy only reports: as long as it does, again and again, so that nobody takes it for one that protects."""
+"""The warning that a policy only reports, repeated as long as it does: nobody should believe that it protects."""
 
 import math
 from typing import Final
