@@ -24,9 +24,9 @@ class Rig:
         self._path = path
         self._file = path.open("wb")
         self._writer = LineWriter(self._file.fileno())
-        self.drain = Drain()
         events = EventLog(self._writer, level="info", style="json", wall=lambda: 0.0, monotonic=lambda: 0.0)
         self.metrics = Metrics(version="0", unsafe={})
+        self.drain = Drain(self.metrics)
         self.shutdown = Shutdown(self.drain, TaskOwner(lambda name, error: None), events, self.metrics)
 
     def close(self) -> None:

@@ -299,7 +299,7 @@ async def open_room(
             sweeper=sweeper,
             tasks=tasks,
             entropy=SystemEntropy(),
-            drain=Drain(),
+            drain=Drain(metrics),
             refusals=ProblemRefusals("robin", SETTING_NAMES),
         )
         room = Room(engine, permit_to(origin, through), tokens, log, failures)

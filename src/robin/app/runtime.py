@@ -86,6 +86,7 @@ class Runtime:
         loop, clock = asyncio.get_running_loop(), clock or SystemClock()
         self._signals = signals
         writer = LineWriter(log_fd)
+        metrics = Metrics(version=__version__, unsafe=settings.unsafe)
         events = EventLog(
             writer,
             level=settings.log_level,
@@ -102,8 +103,8 @@ class Runtime:
             sweeper=Sweeper(loop),
             events=events,
             writer=writer,
-            metrics=Metrics(version=__version__, unsafe=settings.unsafe),
-            drain=Drain(),
+            metrics=metrics,
+            drain=Drain(metrics),
             own=OwnAddresses(),
             on_ready_change=self._on_ready_change,
             end=self._end,
@@ -112,7 +113,7 @@ class Runtime:
         self._settings = settings
         self._environ = environ
         self._events = events
-        self._shutdown = Shutdown(self.parts.drain, self.parts.tasks, events, self.parts.metrics)
+        self._shutdown = Shutdown(self.parts.drain, self.parts.tasks, events, metrics)
         self._ready_once = asyncio.Event()
         self._listening: list[BoundSocket] = []
         self._admin_listening: list[BoundSocket] = []

@@ -1,4 +1,4 @@
-"""How a process ends: when the drain starts, the order of its steps, when it is over, and the exit code, of which the first stands."""
+"""How a process ends: what begins the drain (`proxy/drain.py`), what is cut behind it, and the exit code, of which the first stands."""
 
 import asyncio
 import math
@@ -28,7 +28,7 @@ class StartFailure(Exception):
 
 
 class Shutdown:
-    """Moves `drain` through its states. `code` is the exit code of an end that does not wait for the drain, else None."""
+    """Begins the drain, once, and ends the process. `code` is the exit code of an end that does not wait for the drain, else None."""
 
     __slots__ = ("_asked", "_drain", "_events", "_metrics", "_signals", "_tasks", "code")
 
@@ -81,39 +81,19 @@ class Shutdown:
         stop_accepting: Callable[[], None],
         flush: Callable[[], None],
     ) -> int:
-        """Serve on for `min_s`, finish until `max_s`; WebSockets are asked to end `tunnels_s` before that. Returns the exit code.
+        """Run the drain (`Drain.run` has its steps), and cut what is left at its end. Returns the exit code.
 
-        What is left then is cut: the tasks of its connections are cancelled, and each of them is reset, so that no part of a response looks
-        like the whole. `stop_accepting` closes the listeners; `flush` writes the records of what was served.
+        Cut: the tasks of the connections are cancelled, and each connection is reset, so that no part of a response looks like the whole.
+        `flush` writes the records of what was served.
         """
-        drain, metrics = self._drain, self._metrics
         if self.code is not None:
             return self.code
-        began_at = asyncio.get_running_loop().time()
-        metrics.drain_state = drain.state
-        self._events.info("draining", in_flight=metrics.in_flight)
-        await self._wait_until_drained(began_at + min_s)  # LINGERING: only an end cuts this short
-        stop_accepting()
-        await asyncio.sleep(0)  # a connection that was accepted a moment ago takes its place among those that are waited for
-        drain.begin_closing()
-        metrics.drain_state = drain.state
-        drained = tunnels_s < max_s and await self._wait_until_drained(began_at + max_s - tunnels_s)
-        if not drained:
-            drain.close_tunnels()
-            drained = await self._wait_until_drained(began_at + max_s)
+        self._events.info("draining", in_flight=self._metrics.in_flight)
+        drained = await self._drain.run(min_s=min_s, max_s=max_s, tunnels_s=tunnels_s, stop_accepting=stop_accepting)
         if self.code is not None:
             return self.code
-        in_flight = metrics.in_flight
+        in_flight = self._metrics.in_flight
         flush()  # so that `drained` comes after the lines of what was served
         self._events.info("drained", cut=0 if drained else in_flight)
         await self._tasks.close()
         return EXIT_DRAINED if drained or not in_flight else EXIT_CUT
-
-    async def _wait_until_drained(self, deadline_at: float) -> bool:
-        """Wait until no connection is left, at most until `deadline_at` (loop time). Returns False at it, True also for an end."""
-        try:
-            async with asyncio.timeout_at(deadline_at):
-                await self._drain.drained.wait()
-        except TimeoutError:
-            return False
-        return True

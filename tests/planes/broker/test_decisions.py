@@ -30,6 +30,7 @@ from robin.policy.passport_verify import VerifyRules
 from robin.proxy.drain import Drain
 from robin.telemetry.audit import AuditLog
 from robin.telemetry.audit_file import AuditFile
+from robin.telemetry.metrics import Metrics
 from robin.wire.broker_ipc import Reader, render_issue
 from robin.wire.passport_keys import from_raw
 from robin.wire.trust_bundle import signed_bytes
@@ -66,7 +67,7 @@ class Bench:
             self.audit,
             self.metrics,
             loop=asyncio.get_running_loop(),
-            drain=Drain(),
+            drain=Drain(Metrics(version="0", unsafe={})),
             new_stream=lambda: pytest.fail("no connection here"),
             wall=clock,
             monotonic=clock,
