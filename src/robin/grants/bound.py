@@ -13,7 +13,7 @@ from robin.grants.cache import CredentialCache
 from robin.grants.files import FileToken
 from robin.grants.grant import GivenToken, Grant, GrantFailure, GrantFailureClass
 from robin.grants.metrics import GrantMetrics
-from robin.grants.resolve import Resolved, check_left, own_key, resolve
+from robin.grants.resolve import CacheKey, Resolved, check_left, own_key, resolve
 from robin.grants.run import GrantDriver, hash_of
 from robin.model.credential import NO_CREDENTIAL, Credential
 from robin.model.faults import FAULTS, Fault
@@ -53,7 +53,7 @@ _Look = tuple[BoundGrant | None, Mapping[str, object], str]
 class BoundCredentials:
     """A `grants.grant.Credentials`. A route names the grants of its bindings, with spaces between them; without one nothing is injected."""
 
-    __slots__ = ("_bound", "_cache", "_current", "_described", "_driver", "_joined", "_owners", "_wall", "_written", "metrics")
+    __slots__ = ("_bound", "_cache", "_current", "_described", "_driver", "_joined", "_keys", "_owners", "_wall", "_written", "metrics")
 
     def __init__(
         self, *, cache: CredentialCache, driver: GrantDriver, wall: Callable[[], float], metrics: GrantMetrics | None = None
@@ -63,6 +63,7 @@ class BoundCredentials:
         self._wall = wall
         self._bound: dict[str, BoundGrant] = {}
         self._owners: dict[Hashable, BoundGrant] = {}  # by the key of a grant: the first binding that has it
+        self._keys: dict[str, CacheKey] = {}  # by name: of each that an issuer is asked for, and that is the same for every request
         self._current: dict[Hashable, Grant] = {}  # the grants of this generation, and the stages before them
         self._written: dict[str, Credential] = {}  # by name: the field of the token in use
         self._joined: dict[str, Credential] = {}  # by the names of a route
@@ -97,6 +98,7 @@ class BoundCredentials:
         stages = [(grant, one) for one in bound.values() for grant in _stages(one.grant)]
         self._owners = {grant.key: one for grant, one in reversed(stages)}
         self._current = {grant.key: grant for grant, _ in stages}
+        self._keys = {name: own_key(one.grant) for name, one in bound.items() if one.grant.calls_issuer and not one.grant.is_given_tokens}
         self._cache.retain(lambda key: _own(key) in self._current)
         self._written = {name: written for name, written in self._written.items() if name in bound}
         self._joined.clear()
@@ -130,16 +132,15 @@ class BoundCredentials:
 
     def _look(self, name: str, bound: BoundGrant, permit: Permit) -> tuple[Mapping[str, object], str]:
         """The facts of a credential, and how a request finds it now."""
-        written = self._written.get(name)
-        facts = bound.grant.facts if written is None else written.facts
-        if not bound.grant.calls_issuer:
-            return facts, "bypass"
-        try:
-            key = self._resolve(bound.grant, permit).key
-        except Fault:
-            return bound.grant.facts, "miss"
-        held = self._cache.peek(key)
-        return (facts if held is None else held.facts), self._cache.state(key)
+        key = self._keys.get(name)
+        if key is None and bound.grant.calls_issuer:
+            try:
+                key = self._resolve(bound.grant, permit).key
+            except Fault:
+                return bound.grant.facts, "miss"
+        held, state = (None, "bypass") if key is None else self._cache.look(key)
+        found = held or self._written.get(name)
+        return (bound.grant.facts if found is None else found.facts), state
 
     def ready(self, permit: Permit) -> Credential | None:
         """Return the credential if all of it is usable now; None when it must be obtained."""
@@ -152,7 +153,7 @@ class BoundCredentials:
             if bound is None:
                 return None  # `obtain` says why
             try:
-                source, key = self._ready_one(bound.grant, permit)
+                source, key = self._ready_one(name, bound.grant, permit)
             except Fault:
                 return None  # as above
             if source is None:
@@ -160,10 +161,10 @@ class BoundCredentials:
             parts.append(self._write(name, bound, source, key))
         return self._join(names, parts)
 
-    def _ready_one(self, grant: Grant, permit: Permit) -> tuple[Source | None, Hashable]:
+    def _ready_one(self, name: str, grant: Grant, permit: Permit) -> tuple[Source | None, Hashable]:
         """What is usable now, and its key in the cache. Raises Fault."""
         if grant.calls_issuer:
-            key = self._resolve(grant, permit).key if grant.is_given_tokens else own_key(grant)
+            key = self._keys.get(name) or self._resolve(grant, permit).key
             return self._cache.ready(key), key
         if grant.token_file is not None:
             return grant.token_file.ready(), None
@@ -236,7 +237,7 @@ class BoundCredentials:
             assert grant.identity is not None
             return await grant.identity.obtain(), None
         asked = self._resolve(grant, permit)
-        states[name] = self._cache.state(asked.key)
+        _, states[name] = self._cache.look(asked.key)
         self.metrics.waiters[bound.provider] += 1
         try:
             found = await self._issued(asked)

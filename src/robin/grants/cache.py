@@ -125,17 +125,20 @@ class CredentialCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def state(self, key: Hashable) -> str:
-        """What a request of this key finds now: `hit`, `stale`, `joined` (a fetch runs), `negative` (the last one failed), `miss`."""
+    def look(self, key: Hashable) -> tuple[Credential | None, str]:
+        """The credential of a key, whether it is usable or not, and what a request finds now; starts nothing.
+
+        That is `hit`, `stale`, `joined` (a fetch runs), `negative` (the last one failed), or `miss`.
+        """
         entry = self._entries.get(key)
         if entry is None:
-            return "miss"
+            return None, "miss"
         now = self._clock.boottime()
         if not entry.rejected and now < entry.usable_until:
-            return "stale" if now >= entry.stale_at else "hit"
+            return entry.credential, "stale" if now >= entry.stale_at else "hit"
         if entry.running:
-            return "joined"
-        return "negative" if entry.failure is not None and now < entry.next_at else "miss"
+            return entry.credential, "joined"
+        return entry.credential, "negative" if entry.failure is not None and now < entry.next_at else "miss"
 
     def usable_s(self) -> list[tuple[Hashable, float]]:
         """The keys whose credentials can still be used, and the seconds that each has left."""
@@ -160,11 +163,6 @@ class CredentialCache:
             return None
         self._entries.move_to_end(key)
         return self._usable(entry)
-
-    def peek(self, key: Hashable) -> Credential | None:
-        """The credential of a key, whether it is usable or not; starts nothing."""
-        entry = self._entries.get(key)
-        return None if entry is None else entry.credential
 
     async def obtain(self, key: Hashable, fetch: Fetch, *, waits: int = 1) -> Credential:
         """Return a usable credential, after the running fetch or a new one. Raises GrantFailure, or the identity's Fault.
