@@ -9,9 +9,10 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring, encode_basestring_ascii
+from operator import itemgetter
 from typing import Final, Protocol
 
 VERSION: Final = 1
@@ -77,13 +78,49 @@ class Draft:
 
     __slots__ = ("after", "before", "between", "tail", "ts")
 
-    def __init__(self, ts: str, text: str) -> None:
-        """`text`: the four parts with a NUL between them, which no JSON text holds; `tail` as in the canonical form. Raises RecordError."""
+    def __init__(self, ts: str, before: str, between: str, after: str, tail: str) -> None:
+        """`tail` as in the canonical form. Raises RecordError."""
         self.ts = ts
-        self.before, self.between, self.after, tail = text.split("\0")
+        self.before = before
+        self.between = between
+        self.after = after
         self.tail = tail if tail.isascii() and "\x7f" not in tail else _NOT_PRINTABLE.sub(_escape, tail)
         if len(self.tail) + ENVELOPE_BYTES > LINE_BYTES:
             raise RecordError("it is too large")
+
+
+class Layout:
+    """The text of records that differ in some members only. It makes their drafts, in a few joins of what stands between those members."""
+
+    __slots__ = ("_after", "_before", "_between", "_in_after", "_in_before", "_in_tail", "_tail")
+
+    def __init__(self, texts: Mapping[str, str], varying: Sequence[str]) -> None:
+        """`texts`: as for `lay_out`, where those of `varying` are not read. None of these sorts between `prev` and `seq`."""
+        marked = {name: f"\1{varying.index(name)}\1" if name in varying else text for name, text in texts.items()}
+        before, self._between, after, tail = lay_out(marked)
+        self._before, self._in_before = _gaps(before)
+        self._after, self._in_after = _gaps(after)
+        self._tail, self._in_tail = _gaps(tail)
+
+    def draft(self, ts: str, values: Sequence[str]) -> Draft:
+        """`values` are the canonical texts of the varying members, in their order. Raises RecordError if it is too large."""
+        before, after = self._before.copy(), self._after.copy()
+        before[1::2] = self._in_before(values)
+        after[1::2] = self._in_after(values)
+        return Draft(ts, "".join(before), self._between, "".join(after), self.tail(values))
+
+    def tail(self, values: Sequence[str]) -> str:
+        """The members of the line behind `hash`, and its end, of a record of any size."""
+        tail = self._tail.copy()
+        tail[1::2] = self._in_tail(values)
+        return "".join(tail)
+
+
+def _gaps(marked: str) -> tuple[list[str], Callable[[Sequence[str]], Sequence[str]]]:
+    """The pieces of a text with a gap at each odd place, and what picks the values for the gaps."""
+    pieces = marked.split("\1")
+    places = [int(place) for place in pieces[1::2]]
+    return pieces, itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
 
 
 def render_value(value: object) -> str:
@@ -112,24 +149,19 @@ def quote(text: str) -> str:
     return encode_basestring(text)
 
 
-def lay_out(texts: Mapping[str, str]) -> str:
-    """The parts of a Draft from the canonical texts of `ts plane event id` and the fields of the event, in this order."""
+def lay_out(texts: Mapping[str, str]) -> tuple[str, str, str, str]:
+    """The four texts of a Draft, from the canonical texts of `ts plane event id` and the event's fields, in this order."""
     members = sorted([*texts.items(), ("v", str(VERSION))])
     before = "".join([f'"{name}":{text},' for name, text in members if name < "prev"])
     between = "".join([f'"{name}":{text},' for name, text in members if "prev" < name < "seq"])
     after = "".join([f',"{name}":{text}' for name, text in members if name > "seq"])
     tail = ",".join([f'"{name}":{text}' for name, text in texts.items()])
-    return f'{{{before}"prev":"\0",{between}"seq":\0{after}}}\0{tail}}}\n'
-
-
-def template_of(texts: Mapping[str, str], varying: frozenset[str]) -> str:
-    """`template % texts` is what a Draft is made of, with the texts of the `varying` members of each record."""
-    return lay_out({name: f"%({name})s" if name in varying else text.replace("%", "%%") for name, text in texts.items()})
+    return f'{{{before}"prev":"', f'",{between}"seq":', f"{after}}}", f"{tail}}}\n"
 
 
 def draft_of(members: Mapping[str, object]) -> Draft:
     """The draft of `ts plane event id` and the fields of an event, which passed `check`. Raises RecordError if it is too large."""
-    return Draft(str(members["ts"]), lay_out({name: render_value(value) for name, value in members.items()}))
+    return Draft(str(members["ts"]), *lay_out({name: render_value(value) for name, value in members.items()}))
 
 
 def mend(value: object) -> object:

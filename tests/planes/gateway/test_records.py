@@ -16,7 +16,7 @@ from robin.model.origin import Origin
 from robin.model.verdict import Denial
 from robin.planes.gateway.grant_records import GrantRecords
 from robin.planes.gateway.metrics import GatewayMetrics
-from robin.planes.gateway.record_texts import RecordTexts
+from robin.planes.gateway.record_texts import RecordTexts, draft
 from robin.planes.gateway.records import GatewayRecords
 from robin.policy.gateway import NO_NOTES
 from robin.telemetry.audit import AuditLog
@@ -153,15 +153,21 @@ async def test_a_record_that_is_too_large_is_shortened_and_not_missing(tmp_path_
 
 def test_what_is_kept_is_bounded_and_holds_no_path_and_nothing_of_what_was_denied() -> None:
     texts = RecordTexts(plane="gateway", instance="robin")
-    rest = dict.fromkeys("id connect_id caller addresses dns_ms grant".split(), "null") | {"ts": '"t"', "path": '"/canary"'}
     for number in range(3000):
         texts.caller(Caller(evidence=Evidence.JWT, listener="proxy", id=f"jwt:a/{number}"))
-        for verdict, name in (("permit", "allowed"), ("deny", "refused")):
+        found = Resolution(count=1, refused=(), seconds=0.0)
+        address = ResolvedAddress(host=f"{number}.addresses.test", port=1, resolution=found)
+        texts.address(address)
+        texts.upstream(address, None, None)
+        for verdict, name in (("permit", "allowed"), ("deny", "declined")):
             fixed = (1, "proxy", "request", "GET", "http", f"{name}{number}.test", 80, "plain", verdict, "", "", "", None, "")
-            texts.decision(fixed, rest, "t")
-    kept = repr([getattr(texts, name) for name in texts.__slots__])
+            draft(texts.decision(fixed), "t", ['"t"', *["null"] * 3, '"/canary"', *["null"] * 3])
+    tables = {name: getattr(texts, name) for name in texts.__slots__ if name not in {"_instance", "_plane"}}
+    pieces = [getattr(layout, name) for layout in tables["_layouts"].values() for name in layout.__slots__]
+    kept = repr([tables, pieces])
+    assert all(0 < len(table) <= 1024 for table in tables.values())
     assert "allowed2999.test" in kept
     assert "canary" not in kept
-    assert "refused" not in kept
+    assert "declined" not in kept
     assert kept.count("jwt:a/") <= 2 * 1024
-    assert kept.count(".test") <= 3 * 1024
+    assert kept.count("allowed") <= 4 * 1024

@@ -5,6 +5,7 @@ Each call to an issuer of tokens is a `grant_call`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from robin.grants.grant import GrantCall
@@ -12,14 +13,15 @@ from robin.model.caller import Caller
 from robin.model.faults import FAULTS, Fault
 from robin.model.message import HeldBody
 from robin.model.origin import Origin
+from robin.model.route import Route
 from robin.model.verdict import Denial, Permit
 from robin.planes.gateway.grant_records import GrantRecords, render_call
 from robin.planes.gateway.metrics import GatewayMetrics
-from robin.planes.gateway.record_texts import NULL, RecordTexts, render_address, render_upstream
+from robin.planes.gateway.record_texts import KEPT, NULL, RecordTexts, draft
 from robin.policy.gateway import NO_NOTES, RouteNotes
 from robin.policy.relay import RelayPermit
 from robin.telemetry.audit import AuditLog, AuditRecord
-from robin.telemetry.audit_chain import Draft, RecordError, mend, quote
+from robin.telemetry.audit_chain import Draft, Layout, RecordError, mend, quote
 from robin.telemetry.audit_file import AuditUnavailable
 from robin.telemetry.columns import Column, Columns, render_path
 from robin.telemetry.record import ExchangeRecord
@@ -39,10 +41,33 @@ _CUTS: Final = {"idle": "idle", "internal_error": "error"}
 """Of a response that was cut: where its reason is no end of the upstream."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decided:
+    """What all requests with the same decision have in their record of it. `series` are the labels of its metric."""
+
+    op: str
+    tls: object
+    series: tuple[str, str, str, str, str]
+    notes: RouteNotes
+    layout: Layout
+
+
 class GatewayRecords:
     """Writes both records, and counts them. `fail_closed`: what cannot be recorded is not forwarded."""
 
-    __slots__ = ("_audit", "_grants", "_metrics", "_notes_of", "_open", "_texts", "fail_closed", "generation", "instance", "new_id")
+    __slots__ = (
+        "_audit",
+        "_grants",
+        "_kept",
+        "_metrics",
+        "_notes_of",
+        "_open",
+        "_texts",
+        "fail_closed",
+        "generation",
+        "instance",
+        "new_id",
+    )
 
     def __init__(
         self,
@@ -62,6 +87,7 @@ class GatewayRecords:
         self.fail_closed = fail_closed
         self.generation = generation
         self._notes_of = {generation: notes_of}
+        self._kept: dict[tuple[object, ...], tuple[Route, Origin, _Decided]] = {}  # by the identity of the first two, and what else decides
         self._open: dict[str, ExchangeRecord] = {}  # the CONNECTs under way
         self.new_id: Callable[[], str] = str  # of a request: the recorder's
         self._grants = grants
@@ -77,6 +103,7 @@ class GatewayRecords:
     def use(self, generation: int, notes_of: Callable[[Any], RouteNotes], grants: GrantRecords) -> None:
         """A new policy is in force. What those before decided, and still waits for something, is recorded as it was decided."""
         self._grants = grants
+        self._kept.clear()
         self.generation, self._notes_of[generation] = generation, notes_of
         if len(self._notes_of) > _GENERATIONS_KEPT:
             del self._notes_of[min(self._notes_of)]
@@ -88,9 +115,8 @@ class GatewayRecords:
         self._grants.note(record, permit)
         if record.retries:
             return  # the same decision, on another connection
-        draft = self._decision(record, _asked_of(permit), verdict="permit", code="", rule=permit.route.name, permit=permit)
         try:
-            await self._audit.write(draft)
+            await self._audit.write(self._draft_decision(record, self._permitted(record, permit)))
         except AuditUnavailable:
             if self.fail_closed:
                 raise Fault("audit_unavailable", "audit: the decision cannot be recorded, so nothing is forwarded") from None
@@ -123,15 +149,19 @@ class GatewayRecords:
         rule = verdict.rule if isinstance(verdict, Denial) else verdict.route.name if isinstance(verdict, Permit) else ""
         permit = verdict if isinstance(verdict, Permit) else None
         ruling, code = ("permit", "") if record.outcome == "local_response" else (_ruling(record.outcome), record.outcome)
-        self._audit.put_draft(self._decision(record, origin, verdict=ruling, code=code, rule=rule, permit=permit))
+        decided = self._decided(record, origin, verdict=ruling, code=code, rule=rule, permit=permit)
+        self._audit.put_draft(self._draft_decision(record, decided, code))
 
     def _count(self, record: ExchangeRecord) -> None:
-        metrics, outcome, why = self._metrics, record.outcome, str(record.notes.get("why") or record.outcome)
-        op, tls = str(record.notes["op"]), str(record.notes.get("tls") or "none")  # the decision has noted both
+        metrics, outcome, notes = self._metrics, record.outcome, record.notes
+        op, tls = str(notes["op"]), str(notes.get("tls") or "none")  # the decision has noted both
         metrics.ended(op, tls, record.duration_s)
         if record.caller.connect is None:
             metrics.octets["up", tls] += record.bytes_in
             metrics.octets["down", tls] += record.bytes_out
+        if outcome == "forwarded":
+            return
+        why = str(notes.get("why") or outcome)
         if outcome in _AUTH_FAILURES:
             metrics.auth_failures[record.caller.listener, why] += 1
         elif outcome == "address_refused":
@@ -145,38 +175,36 @@ class GatewayRecords:
         notes_of = self._notes_of.get(permit.endpoint.generation) or self._notes_of[self.generation]  # a relay's permits have no generation
         return notes_of(permit.route)
 
-    def _decision(
+    def _permitted(self, record: ExchangeRecord, permit: Permit) -> _Decided:
+        """The same for each request of one route to one origin that is alike in all else that the decision says."""
+        route, origin, caller, notes = permit.route, _asked_of(permit), record.caller, record.notes
+        connect = caller.connect
+        noted = notes.get("op"), notes.get("tls"), notes.get("why"), notes.get("reverse")
+        scheme = None if connect is None else connect.scheme
+        key = id(route), id(origin), permit.endpoint.generation, record.method, caller.listener, scheme, *noted
+        known = self._kept.get(key)
+        if known is not None and known[0] is route and known[1] is origin:
+            return known[2]
+        decided = self._decided(record, origin, verdict="permit", code="", rule=route.name, permit=permit)
+        if len(self._kept) >= KEPT:
+            self._kept.clear()
+        self._kept[key] = route, origin, decided
+        return decided
+
+    def _decided(
         self, record: ExchangeRecord, origin: Origin | None, *, verdict: str, code: str, rule: str, permit: Permit | None
-    ) -> Draft:
+    ) -> _Decided:
         notes = NO_NOTES if permit is None else self._notes(permit)
-        connecting = record.method == "CONNECT"
+        connecting, listener = record.method == "CONNECT", record.caller.listener
         tls = record.notes.get("tls")
         scheme = None if origin is None else origin.scheme
         if connecting and tls in {"passthrough", "bridge"}:
             scheme = "https"
-        op, rule = _op_of(record, notes), rule or notes.denied_by
-        record.notes["op"] = op
-        record.notes["tls"] = tls = tls or (None if connecting else _inner_tls(record.caller, scheme))
-        self._metrics.decisions[record.caller.listener, op, verdict, code, rule] += 1
-        if notes.would_deny:
-            self._metrics.would_deny[notes.denied_by] += 1
-        why = record.notes.get("why")
-        caller, path = record.caller, None if connecting or record.path is None else record.path[:_PATH_CHARS].decode("latin-1")
-        addresses, dns_ms = render_address(record.address)
-        ts = self._audit.timestamp()
-        texts = {
-            "ts": f'"{ts}"',
-            "id": quote(record.request_id or ""),
-            "connect_id": NULL if caller.connect is None else quote(caller.connect.id),
-            "caller": self._texts.caller(caller),
-            "path": NULL if path is None else quote(path),
-            "addresses": addresses,
-            "dns_ms": dns_ms,
-            "grant": self._grants.render(record, code),
-        }
+        op, rule, why = _op_of(record, notes), rule or notes.denied_by, record.notes.get("why")
+        tls = tls or (None if connecting else _inner_tls(record.caller, scheme))
         fixed = (
             self.generation if permit is None else permit.endpoint.generation,
-            caller.listener,
+            listener,
             op,
             record.method,
             scheme,
@@ -190,32 +218,54 @@ class GatewayRecords:
             notes.route or record.notes.get("reverse") or None,
             notes.would_deny,
         )
-        return self._texts.decision(fixed, texts, ts)
+        series = listener, op, verdict, code, rule
+        return _Decided(op=op, tls=tls, series=series, notes=notes, layout=self._texts.decision(fixed))
+
+    def _draft_decision(self, record: ExchangeRecord, decided: _Decided, code: str = "") -> Draft:
+        """The record of a decision, which is noted and counted. `code`: of a refusal."""
+        record.notes["op"], record.notes["tls"] = decided.op, decided.tls
+        self._metrics.decisions[decided.series] += 1
+        if decided.notes.would_deny:
+            self._metrics.would_deny[decided.notes.denied_by] += 1
+        caller, path, texts, ts = record.caller, record.path, self._texts, self._audit.timestamp()
+        values = (
+            f'"{ts}"',
+            quote(record.request_id or ""),
+            NULL if caller.connect is None else quote(caller.connect.id),
+            texts.caller(caller),
+            NULL if path is None or record.method == "CONNECT" else quote(path[:_PATH_CHARS].decode("latin-1")),
+            *texts.address(record.address),
+            self._grants.render(record, code),
+        )
+        return draft(decided.layout, ts, values)
 
     def _close(self, record: ExchangeRecord) -> Draft:
-        caller, dialled, sni, ts = record.caller, record.dialled, record.notes.get("sni"), self._audit.timestamp()
-        texts = {
-            "ts": f'"{ts}"',
-            "id": quote(record.request_id or ""),
-            "connect_id": NULL if caller.connect is None else quote(caller.connect.id),
-            "caller": self._texts.caller(caller),
-            "status": NULL if record.status is None else str(record.status),
-            "sni": NULL if sni is None else quote(str(sni)),
-            "bytes_up": str(record.bytes_in),
-            "bytes_down": str(record.bytes_out),
-            "duration_ms": str(round(record.duration_s * 1000)),
-            "ttfb_ms": NULL if record.ttfb_s is None else str(round(record.ttfb_s * 1000)),
-            "connect_ms": NULL if dialled is None else _spent(record, dialled.connect_s),
-            "tls_ms": NULL if dialled is None else _spent(record, dialled.tls_s),
-            "upstream": render_upstream(record.address, dialled, record.reused),
-            "grant": self._grants.render(record),
-        }
+        caller, dialled, verdict, sni, ts = record.caller, record.dialled, record.verdict, record.notes.get("sni"), self._audit.timestamp()
+        found = dialled is None or record.reused  # this exchange spent nothing on its connection, or did without
+        values = (
+            f'"{ts}"',
+            quote(record.request_id or ""),
+            NULL if caller.connect is None else quote(caller.connect.id),
+            self._texts.caller(caller),
+            NULL if record.status is None else str(record.status),
+            NULL if sni is None else quote(str(sni)),
+            str(record.bytes_in),
+            str(record.bytes_out),
+            str(round(record.duration_s * 1000)),
+            NULL if record.ttfb_s is None else str(round(record.ttfb_s * 1000)),
+            NULL if found or dialled is None else _milliseconds(dialled.connect_s),
+            NULL if found or dialled is None else _milliseconds(dialled.tls_s),
+            self._texts.upstream(record.address, dialled, record.reused),
+            self._grants.render(record),
+        )
         fault = record.outcome if record.outcome in FAULTS else ""
-        generation = record.verdict.endpoint.generation if isinstance(record.verdict, Permit) else self.generation
-        return self._texts.close((generation, caller.listener, fault, self._reason(record)), texts, ts)
+        generation = verdict.endpoint.generation if isinstance(verdict, Permit) else self.generation
+        return draft(self._texts.close((generation, caller.listener, fault, self._reason(record))), ts, values)
 
     def _reason(self, record: ExchangeRecord) -> object:
         """Why it ended. What was cut with its CONNECT ended for the reason of that."""
+        if record.outcome == "forwarded":
+            return record.notes.get("reason") or "done"
         if record.outcome == "drain_cut":
             return "drain"
         connect = record.caller.connect
@@ -257,9 +307,8 @@ def _inner_tls(caller: Caller, scheme: str | None) -> str | None:
     return None if scheme is None else "originate" if scheme == "https" else "plain"
 
 
-def _spent(record: ExchangeRecord, seconds: float | None) -> str:
-    """What this exchange spent on its connection, in milliseconds; null where it found one, or did without."""
-    return NULL if seconds is None or record.reused else str(round(seconds * 1000))
+def _milliseconds(seconds: float | None) -> str:
+    return NULL if seconds is None else str(round(seconds * 1000))
 
 
 class GatewayRecorder(Recorder):
