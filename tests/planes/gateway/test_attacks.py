@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from tests.grants.proxied import Answering, token_reply
 from tests.planes.gateway.attacked import attacked, named, refused
-from tests.planes.gateway.rig import Rig, client_hello, code_of, running
+from tests.planes.gateway.rig import Client, Rig, client_hello, code_of, running
 
 from robin.cli.main import main
 from robin.testing.authority import IdentityAuthority
@@ -302,49 +304,61 @@ async def test_a_server_name_that_is_not_the_target_ends_with_an_alert_and_nothi
 # E28 Agent-triggered skip
 
 
-async def test_clients_that_abort_their_handshake_leave_nothing_for_the_next_one(rig: Rig) -> None:
-    async def reject() -> None:
-        """As programs do that do not trust the CA: with an alert, which asyncio would not send."""
-        client = await rig.client()
-        await client.connect(f"a.test:{rig.tls.port}")
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = rig.pki.client_context().wrap_bio(incoming, outgoing, server_hostname="a.test")
-        verified = False
-        while not verified:
-            try:
-                tls.do_handshake()
-            except ssl.SSLWantReadError:
-                client.writer.write(outgoing.read())
-                incoming.write(await client.reader.read(65536))
-            except ssl.SSLCertVerificationError:
-                verified = True
-        client.writer.write(outgoing.read())
-        await client.rest()
+async def reject(client: Client, context: ssl.SSLContext) -> None:
+    """As programs do that do not trust the CA: with an alert, which asyncio would not send."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="a.test")
+    verified = False
+    while not verified:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            client.writer.write(outgoing.read())
+            incoming.write(await client.reader.read(65536))
+        except ssl.SSLCertVerificationError:
+            verified = True
+    client.writer.write(outgoing.read())
+    await client.rest()
 
-    def lines() -> list[dict[str, object]]:
-        return [one for one in rig.robin.events if one.get("event") == "tls_client_rejected"]
 
-    for turn in range(100):
-        client = await rig.client()
-        await client.connect(f"a.test:{rig.tls.port}")
-        client.writer.write(client_hello("a.test")[: turn * 5])
-        client.writer.transport.abort()
-    rejected = 0
-    while not any(one["alert"] == "tlsv1_alert_unknown_ca" for one in lines()):
-        await reject()
-        rejected += 1
-        assert rejected < 1000
-    line = next(one for one in lines() if one["alert"] == "tlsv1_alert_unknown_ca")
-    assert line["caller"] == "local"
-    assert len(str(line["ca_sha256"])) == 64
-    assert "ca.crt" in str(line["detail"])
-    for _ in range(2):
-        client = await rig.client()
-        await client.connect(f"a.test:{rig.tls.port}")
-        tls = await client.start_tls("a.test", rig.ca_file)
-        shown = tls.getpeercert()
-        assert shown is not None
-        assert shown["subjectAltName"] == (("DNS", "a.test"),)
+async def test_a_hundred_handshakes_that_one_caller_aborts_leave_nothing_for_it_or_for_another(tmp_path: Path) -> None:
+    authority = IdentityAuthority()
+    (tmp_path / "jwks.json").write_text(json.dumps(authority.jwks()))
+    issuer = {"name": "cluster", "kind": "kubernetes", "issuer": authority.issuer, "audiences": ["robin-gateway"]}
+    section = {"issuers": [{**issuer, "algorithms": ["ES256"], "jwks": {"file": str(tmp_path / "jwks.json")}}]}
+    rules = [{"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "paths": ["/ok/**"]}]
+    async with running(tmp_path, rules, section=section, listener={"auth": "jwt", "issuers": ["cluster"]}) as rig:
+        own, tokens = (
+            f"a.test:{rig.tls.port}",
+            {name: authority.service_account_token(audience="robin-gateway", account=name) for name in "xy"},
+        )
+
+        async def connected(name: str) -> Client:
+            client = await rig.client()
+            assert (await client.connect(own, f"Proxy-Authorization: Bearer {tokens[name].decode()}"))[0] == 200
+            return client
+
+        hello = client_hello("a.test")
+        for turn in range(100):  # every second one sees the leaf and refuses it, the others leave somewhere in their first flight
+            client = await connected("x")
+            if turn % 2 == 0:
+                await reject(client, rig.pki.client_context())
+            else:
+                client.writer.write(hello[: turn * len(hello) // 100])
+                client.writer.transport.abort()
+        lines = [one for one in rig.robin.events if one.get("event") == "tls_client_rejected"]
+        assert (lines[0]["caller"], lines[0]["alert"]) == ("k8s:demo/x", "tlsv1_alert_unknown_ca")
+        bridge = x509.load_pem_x509_certificate(rig.ca_file.read_bytes())
+        assert {str(one["ca_sha256"]) for one in lines} == {bridge.fingerprint(SHA256()).hex()}
+        assert "ca.crt" in str(lines[0]["detail"])
+        for name in ("x", "y", "x", "y"):
+            client = await connected(name)
+            leaf = (await client.start_tls("a.test", rig.ca_file)).getpeercert(binary_form=True)
+            assert leaf is not None
+            x509.load_der_x509_certificate(leaf).verify_directly_issued_by(bridge)
+            assert (await client.ask(f"GET /ok/{name} HTTP/1.1", f"Host: {own}"))[0] == 200
+            assert code_of(await client.ask("GET /other HTTP/1.1", f"Host: {own}")) == (403, "rule_default")
+        assert [head.split(b" ")[1] for head in rig.tls.requests] == [b"/ok/x", b"/ok/y"] * 2
 
 
 # E29 Fail-open on an upstream fault

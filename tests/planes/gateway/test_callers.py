@@ -14,7 +14,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.grants.proxied import Answering, reply
-from tests.planes.gateway.rig import Rig, code_of, running
+from tests.planes.gateway.rig import Client, Rig, code_of, running
 
 from robin.testing.authority import IdentityAuthority, base64url
 from robin.testing.waiting import eventually
@@ -51,12 +51,14 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
             {"name": "none", "kind": "oidc", **common, "issuer": "https://none.test", "jwks": {"file": str(folder / "absent.json")}},
         ]
     }
-    listener = {"auth": "jwt", "issuers": ["cluster", "mesh", "none", "rotating", "quiet"]}
+    listener = {"listen": "127.0.0.1:0", "auth": "jwt", "issuers": ["cluster", "mesh", "none", "rotating", "quiet"]}
+    section["listeners"] = [{"name": "proxy", **listener}, {"name": "front", "kind": "reverse", **listener}]
+    section["routes"] = [{"name": "front", "upstream": "http://b.test:PLAIN", "unsafe_plaintext": True, "allow": [{"callers": ["*"]}]}]
     await SERVER.start()
     for name, wait in (("rotating", "1s"), ("quiet", "1h")):
         jwks = {"url": f"{SERVER.url}/{name}", "min_refetch": wait}
         section["issuers"].append({"name": name, "kind": "oidc", **common, "issuer": f"https://{name}.test", "jwks": jwks})
-    async with running(folder, RULES, section=section, listener=listener, ready=False) as rig:
+    async with running(folder, RULES, section=section, ready=False) as rig:
         yield rig
 
 
@@ -73,8 +75,8 @@ async def test_without_a_credential_both_forms_get_a_407_with_both_challenges_an
     assert rig.plain.connections == 0
 
 
-def _claims(**changes: object) -> dict[str, object]:
-    now = int(time.time())
+def _claims(now: int | None = None, **changes: object) -> dict[str, object]:
+    now = now or int(time.time())
     claims: dict[str, object] = {
         "iss": AUTHORITY.issuer,
         "sub": "system:serviceaccount:demo:agent",
@@ -95,40 +97,74 @@ def _public_pem() -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _bad_tokens() -> dict[str, bytes]:
-    now = int(time.time())
-    good = AUTHORITY.sign(_claims())
+def _of_length(length: int) -> bytes:
+    """A token that is good but for its length."""
+    for pad in range(length):
+        if len(token := AUTHORITY.sign(_claims(pad="x" * (length * 3 // 4 - 700 + pad)))) >= length:
+            assert len(token) == length
+            return token
+    raise AssertionError("no such length")
+
+
+def _bad_tokens(now: int) -> dict[str, bytes]:
+    """Each is bad at `now`, and at the edges of `exp`, `nbf` and the lifetime it is bad by one second."""
+    good = AUTHORITY.sign(_claims(now))
     head, body, _ = good.split(b".")
     unsigned = base64url(b'{"alg":"none"}').encode() + b"." + body + b"."
     kid = json.loads(base64.urlsafe_b64decode(head + b"=="))["kid"]
     start = base64url(json.dumps({"alg": "HS256", "kid": kid}).encode()).encode() + b"." + body
     hs256 = start + b"." + base64url(hmac.digest(_public_pem(), start, "sha256")).encode()
     return {
-        "signature": head + b"." + body + b"." + IdentityAuthority().sign(_claims()).split(b".")[2],
+        "signature": head + b"." + body + b"." + IdentityAuthority().sign(_claims(now)).split(b".")[2],
         "none": unsigned,
         "hs256": hs256,
-        "iss": AUTHORITY.sign(_claims(iss="https://other.test")),
-        "aud": AUTHORITY.sign(_claims(aud="other")),
-        "no exp": AUTHORITY.sign(_claims(exp=None)),
-        "expired": AUTHORITY.sign(_claims(exp=now - 31, iat=now - 100)),
-        "not yet": AUTHORITY.sign(_claims(nbf=now + 60)),
-        "long life": AUTHORITY.sign(_claims(exp=now + 90000)),
-        "crit": AUTHORITY.sign(_claims(), header={"alg": "ES256", "kid": kid, "crit": ["x"], "x": 1}),
-        "namespace": AUTHORITY.sign(_claims(**{"kubernetes.io": {"namespace": "prod", "serviceaccount": {"name": "agent"}}})),
-        "no namespace": AUTHORITY.sign(_claims(**{"kubernetes.io": None})),
-        "foreign domain": AUTHORITY.sign(_claims(aud="mesh", sub="spiffe://other.test/ns/x")),
-        "not a token": b"abc",
-        "large": good + b"A" * 16384,
+        "iss": AUTHORITY.sign(_claims(now, iss="https://other.test")),
+        "aud": AUTHORITY.sign(_claims(now, aud="other")),
+        "no exp": AUTHORITY.sign(_claims(now, exp=None)),
+        "expired": AUTHORITY.sign(_claims(now, exp=now - 31, iat=now - 100)),
+        "not yet": AUTHORITY.sign(_claims(now, nbf=now + 31)),
+        "long life": AUTHORITY.sign(_claims(now, exp=now + 86401)),
+        "crit": AUTHORITY.sign(_claims(now), header={"alg": "ES256", "kid": kid, "crit": ["x"], "x": 1}),
+        "namespace": AUTHORITY.sign(_claims(now, **{"kubernetes.io": {"namespace": "prod", "serviceaccount": {"name": "agent"}}})),
+        "no namespace": AUTHORITY.sign(_claims(now, **{"kubernetes.io": None})),
+        "foreign domain": AUTHORITY.sign(_claims(now, aud="mesh", sub="spiffe://other.test/ns/x")),
+        "not a token": b"not-a-token-of-any-issuer",
+        "large": _of_length(16385),
     }
 
 
-@pytest.mark.parametrize("name", _bad_tokens())
-async def test_a_token_that_is_not_accepted_gets_a_407_and_appears_nowhere(rig: Rig, name: str) -> None:  # E3
-    token = _bad_tokens()[name]
-    answer = await rig.get(f"http://b.test:{rig.plain.port}/", bearer(token))
-    assert code_of(answer) == (407, "caller_token_invalid")
-    signature = token.split(b".")[-1].decode() or "nothing"
-    assert signature not in json.dumps(rig.records) + answer[2].decode() or name in {"not a token", "none"}
+_NAMES = tuple(_bad_tokens(1))
+
+
+@pytest.mark.parametrize("name", _NAMES)
+async def test_a_token_that_is_not_accepted_gets_a_407_or_401_and_appears_nowhere(rig: Rig, name: str) -> None:  # E3
+    front, dialled = rig.listeners[1], rig.dials
+    while True:
+        now = int(time.time())
+        token = _bad_tokens(now)[name]
+        answer = await rig.get(f"http://b.test:{rig.plain.port}/", bearer(token))
+        reverse = Client(*await asyncio.open_connection(*front.rsplit(":", 1)))
+        inward = await reverse.ask("GET / HTTP/1.1", "Host: b.test", bearer(token).removeprefix("Proxy-"))
+        reverse.writer.close()
+        if time.time() < now + 1:  # a second later `nbf` is over
+            break
+    assert (code_of(answer), code_of(inward)) == ((407, "caller_token_invalid"), (401, "caller_token_invalid"))
+    assert rig.dials == dialled
+    written = "\n".join(line for _, line in rig.robin.lines) + str((answer, inward))
+    assert not [part for part in token.split(b".") if part and part.decode() in written]
+
+
+@pytest.mark.parametrize(
+    "claims", [{"exp": -29, "iat": -100}, {"nbf": 30}, {"exp": 86400}, {}], ids=["expired", "not yet", "long life", "large"]
+)
+async def test_a_token_at_the_edge_is_accepted(rig: Rig, claims: dict[str, int]) -> None:  # E3
+    while True:
+        now = int(time.time())
+        token = AUTHORITY.sign(_claims(now, **{name: now + value for name, value in claims.items()})) if claims else _of_length(16384)
+        status, _, _ = await rig.get(f"http://b.test:{rig.plain.port}/", bearer(token))
+        if time.time() < now + 1:  # a second later `exp` is over
+            break
+    assert status == 200
 
 
 async def test_bearer_and_basic_give_one_caller_and_no_other_user_name_does(rig: Rig) -> None:  # E4
