@@ -1,12 +1,20 @@
-"""Robin as an image or a hardened unit runs it: read-only root, UID 10001, no capability, no HOME, an empty environment (K10)."""
+"""Robin as an image or a hardened unit runs it: read-only root, UID 10001, no capability, no HOME, an empty environment (K10).
 
+And the gateway without any mount that it could write to (E39).
+"""
+
+import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from tests.corpus.rig import unsigned_token
 from tests.journeys.life import GET, ask_unix, probe, serving, shell, short_folder
+from tests.planes.gateway.rig import Rig, running
+from tests.planes.gateway.test_rotation import BRIDGED, fill
 
 import robin
 
@@ -71,3 +79,47 @@ async def test_k10_it_runs_with_a_read_only_root_uid_10001_no_capability_and_no_
             assert await rig.robin.stop() == 0
             assert rig.robin.stderr == []
             assert not path.exists()
+
+
+READ_ONLY = """cut -d" " -f5 /proc/self/mountinfo | sort -ru | while read -r mount; do mount -o remount,bind,ro "$mount"; done"""
+
+
+def hidden_mounts(lines: list[list[str]]) -> set[str]:
+    """The ids of the mounts that another one covers: no path leads there."""
+    latest = {line[4]: line[0] for line in lines}
+    return {line[0] for line in lines if latest[line[4]] != line[0]}
+
+
+async def bridged(rig: Rig, ca: Path) -> None:
+    client, own = await rig.client(), f"a.test:{rig.tls.port}"
+    assert (await client.connect(own))[0] == 200
+    await client.start_tls("a.test", ca)
+    assert (await client.ask("GET / HTTP/1.1", f"Host: {own}"))[0] == 200
+
+
+async def test_e39_a_gateway_bridges_and_changes_its_ca_without_one_mount_that_it_can_write_to(
+    tmp_path: Path, own_mounts: tuple[str, ...]
+) -> None:
+    """What cannot be written to holds no key. The kernel says of each mount that this process has that it is read-only."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("NOT TESTED: this needs setpriv")
+    other = fill(tmp_path / "b", "robin-bridge-ca-next")
+    section = {"bridge": {"slots": {"a": str(tmp_path / "ca"), "b": str(other)}, "sign_with": "a"}}
+    program = shell(READ_ONLY, before=own_mounts, prefix="setpriv --bounding-set=-all --inh-caps=-all --no-new-privs")
+    async with running(tmp_path, [BRIDGED], section=section, program=program) as rig:
+        process = Path(f"/proc/{rig.robin.pid}")
+        told = status_of(rig.robin.pid)
+        assert {told[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}, "it could mount another"
+        await bridged(rig, rig.ca_file)
+        document = json.loads((tmp_path / "robin.yaml").read_text())
+        document["gateway"]["bridge"]["sign_with"] = "b"
+        (tmp_path / "robin.yaml").write_text(json.dumps(document))
+        rig.robin.send_signal(signal.SIGHUP)
+        await rig.robin.event("config_loaded")
+        await bridged(rig, other / "tls.crt")
+        mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
+        assert len(mounts) > 3
+        hidden = hidden_mounts(mounts)
+        assert {line[4] for line in mounts if "ro" not in line[5].split(",") and line[0] not in hidden} == set()
+        assert not [name for entry in (process / "fd").iterdir() if (name := os.readlink(entry)).startswith("/memfd")]
+        assert not [line for _, line in rig.robin.lines if "PRIVATE KEY" in line]

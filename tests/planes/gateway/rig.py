@@ -245,11 +245,12 @@ async def running(
     ports: dict[str, int] | None = None,
     loopback: Sequence[str] = (),
     prepare: Callable[[int], None] = lambda _: None,
+    program: tuple[str, ...] = WATCHED,
 ) -> AsyncIterator[Rig]:
     """A gateway with these rules; `ready`: it is waited for. The ports `TLS` and `PLAIN` stand for those of the two origins, also in the
     upstreams of routes, and more names for `ports` of this machine. `loopback`: more places of this machine that may be reached.
 
-    `prepare` is called with the port of a.test before the gateway is started.
+    `prepare` is called with the port of a.test before the gateway is started. `program`: another one does not fill `dials`.
     """
     pki = pki or CertificateAuthority(folder / "pki")
     if origin_context is None:
@@ -292,7 +293,7 @@ async def running(
     file = folder / "robin.yaml"
     file.write_text(json.dumps({"version": 1, "gateway": document}, indent=1))  # JSON is YAML without aliases
     try:
-        async with RobinProcess("gateway", "--config", str(file), settings={"DIALS": str(folder / "dials")}, program=WATCHED) as robin:
+        async with RobinProcess("gateway", "--config", str(file), settings={"DIALS": str(folder / "dials")}, program=program) as robin:
             listening = await robin.event("listening")
             if ready:
                 await robin.event("started")

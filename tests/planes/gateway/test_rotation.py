@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from robin.testing.waiting import eventually
 from robin.transport.clock import SystemClock
 
 _SWITCHES = 36
+_PER_S = 50
 BRIDGED = {"name": "bridged", "hosts": ["a.test"], "ports": ["TLS"], "tls": "bridge"}
 
 
@@ -142,40 +144,49 @@ async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_ne
 
 
 async def test_another_slot_signs_under_load_and_no_client_that_trusts_both_fails(tmp_path: Path) -> None:  # E37, E39
+    """Fifty CONNECTs a second are begun, whether those before them have ended or not; each of them that fails ends the test."""
     other = fill(tmp_path / "b", "robin-bridge-ca-next")
-    section = {"bridge": {"slots": {"a": str(tmp_path / "ca"), "b": str(other)}, "sign_with": "a"}}
+    section = {"bridge": {"slots": {"a": str(tmp_path / "ca"), "b": str(other)}, "sign_with": "a"}, "limits": {"connections_per_caller": 0}}
     async with running(tmp_path, [BRIDGED], section=section) as rig:
         both = tmp_path / "both.crt"
         both.write_bytes(rig.ca_file.read_bytes() + (other / "tls.crt").read_bytes())
-        own = f"a.test:{rig.tls.port}"
-        seen: list[str] = []
-        enough = asyncio.Event()
+        own, stage = f"a.test:{rig.tls.port}", "before"
+        begun, signers = Counter[str](), dict[str, list[str]]()
+        opened: list[Client] = []
 
-        async def bridge() -> Client:
+        async def bridge() -> None:
+            began = stage
             client = await rig.client()
             assert (await client.connect(own))[0] == 200
             leaf = x509.load_der_x509_certificate((await client.start_tls("a.test", both)).getpeercert(binary_form=True) or b"")
-            seen.append(str(leaf.issuer.rdns[0].rfc4514_string()).removeprefix("CN="))
+            signer = str(leaf.issuer.rdns[0].rfc4514_string()).removeprefix("CN=robin-bridge-ca-")
+            signers.setdefault(began if began == stage else "during", []).append(signer)
             assert (await client.ask("GET / HTTP/1.1", f"Host: {own}"))[0] == 200
-            return client
+            opened.append(client)
 
-        async def load() -> None:
-            while seen.count("robin-bridge-ca-next") < 20:
-                (await bridge()).writer.close()
-                if len(seen) >= 20:
-                    enough.set()
-
-        early = await bridge()
-        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
-            for _ in range(4):
-                group.create_task(load())
-            await enough.wait()
+        async def switch() -> None:
+            nonlocal stage
+            stage = "during"
             document = json.loads((tmp_path / "robin.yaml").read_text())
             document["gateway"]["bridge"]["sign_with"] = "b"
             (tmp_path / "robin.yaml").write_text(json.dumps(document))
             rig.robin.send_signal(signal.SIGHUP)
-        assert set(seen[:20]) == {"robin-bridge-ca-test"}
-        assert (await early.ask("GET /still HTTP/1.1", f"Host: {own}"))[0] == 200
+            await rig.robin.event("config_loaded")
+            stage = "after"
+
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            while begun["after"] < _PER_S:
+                await asyncio.sleep(start + begun.total() / _PER_S - loop.time())
+                begun[stage] += 1
+                group.create_task(bridge())
+                if begun.total() == _PER_S:
+                    group.create_task(switch())
+        assert (set(signers["before"]), set(signers["after"])) == ({"test"}, {"next"})
+        assert len(opened) == begun.total() == sum(map(len, signers.values()))
+        for client in opened:  # those from before the switch too
+            assert (await client.ask("GET /still HTTP/1.1", f"Host: {own}"))[0] == 200
         assert await rig.metrics("robin_gateway_ca_signing") == {'slot="a"': 0, 'slot="b"': 1}
         assert (await rig.metrics("robin_gateway_leaf_mints_total"))[""] == 2  # one for each signer
         # E39: a key is in its slot, and nowhere else that the gateway could have written it
