@@ -48,15 +48,19 @@ TRAILERS = (
     b"X-Sum: 7\r\nX-Unannounced: 8\r\nSet-Cookie: no=1\r\n\r\n"
 )
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENTS_OF_A_STREAM = 10
+WITHIN_S = 0.05
+WAYS = ("absolute", "bridge", "reverse", "tunnel")
 
 
 class Origin(ScriptedServer):
-    """Answers by the path; `step` lets the next event go."""
+    """Answers by the path; `step` lets the next event go, and the last one went at `written_at`."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(self._serve, tls=tls)
         self.seen: list[ReceivedRequest] = []
         self.step = asyncio.Event()
+        self.written_at = 0.0
 
     async def _serve(self, connection: ScriptedConnection) -> None:
         try:
@@ -70,7 +74,8 @@ class Origin(ScriptedServer):
     async def _answer(self, connection: ScriptedConnection, target: bytes) -> None:
         if target == b"/events":
             await connection.send(EVENTS)
-            for number in range(3):
+            for number in range(EVENTS_OF_A_STREAM):
+                self.written_at = asyncio.get_running_loop().time()
                 await connection.send(b"9\r\ndata: %d\n\n\r\n" % number)
                 await self.step.wait()
                 self.step.clear()
@@ -95,6 +100,22 @@ class Stand:
         client = await self.rig.client()
         assert (await client.connect(self.streams))[0] == 200
         return client, await client.start_tls("a.test", self.rig.ca_file, alpn=alpn)
+
+    async def asking(self, way: str, path: str) -> tuple[Client, list[str]]:
+        """A connection that leads to the origin that streams, and the head of a request for it."""
+        if way == "bridge":
+            return (await self.bridged())[0], [f"GET {path} HTTP/1.1", f"Host: {self.streams}"]
+        if way == "reverse":
+            client = Client(*await asyncio.open_connection(*self.reverse.rsplit(":", 1)))
+            self.rig.clients.append(client)
+            return client, [f"GET {path} HTTP/1.1", "Host: streams.test"]
+        client = await self.rig.client()
+        if way == "absolute":
+            return client, [f"GET https://{self.streams}{path} HTTP/1.1", f"Host: {self.streams}"]
+        own = self.streams.replace("a.test", "b.test")
+        assert (await client.connect(own))[0] == 200
+        await client.start_tls("b.test", self.rig.pki.ca_file)  # the origin's own certificate: nothing on the way has opened it
+        return client, [f"GET {path} HTTP/1.1", f"Host: {own}"]
 
     def open(self, way: str, path: str = "/ws/1", **options: Any) -> connect:
         """A connection of the library, by one of the three ways."""
@@ -130,7 +151,7 @@ def absolute(target: str) -> type[ClientConnection]:
 async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
     folder: Path = tmp_path_factory.mktemp("websocket")
     pki = CertificateAuthority(folder / "pki")
-    leaf = pki.issue("a.test")
+    leaf = pki.issue("a.test", "b.test")
     (folder / "token").write_bytes(AUTHORITY.service_account_token(audience="https://issuer.example"))
     async with (
         Answering(lambda _: token_reply("secret-token")) as issuer,
@@ -148,6 +169,7 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
                 {"name": "unnamed", "path_prefix": "/ws/unnamed", "strip_prefix": False, "upstream": f"https://a.test:{port}",
                  "allow": allow},
                 {"name": "rest", "hosts": ["a.test"], "upstream": f"https://a.test:{port}", "allow": allow},
+                {"name": "streams", "hosts": ["streams.test"], "upstream": f"https://a.test:{origin.port}", "allow": allow},
                 *({"name": f"open-{at}", "hosts": ["a.test"], "path_prefix": f"/{at}", "strip_prefix": False, "upgrade": ["websocket"],
                    "upstream": f"https://a.test:{port}", "allow": allow} for at in range(3)),
             ],
@@ -160,6 +182,7 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
             {"name": "ws", "hosts": ["a.test"], "ports": [port], "paths": ["/ws/**"], "upgrade": ["websocket"]},
             {"name": "rest", "hosts": ["a.test"], "ports": [port], "methods": ["GET"], "paths": ["/rest/**"]},
             {"name": "bridged", "hosts": ["a.test"], "ports": [origin.port], "tls": "bridge"},
+            {"name": "closed", "hosts": ["b.test"], "ports": [origin.port]},
         ]
         async with running(folder, rules, section=section, pki=pki) as rig:
             yield Stand(rig, port, origin)
@@ -243,20 +266,37 @@ async def test_trailers_cross_the_bridge_both_ways_announced_or_not(stand: Stand
     assert (request.body, request.trailers, request.values(b"TE")) == (b"abc", ((b"X-Up", b"1"), (b"X-Also", b"2")), [b"trailers"])
 
 
-async def test_an_event_is_at_the_client_before_the_origin_writes_the_next(stand: Stand) -> None:  # E45
-    client, _ = await stand.bridged()
-    client.writer.write(f"GET /events HTTP/1.1\r\nHost: {stand.streams}\r\n\r\n".encode())
+async def slowest_event(stand: Stand, way: str) -> float:
+    """The longest that one event of a stream took, in seconds; the origin writes each after the one before it was read."""
+    loop, slowest = asyncio.get_running_loop(), 0.0
+    client, head = await stand.asking(way, "/events")
+    client.writer.write("\r\n".join([*head, "", ""]).encode())
     async with asyncio.timeout(20):
         await client.reader.readuntil(b"\r\n\r\n")
-        for number in range(3):
+        for number in range(EVENTS_OF_A_STREAM):
             assert await client.reader.readuntil(b"\n\n\r\n") == b"9\r\ndata: %d\n\n\r\n" % number
+            slowest = max(slowest, loop.time() - stand.origin.written_at)
             stand.origin.step.set()
         assert await client.reader.readexactly(5) == b"0\r\n\r\n"
+    client.writer.close()
+    return slowest
 
 
-async def test_an_encoded_body_is_not_touched(stand: Stand) -> None:  # E45
-    client, _ = await stand.bridged()
-    status, fields, body = await client.ask("GET /zipped HTTP/1.1", f"Host: {stand.streams}", "Accept-Encoding: gzip")
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_event_is_at_the_client_before_the_origin_writes_the_next_and_in_time(stand: Stand, way: str) -> None:  # E45
+    """A machine that is busy with something else may need several streams, one of which is as fast as all should be."""
+    took = []
+    for _ in range(20):
+        took.append(await slowest_event(stand, way))
+        if took[-1] < WITHIN_S:
+            break
+    assert took[-1] < WITHIN_S, took
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_encoded_body_is_not_touched(stand: Stand, way: str) -> None:  # E45
+    client, head = await stand.asking(way, "/zipped")
+    status, fields, body = await client.ask(*head, "Accept-Encoding: gzip")
     assert (status, fields["content-encoding"], body) == (200, ["gzip"], ZIPPED)
 
 

@@ -89,6 +89,7 @@ def configure(folder: Path, ca: Path, tls: int, plain: int) -> Path:
             "rules": [
                 {"name": "bridged", "hosts": ["a.test"], "ports": [tls], "tls": "bridge", "upgrade": upgrade},
                 {"name": "tcp", "hosts": ["b.test"], "ports": [plain], "schemes": ["tcp"]},
+                {"name": "closed", "hosts": ["b.test"], "ports": [tls]},
             ]
         },
         "routes": [
@@ -103,12 +104,12 @@ def configure(folder: Path, ca: Path, tls: int, plain: int) -> Path:
 async def opened(way: str, kind: str, address: str, authority: str, ca: Path) -> Client:
     """A stream of this kind by this way, of which nothing but the head was read."""
     client = Client(*await asyncio.open_connection(*address.rsplit(":", 1)))
-    if way in {"bridge", "connect"}:
+    if way in {"bridge", "passthrough", "connect"}:
         assert (await client.connect(authority))[0] == 200
     if way == "connect":
         return client
-    if way == "bridge":
-        await client.start_tls("a.test", ca)
+    if way in {"bridge", "passthrough"}:
+        await client.start_tls(authority.partition(":")[0], ca)
     target = f"{f'https://{authority}' if way == 'absolute' else ''}/{way}/{kind}"
     client.writer.write("\r\n".join([f"GET {target} HTTP/1.1", f"Host: {authority}", *(UPGRADE if kind == "ws" else ()), "", ""]).encode())
     head = await client.reader.readuntil(b"\r\n\r\n")
@@ -118,7 +119,7 @@ async def opened(way: str, kind: str, address: str, authority: str, ca: Path) ->
 
 async def live(loop: JumpingLoop, folder: Path) -> None:
     pki, origin = CertificateAuthority(folder / "pki"), Origin()
-    context: ssl.SSLContext = pki.issue("a.test").server_context(alpn=("http/1.1",))
+    context: ssl.SSLContext = pki.issue("a.test", "b.test").server_context(alpn=("http/1.1",))
     begun = ((origin.http, context), (origin.tunnel, None))
     servers = [await asyncio.start_server(serve, "127.0.0.1", 0, ssl=secured) for serve, secured in begun]
     tls, plain = (server.sockets[0].getsockname()[1] for server in servers)
@@ -144,6 +145,7 @@ async def live(loop: JumpingLoop, folder: Path) -> None:
                 for way in WAYS
                 for kind in ("sse", "chunked", "ws")
             ]
+            clients.append(await opened("passthrough", "sse", proxy, f"b.test:{tls}", pki.ca_file))
             clients.append(await opened("connect", "tunnel", proxy, f"b.test:{plain}", folder))
         await eventually(lambda: len(origin.streams) == len(clients), what="all streams at the origin")
         for _ in range(LONG_S // BEAT_S + 1):
