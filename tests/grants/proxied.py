@@ -3,7 +3,7 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from robin.testing.server import ScriptedServer
 from robin.testing.waiting import eventually
 from robin.transport.clock import Clock, SystemClock
 
-Reply = Callable[[ReceivedRequest], bytes]
+Reply = Callable[[ReceivedRequest], bytes | Iterable[bytes]]
 
 
 def reply(status: int, body: bytes = b"", *fields: bytes) -> bytes:
@@ -35,7 +35,7 @@ def token_reply(token: str, **members: object) -> bytes:
 class Answering(ScriptedServer):
     """Responds to each request with `reply(request)`, once `gate` is set; to nothing with a close. `seen` are the requests.
 
-    `connections` counts those that were accepted.
+    A reply may be made of pieces, without an end too. `connections` counts those that were accepted.
     """
 
     def __init__(self, made: Reply, tls: ssl.SSLContext | None = None) -> None:
@@ -58,7 +58,8 @@ class Answering(ScriptedServer):
                 await self.gate.wait()
                 if not octets:
                     return
-                await connection.send(octets)
+                for piece in (octets,) if isinstance(octets, bytes) else octets:
+                    await connection.send(piece)
         except (PeerLeft, MalformedRequest, TimeoutError):
             return
 
