@@ -1,23 +1,30 @@
 """Credentials behind the real gateway process: only at the bound, verified origin, only for their callers, never where nothing is seen."""
 
+import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.config.test_profile import VECTORS
 from tests.grants.proxied import Answering, token_reply
-from tests.planes.gateway.rig import Client, Rig, running
+from tests.planes.gateway.rig import Client, Origin, Rig, running
 from tests.planes.gateway.test_forward import code_of
 
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
+from robin.testing.certificates import CertificateAuthority
 from robin.testing.waiting import eventually
 from robin.testing.workload_api import Outcome, WorkloadApi
 from robin.wire.workload_api import JwtSvid, JwtSvidRequest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+GITHUB = "127.0.0.44"
 SUBJECT = "/ns/demo/sa/agent"
 PROFILE = """\
 id: demo
@@ -77,7 +84,7 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
         return (JwtSvid(spiffe_id=f"spiffe://{authority.trust_domain}{SUBJECT}", svid=Secret(token), hint=""),)
 
     api = WorkloadApi(mint)
-    socket = await api.start_unix(str(folder / "api.sock"))
+    listening = await api.start_unix(str(folder / "api.sock"))
     count = iter(range(1_000_000))
     issuer = Answering(lambda _: token_reply(f"secret-token-{next(count)}"))
 
@@ -88,7 +95,7 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
 
     section = {
         "identities": {
-            "default": {"source": "jwtsvid", "spiffe_socket": f"unix://{socket.path}"},
+            "default": {"source": "jwtsvid", "spiffe_socket": f"unix://{listening.path}"},
             "projected": {"source": "file", "token_file": str(folder / "token"), "audience": "https://two.example"},
         },
         "profiles": ["demo.yaml", "two.yaml", "static.yaml"],
@@ -226,6 +233,36 @@ async def test_records_name_the_credential_and_hold_nothing_of_it(stand: Stand) 
     assert "secret-token" not in text
 
 
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (INTEROP_VECTORS names their folder)")
+async def test_g2_the_published_github_profile_serves_reading_alone(tmp_path: Path) -> None:
+    """The profile has port 443 and no other, so the origin listens there, on a loopback address of its own."""
+    pki, origin = CertificateAuthority(tmp_path / "pki"), Origin()
+    try:
+        held = socket.create_server((GITHUB, 443))
+    except OSError as error:
+        pytest.skip(f"NOT TESTED: port 443 of {GITHUB} cannot be had: {error}")
+    server = await asyncio.start_server(origin.serve, sock=held, ssl=pki.issue("api.github.com").server_context(alpn=("http/1.1",)))
+    (tmp_path / "file").touch(mode=0o600)
+    (tmp_path / "file").write_text("secret-of-the-file\n")
+    section = {
+        "profiles": [str(VECTORS / "github.yaml")],
+        "providers": [{"profile": "github", "callers": ["local"], "files": {"api_token": str(tmp_path / "file")}}],
+    }
+    options: dict[str, Any] = {"hosts": {"api.github.com": [GITHUB]}, "loopback": [f"{GITHUB}:443"], "pki": pki}
+    async with server, running(tmp_path, [], section=section, **options) as rig:
+        bridge = await rig.client()
+        assert (await bridge.connect("api.github.com:443"))[0] == 200
+        await bridge.start_tls("api.github.com", rig.ca_file)
+        for client, start in ((bridge, ""), (await rig.client(), "https://api.github.com")):
+            for method, path in (("POST", "/user"), ("GET", "/graphql")):
+                answer = await client.ask(f"{method} {start}{path} HTTP/1.1", "Host: api.github.com", "Content-Length: 0")
+                assert code_of(answer) == (403, "endpoint_closed")
+            assert (await client.ask(f"GET {start}/user HTTP/1.1", "Host: api.github.com"))[0] == 200
+        lines = [head.lower().split(b"\r\n") for head in origin.requests]
+        assert [(one[0], one.count(b"authorization: bearer secret-of-the-file")) for one in lines] == [(b"get /user http/1.1", 1)] * 2
+        await rig.close()
+
+
 async def test_a_reload_detaches_a_provider_and_a_bad_one_changes_nothing(stand: Stand) -> None:  # G8, G18; last: it ends with another file
     file = stand.rig.folder / "robin.yaml"
     before = json.loads(file.read_text())
@@ -250,8 +287,8 @@ async def test_a_reload_detaches_a_provider_and_a_bad_one_changes_nothing(stand:
     await reload("config_loaded", 0, limits={"tunnels": 77})
     assert await token() == first  # what a token depends on is unchanged
     identities = before["gateway"]["identities"]
-    socket = identities["default"]["spiffe_socket"].removeprefix("unix://")
-    (stand.rig.folder / "other.sock").symlink_to(socket)
+    path = identities["default"]["spiffe_socket"].removeprefix("unix://")
+    (stand.rig.folder / "other.sock").symlink_to(path)
     other = {**identities["default"], "spiffe_socket": f"unix://{stand.rig.folder / 'other.sock'}"}
     await reload("config_loaded", 1, identities={**identities, "default": other})
     assert await token() not in {b"", first}  # another identity under the same name
