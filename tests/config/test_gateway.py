@@ -1,6 +1,7 @@
 """The gateway's section of robin.yaml: each load error by one file, with its code and position, and what the defaults are."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +196,16 @@ def test_explain_shows_the_credential_how_it_is_obtained_and_why_others_lose(tmp
 
 
 @pytest.mark.parametrize(("code", "section"), ERRORS, ids=[f"{code}-{index}" for index, (code, _) in enumerate(ERRORS)])
-def test_each_error_has_its_code_and_its_line(tmp_path: Path, code: str, section: str) -> None:  # E18
+def test_each_error_has_its_code_and_its_line_and_ends_the_process_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str, section: str
+) -> None:  # E18
     settings, found = load(tmp_path, section)
     assert settings is None
     assert code in [name for name, _ in found]
     assert all(line >= 3 for _, line in found)
+    file = tmp_path / "robin.yaml"
+    assert main(["check", "gateway", "--config", str(file)]) == 2
+    assert re.search(rf"^{re.escape(str(file))}:[3-9]:\d+: error: {code}: .+ Fix: .+\.$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_relay_has_a_name_of_its_own_unless_one_is_given(tmp_path: Path) -> None:

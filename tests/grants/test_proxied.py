@@ -37,7 +37,7 @@ async def test_g17_a_path_without_canonical_form_is_refused_before_anything_is_s
     async with world(tmp_path, endpoints="[{host: a.localhost, port: %(port)d, tls: none, path: /v1/**}]") as at:
         refused = await at.ask(path)
         assert (refused.status, refused.problem["code"]) == (400, "path_not_canonical")
-        assert (at.origin.seen, at.issuer.seen) == ([], [])
+        assert (at.origin.connections, at.issuer.connections) == (0, 0)
 
 
 async def test_g18_after_a_reload_the_next_request_of_a_kept_connection_carries_no_credential(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ async def test_g39_paths_and_hosts_with_one_audience_share_a_token_and_scopes_do
     )
     async with world(tmp_path, endpoints=f"[{places}]", grant=override) as at:
         for host in ("a.localhost", "b.localhost", "c.localhost"):
-            for path in ("/1", "/2", "/3"):
-                await at.ask(path, host=host)
+            for path in range(10):
+                await at.ask(f"/{path}", host=host)
         assert len(at.issuer.seen) == 1
         await at.ask("/o", host="c.localhost")
         assert len(at.issuer.seen) == 2

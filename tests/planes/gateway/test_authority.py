@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from robin.model.faults import Fault
 from robin.planes.gateway.authority import BridgeAuthority, CaInvalid, load_ca, mint_leaf
@@ -34,7 +36,23 @@ def test_a_leaf_is_for_one_host_and_openssl_accepts_it(tmp_path: Path, host: str
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert [str(name.value) for name in names.value] == [host]
     assert names.critical == (len(host) > 64)
-    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= datetime.timedelta(hours=24, minutes=6)
+    assert {type(name) for name in names.value} == {x509.IPAddress if ":" in host or host[-1].isdigit() else x509.DNSName}
+    assert [name.value for name in leaf.subject] == ([host] if len(host) <= 64 else [])
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == datetime.timedelta(hours=24, minutes=5)
+    key, found = leaf.public_key(), {type(one.value): one for one in leaf.extensions}
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp256r1"
+    assert found[x509.BasicConstraints].value == x509.BasicConstraints(ca=False, path_length=None)
+    assert [name for name, is_set in vars(found[x509.KeyUsage].value).items() if is_set] == ["_digital_signature"]
+    assert list(found[x509.ExtendedKeyUsage].value) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert found[x509.SubjectKeyIdentifier].value == x509.SubjectKeyIdentifier.from_public_key(key)
+    above = ca.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    assert found[x509.AuthorityKeyIdentifier].value == x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above)
+    other, _ = mint_leaf(ca, host, now=SystemClock().wall(), ttl_s=86400)
+    serials = {leaf.serial_number, x509.load_pem_x509_certificate(other).serial_number}
+    assert (len(serials), max(serials) < 1 << 127, min(serials) > 1 << 64) == (2, True, True)
+    late = x509.load_pem_x509_certificate(mint_leaf(ca, host, now=ca.not_after - 60, ttl_s=86400)[0])
+    assert late.not_valid_after_utc == ca.certificate.not_valid_after_utc
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs openssl")

@@ -29,7 +29,7 @@ SERVER = Answering(lambda request: reply(200, json.dumps(KEYS[request.target]).e
 RULES = [
     {
         "name": "agents",
-        "hosts": ["b.test"],
+        "hosts": ["b.test", "named.test"],
         "ports": ["PLAIN"],
         "schemes": ["http"],
         "callers": ["k8s:demo/*", "spiffe://robin.test/ns/**"],
@@ -67,12 +67,18 @@ def bearer(token: bytes) -> str:
 
 
 async def test_without_a_credential_both_forms_get_a_407_with_both_challenges_and_nothing_is_contacted(rig: Rig) -> None:  # E2
-    client = await rig.client()
-    for answer in (await rig.get(f"http://b.test:{rig.plain.port}/"), await client.connect(f"b.test:{rig.plain.port}")):
-        assert code_of(answer) == (407, "caller_unauthenticated")
-        assert answer[1]["proxy-authenticate"] == ['Bearer realm="robin-gateway"', 'Basic realm="robin-gateway"']
-    assert rig.names.asked == []
-    assert rig.plain.connections == 0
+    rig.names.names["named.test"] = ["127.0.0.1"]
+    own = f"named.test:{rig.plain.port}"  # a name that is resolved for a caller
+    for turn in range(2):
+        client, before = await rig.client(), [port for _, port in rig.dials if port != SERVER.port]
+        for answer in (await rig.get(f"http://{own}/"), await client.connect(own)):
+            assert code_of(answer) == (407, "caller_unauthenticated")
+            assert answer[1]["proxy-authenticate"] == ['Bearer realm="robin-gateway"', 'Basic realm="robin-gateway"']
+        assert len(rig.names.asked) == 2 * turn
+        assert [port for _, port in rig.dials if port != SERVER.port] == before
+        assert rig.plain.connections == turn
+        if turn == 0:
+            assert (await rig.get(f"http://{own}/", bearer(AUTHORITY.service_account_token(audience="robin-gateway"))))[0] == 200
 
 
 def _claims(now: int | None = None, **changes: object) -> dict[str, object]:
@@ -227,13 +233,15 @@ async def test_a_token_that_expires_in_a_bridge_ends_it_after_the_running_exchan
     status, fields, _ = await client.ask("GET /first HTTP/1.1", f"Host: a.test:{rig.tls.port}")
     assert (status, fields.get("connection")) == (200, None)
     rig.tls.gate = asyncio.Event()
-    client.writer.write(f"GET /last HTTP/1.1\r\nHost: a.test:{rig.tls.port}\r\n\r\n".encode())
+    for path in ("last", "unread"):
+        client.writer.write(f"GET /{path} HTTP/1.1\r\nHost: a.test:{rig.tls.port}\r\n\r\n".encode())
     await eventually(lambda: time.time() > ends_at + 0.1)
     rig.tls.gate.set()
     rig.tls.gate = None
     status, fields, _ = await client.response()
     assert (status, fields["connection"]) == (200, ["close"])
     assert await client.rest() == b""
+    assert [head.split(b" ")[1] for head in rig.tls.requests[-2:]] == [b"/first", b"/last"]
     client = await rig.client()
     assert code_of(await client.connect(f"a.test:{rig.tls.port}", bearer(token))) == (407, "caller_token_invalid")
 

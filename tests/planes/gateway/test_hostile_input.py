@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 import pytest_asyncio
 from tests.planes.gateway.attacked import BRIDGED, NAMES, NEVER, attacked, named, refused
-from tests.planes.gateway.rig import Rig, client_hello, code_of
+from tests.planes.gateway.rig import Client, Rig, client_hello, code_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -245,6 +245,11 @@ async def test_no_field_of_a_request_selects_the_caller(rig: Rig) -> None:
     assert (await rig.get(url, *forged, "Proxy-Authorization: Bearer x", "X-Client-Cert: root"))[0] == 200
     record = await rig.record("gateway.decision", path="/who")
     assert record["caller"] == {"id": "local", "evidence": "loopback", "issuer": "", "pod": "", "addr": "127.0.0.1"}
+    host, _, port = rig.address.rpartition(":")
+    elsewhere = Client(*await asyncio.open_connection(host, int(port), local_addr=("127.0.0.9", 0)))  # another source address
+    rig.clients.append(elsewhere)
+    assert (await elsewhere.ask(f"GET {url}/9 HTTP/1.1", f"Host: b.test:{rig.plain.port}"))[0] == 200
+    assert (await rig.record("gateway.decision", path="/who/9"))["caller"] == {**record["caller"], "addr": "127.0.0.9"}
 
 
 async def test_what_a_request_holds_cannot_write_a_line_of_the_log(rig: Rig) -> None:
