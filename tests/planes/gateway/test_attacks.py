@@ -429,11 +429,14 @@ async def test_a_silent_client_is_closed_and_one_that_drips_too(rig: Rig) -> Non
 
 async def test_a_server_that_speaks_first_is_heard_by_a_client_that_is_silent(tmp_path: Path) -> None:
     async with running(tmp_path, [{"name": "smtp", "hosts": ["a.test"], "ports": ["PLAIN"], "schemes": ["tcp"]}], bridge=False) as rig:
-        rig.plain.banner = b"220 hello\r\n"
-        client = await rig.client()
-        await client.connect(f"a.test:{rig.plain.port}")
-        async with asyncio.timeout(20):
-            assert await client.reader.readexactly(11) == b"220 hello\r\n"
+        rig.plain.banner, took, loop = b"220 hello\r\n", list[float](), asyncio.get_running_loop()
+        while not took or took[-1] >= 0.2:  # a machine that is busy with something else may need several tries
+            assert len(took) < 10, took
+            client, began = await rig.client(), loop.time()
+            await client.connect(f"a.test:{rig.plain.port}")
+            async with asyncio.timeout(20):
+                assert await client.reader.readexactly(11) == b"220 hello\r\n"
+            took.append(loop.time() - began)
         client.writer.write(b"X" * 70001)  # more than any buffer on the way
         client.writer.write_eof()
         assert await client.rest() == b""

@@ -143,13 +143,17 @@ async def test_after_a_swap_of_a_configmap_requests_and_tunnels_meet_the_new_pol
             if version == "1":
                 (rig.folder / "new").symlink_to("..data/robin.yaml")
                 os.replace(rig.folder / "new", rig.folder / "robin.yaml")
+        loop, swapped = asyncio.get_running_loop(), asyncio.get_running_loop().time()
         await rig.robin.event("config_loaded")  # with no signal
+        loaded = loop.time()
+        assert loaded - swapped < 15
         assert code_of(await bridge.ask(*inner)) == (403, "rule_default")
         assert await ended(socket) == GOING_AWAY
         assert await ended(closed) == b""
         assert await ended(busy) == b""  # cut in its exchange
         assert await ended(bridge) == b""
         await ended(opening)
+        assert loop.time() - loaded < 5
         late.set()  # its destination can be reached by now
         assert code_of(await pending.response()) == (403, "rule_default")
         assert (await upgrading.response())[0] == 101  # it was permitted, and opens under a policy that does not
