@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,14 @@ def no_descriptor_left() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Where this process accepts TCP, as /proc/net writes it: address in hexadecimal, and port."""
+    found, own = set(), open_descriptors(pid)
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                found.add((fields[1].partition(":")[0], int(fields[1].partition(":")[2], 16)))
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from tests.descriptors import open_descriptors
+from tests.descriptors import listening
 from tests.planes.gateway.rig import Client, Rig, code_of, running
 
 from robin.testing.authority import IdentityAuthority
@@ -226,13 +226,7 @@ async def test_on_a_listener_in_cleartext_that_others_reach_https_targets_are_re
 
 async def test_without_listeners_the_proxy_and_the_admin_listener_are_on_loopback_and_nothing_else_is_bound(tmp_path: Path) -> None:  # E1
     async with running(tmp_path, [], bridge=False) as rig:
-        bound = set()
-        for table in ("tcp", "tcp6"):
-            inodes = open_descriptors(rig.robin.pid)
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                    bound.add((fields[1].partition(":")[0], int(fields[1].partition(":")[2], 16)))
+        bound = listening(rig.robin.pid)
         assert bound == {("0100007F", int(address.rpartition(":")[2])) for address in rig.listeners}
         assert len(bound) == 2
         client = await rig.client()  # and without rules nothing is reached, nor asked for: E11
