@@ -41,7 +41,7 @@ def fill(folder: Path, name: str, *, days: int = 30, now: datetime.datetime | No
     return folder
 
 
-def renew(folder: Path, *, days: int) -> None:
+def renew(folder: Path, *, days: float) -> None:
     """Another certificate for the key that is there."""
     key = serialization.load_pem_private_key((folder / "tls.key").read_bytes(), None)
     old = x509.load_pem_x509_certificate((folder / "tls.crt").read_bytes())
@@ -81,12 +81,12 @@ def test_a_slot_that_changes_in_place_is_used_waits_or_changes_nothing(tmp_path:
     assert (look(), authority.ca is kept, authority.pending, authority.valid) == ("ca_renewed", False, False, True)
 
 
-async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_new_callers(tmp_path: Path) -> None:  # E38
+async def test_what_changes_in_the_signing_slot_is_seen_by_the_operator_and_by_new_callers(tmp_path: Path) -> None:  # E38
     clock = ManualClock(wall=SystemClock().wall())
     slot = fill(tmp_path / "a", "first")
     bridge = {"slots": {"a": str(slot)}}
     pki = CertificateAuthority(tmp_path / "pki")
-    origin = await Origin().start(pki.issue("b.test").server_context(alpn=("http/1.1",)))
+    origin = await Origin().start(pki.issue("a.test", "b.test").server_context(alpn=("http/1.1",)))
     rules = [
         {"name": "bridged", "hosts": ["a.test"], "ports": [origin.port], "tls": "bridge"},
         {"name": "closed", "hosts": ["b.test"], "ports": [origin.port]},
@@ -96,6 +96,7 @@ async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_ne
         "admin": {"listen": "127.0.0.1:0", "probes": "127.0.0.1:0"},
         "bridge": bridge,
         "policy": {"rules": rules},
+        "upstream_tls": {"ca_files": [str(pki.ca_file)]},
         "addresses": {
             "hosts": {"a.test": ["127.0.0.1"], "b.test": ["127.0.0.1"]},
             "unsafe_loopback": [f"127.0.0.1:{origin.port}"],
@@ -116,14 +117,34 @@ async def test_another_key_in_the_signing_slot_is_seen_by_the_operator_and_by_ne
             assert found is not None
             return found
 
+        async def signer() -> str:
+            """The SHA-256 of the CA certificate whose end is that of the leaf which a new client is shown."""
+            client = Client(*await asyncio.open_connection("127.0.0.1", gateway.port))
+            assert (await client.connect(f"a.test:{origin.port}"))[0] == 200
+            leaf = (await client.start_tls("a.test", signing)).getpeercert(binary_form=True)
+            assert (await client.ask("GET / HTTP/1.1", f"Host: a.test:{origin.port}"))[0] == 200
+            client.writer.close()
+            ca = x509.load_pem_x509_certificate(signing.read_bytes())
+            assert x509.load_der_x509_certificate(leaf or b"").not_valid_after_utc == ca.not_valid_after_utc
+            return ca.fingerprint(hashes.SHA256()).hex()
+
+        signing = tmp_path / "signing.crt"
+        renew(slot, days=0.25)  # less than a leaf may live, so that a leaf shows which certificate of the one key it was signed for
+        signing.write_bytes((slot / "tls.crt").read_bytes())
+        await looked("ca_renewed")
+        await signer()
         first = (slot / "tls.crt").read_text()
         before = json.loads(await page("/status/gateway"))["ca"][0]
+        (slot / "tls.crt").write_bytes(b"-----BEGIN CERTIFICATE-----\n")
+        await looked("ca_invalid")
+        assert await signer() == before["sha256"]
         fill(slot, "other")
         assert (await looked("ca_key_changed"))["ca_sha256"] == before["sha256"]
         assert "robin_gateway_ca_pending" + '{plane="gateway"} 1' in await page("/metrics")
         now = json.loads(await page("/status/gateway"))
         assert (now["ca"], now["ca_pending"]) == ([before], True)
         probes = next(one for one in gateway.lines if one["event"] == "listening")["admin"][-1]
+        assert await signer() == before["sha256"]
         published = await page("/ca.crt", int(probes.rpartition(":")[2]))
         assert first in published
         assert (slot / "tls.crt").read_text() in published
