@@ -253,27 +253,24 @@ async def test_ten_thousand_hosts_and_callers_add_no_series(tmp_path: Path) -> N
     listener = {"auth": "jwt", "issuers": ["corp"]}
     now = int(time.time())
 
-    def request(number: int) -> bytes:
+    def request(number: int, rig: Rig) -> bytes:
+        """Every tenth to a host that a rule allows, and that is resolved and dialled."""
         claims = {"iss": AUTHORITY.issuer, "sub": f"user{number}", "aud": "robin-gateway", "exp": now + 3000, "iat": now}
-        token = AUTHORITY.sign(claims)
-        return b"GET http://h%d.test/p%d HTTP/1.1\r\nHost: h%d.test\r\nProxy-Authorization: Bearer %b\r\n\r\n" % (
-            number,
-            number,
-            number,
-            token,
-        )
+        place = f"h{number}.many.test:{rig.plain.port}" if number % 10 == 0 else f"h{number}.test"
+        token = AUTHORITY.sign(claims).decode()
+        return f"GET http://{place}/p{number} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: Bearer {token}\r\n\r\n".encode()
 
-    async with running(tmp_path, [PLAIN], section=section, listener=listener, bridge=False) as rig:
-        client = await rig.client()
-        client.writer.write(request(0))
-        assert code_of(await client.response()) == (403, "rule_default")
-        before = await series(rig)
-        for start in range(1, 10_000, 100):
-            client.writer.write(b"".join(map(request, range(start, start + 100))))
-            for _ in range(100):
-                assert (await client.response())[0] == 403
+    many = {"name": "many", "hosts": ["*.many.test"], "ports": ["PLAIN"], "schemes": ["http"]}
+    async with running(tmp_path, [many], section=section, listener=listener, bridge=False) as rig:
+        rig.names.names |= {f"h{number}.many.test": ["127.0.0.1"] for number in range(0, 10_010, 10)}
+        client, before = await rig.client(), set[str]()
+        for start in range(0, 10_010, 10):
+            client.writer.write(b"".join(request(number, rig) for number in range(start, start + 10)))
+            assert [(await client.response())[0] for _ in range(10)] == [200, *[403] * 9]
+            before = before or await series(rig)
         assert await series(rig) == before
-        assert sum((await rig.metrics("robin_gateway_decisions_total")).values()) == 10_001
+        assert rig.plain.connections == 1001
+        assert sum((await rig.metrics("robin_gateway_decisions_total")).values()) == 10_010
 
 
 def resident_bytes(pid: int) -> int:
