@@ -331,10 +331,10 @@ def code_of(response: tuple[int, dict[str, list[str]], bytes]) -> tuple[int, str
     return status, problem["code"]
 
 
-def client_hello(name: str, *, padding: int = 0, ech: bool = False) -> bytes:
+def client_hello(name: str, *, padding: int = 0, ech: bool = False, length: int = 0) -> bytes:
     """The first flight of a client as OpenSSL writes it, as one record; `padding` makes it longer, as new key shares do.
 
-    `ech`: with an extension that says that there is an encrypted ClientHello.
+    `ech`: with an extension that says that there is an encrypted ClientHello. `length`: of so many octets in all, by one that says nothing.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -346,12 +346,14 @@ def client_hello(name: str, *, padding: int = 0, ech: bool = False) -> bytes:
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()
     hello = outgoing.read()
-    return _with_ech(hello) if ech else hello
+    if ech:
+        hello = _with_extension(hello, b"\xfe\x0d", b"\x00\x00\x01\x00")
+    return _with_extension(hello, b"\x0a\x0a", bytes(length - len(hello) - 4)) if length else hello
 
 
-def _with_ech(hello: bytes) -> bytes:
+def _with_extension(hello: bytes, kind: bytes, content: bytes) -> bytes:
     """One more extension at the end; every length around it grows."""
-    more = b"\xfe\x0d\x00\x04\x00\x00\x01\x00"
+    more = kind + len(content).to_bytes(2, "big") + content
     at = 5 + 4 + 2 + 32
     at += 1 + hello[at]  # session id
     at += 2 + int.from_bytes(hello[at : at + 2], "big")  # cipher suites

@@ -12,6 +12,8 @@ import pytest_asyncio
 from tests.planes.gateway.attacked import BRIDGED, NAMES, NEVER, attacked, named, refused
 from tests.planes.gateway.rig import Client, Rig, client_hello, code_of
 
+from robin.testing.waiting import eventually
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -136,12 +138,26 @@ async def test_a_client_hello_over_many_records_is_read_like_a_whole_one(rig: Ri
         assert (await client.rest())[:1] in {b"\x15", b""}
 
 
-async def test_a_client_hello_beyond_16_kib_ends_the_connection(rig: Rig) -> None:
+@pytest.mark.parametrize("host", ["a.test", "b.test"])
+async def test_a_client_hello_of_16_kib_is_read_and_one_octet_more_ends_the_connection(rig: Rig, host: str) -> None:
+    before = rig.tls.octets
+    for length, expected in ((16384, b"\x16"), (16385, b"\x15")):
+        client = await rig.client()
+        await client.connect(f"{host}:{rig.tls.port}")
+        client.writer.write(client_hello(host, length=length))
+        async with asyncio.timeout(20):
+            assert await client.reader.readexactly(1) == expected
     client = await rig.client()
-    await client.connect(f"b.test:{rig.tls.port}")
-    client.writer.write(b"\x16\x03\x01\x40\x00\x01\x00\xff\xff" + bytes(16400))
+    await client.connect(f"{host}:{rig.tls.port}")
+    client.writer.write(b"\x16\x03\x01\x40\x00\x01\x00\xff\xff" + bytes(16400))  # says that it is long
     assert (await client.rest())[:1] == b"\x15"
-    await rig.record("gateway.close", fault="client_hello_invalid")
+    assert rig.tls.octets == before
+
+    def invalid() -> int:
+        connects = {one["id"] for one in rig.records if one.get("op") == "connect" and one["host"] == host}
+        return len([one for one in rig.records if one["id"] in connects and one.get("fault") == "client_hello_invalid"])
+
+    await eventually(lambda: invalid() >= 2, what="both of them in the records")
 
 
 # E32 The cost of a host
