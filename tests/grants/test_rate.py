@@ -1,9 +1,11 @@
-"""The bound on calls to one issuer: G46 of grants.md, ten times as fast."""
+"""The bound on calls to one issuer: G46 of grants.md, of the cache ten times as fast, and at a gateway as it is written."""
 
 import asyncio
 from pathlib import Path
 
-from tests.grants.proxied import reply
+import pytest
+from tests.grants.proxied import reply, world
+from tests.grants.test_exchange import EXCHANGE, caller
 
 from robin.grants.cache import CredentialCache
 from robin.grants.grant import Grant, GrantFailure, IssuedCredential
@@ -16,6 +18,7 @@ from robin.model.identity import IdentityToken
 from robin.model.secret import Secret
 from robin.testing.authority import IdentityAuthority
 from robin.testing.embedded_identity import EmbeddedIdentities
+from robin.testing.waiting import eventually
 from robin.transport.clock import SystemClock
 from robin.transport.entropy import SystemEntropy
 from robin.transport.tasks import TaskOwner
@@ -72,3 +75,36 @@ async def test_g46_many_keys_at_once_make_few_calls_and_the_rest_are_refused(tmp
     assert len(cache) <= settings.entries_max
     await tasks.close()
     assert failures == []
+
+
+@pytest.mark.slow
+async def test_g46_two_thousand_subjects_in_ten_seconds_make_seventy_calls_eight_at_once(tmp_path: Path) -> None:
+    """The bound is the one that a gateway has without settings: 5 calls a second, a burst of 20, 8 at once.
+
+    A call whose turn comes just before the end of the time that a request waits ends as one that had no answer in time.
+    """
+    section: dict[str, object] = {"limits": dict.fromkeys(("connections_per_caller", "inflight_per_caller"), 0)}
+    async with world(tmp_path, grant=f"{EXCHANGE}, subject_token: {{source: caller}}", section=section) as at:
+        loop, calls = asyncio.get_running_loop(), list[asyncio.Task[tuple[int, str]]]()
+
+        async def one(number: int) -> tuple[int, str]:
+            answer = await at.ask(fields=caller(f"subject-{number}"))
+            return answer.status, "" if answer.status == 200 else str(answer.problem["code"])
+
+        began = loop.time()
+        at.issuer.gate.clear()
+        for number in range(2000):
+            await asyncio.sleep(began + number / 200 - loop.time())
+            calls.append(loop.create_task(one(number)))
+            if number == 60:
+                await eventually(lambda: len(at.issuer.seen) >= 8, what="as many calls as may be open at once")
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                assert len(at.issuer.seen) == 8
+                at.issuer.gate.set()
+        assert 50 < len(at.issuer.seen) <= 20 + 5 * (loop.time() - began) + 1
+        found = [await call for call in calls]
+        assert set(found) <= {(200, ""), (503, "issuer_overloaded"), late := (503, "issuer_unavailable")}
+        assert found.count((200, "")) + found.count(late) >= len(at.issuer.seen)
+        assert found.count(late) <= 8
+        assert len(at.issuer.seen) <= 20 + 5 * (loop.time() - began) + 1
