@@ -1,10 +1,12 @@
 """Profile files and providers: G1, G3 to G7, G11, G13, G14, G33 of grants.md."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from robin.cli.main import main
 from robin.config.diagnostic import Diagnostic, Position
 from robin.config.profile import read_profile
 from robin.config.provider_schema import FIELDS
@@ -16,6 +18,7 @@ from robin.planes.gateway.settings import ProviderSettings
 VECTORS = Path(os.environ.get("INTEROP_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")) / "openshell-profiles"
 
 GRANT = "{token_endpoint: 'https://issuer.example/token', issuer: 'https://issuer.example'}"
+IDENTITIES = "identities: {default: {source: jwtsvid, spiffe_socket: 'unix:///run/api.sock'}}"
 
 
 def profile(
@@ -40,6 +43,14 @@ def load(folder: Path, *profiles: str, providers: str = "") -> tuple[ProviderSet
     identities, callers = {"default": None, "file": "https://file.example"}, {"app": ("k8s:demo/app",), "team": ("k8s:demo/*",)}
     plan, _, found = load_providers(root.value, folder, at, identities, callers)
     return plan.settings, list(found)
+
+
+def check(folder: Path, section: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """The exit code of `robin check` for a gateway with this section, whose profiles stand in the folder, and what it says of them."""
+    file = folder / "robin.conf"  # not one of `*.yaml`
+    file.write_text(f"version: 1\ngateway: {{{section}}}\n")
+    code = main(["check", "gateway", "--config", str(file)])
+    return code, re.findall(r":\d+: ((?:error|warning): \w+): ", capsys.readouterr().err)
 
 
 def codes(found: list[Diagnostic], severity: str = "error") -> list[str]:
@@ -77,10 +88,15 @@ def codes(found: list[Diagnostic], severity: str = "error") -> list[str]:
         ({"more": "description: '" + "x" * 262144 + "'\n"}, "profile_too_large", 1),
     ],
 )
-def test_g3_and_g5_a_profile_is_refused_with_code_and_place(change: dict[str, str], code: str, line: int) -> None:
+def test_g3_and_g5_a_profile_is_refused_with_code_and_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str], code: str, line: int
+) -> None:
     value, found = read_profile(profile(**change).encode(), "p.yaml")
     assert value is None
     assert (code, line) in [(one.code, one.at.line) for one in found if one.severity == "error"], [str(one) for one in found]
+    (tmp_path / "p.yaml").write_text(profile(**change))
+    assert main(["check", "--profile", str(tmp_path / "p.yaml")]) == 2
+    assert re.search(rf"p\.yaml:{line}:\d+: error: {code}: ", capsys.readouterr().err)
 
 
 def test_g3_an_unknown_key_is_named_with_the_nearest_one() -> None:
@@ -144,12 +160,15 @@ def test_g7_a_pin_holds_what_decides_where_tokens_go(tmp_path: Path) -> None:
     assert right not in {pin(text) for text in others}
     _, found = load(tmp_path, profile(), providers=f"  - {{profile: demo, callers: ['*'], pin: '{right}'}}\n")
     assert codes(found) == []
-    _, found = load(tmp_path, others[0], providers=f"  - {{profile: demo, callers: ['*'], pin: '{right}'}}\n")
-    assert codes(found) == ["profile_pin_mismatch"]
+    for text in others:
+        _, found = load(tmp_path, text, providers=f"  - {{profile: demo, callers: ['*'], pin: '{right}'}}\n")
+        assert codes(found) == ["profile_pin_mismatch"]
 
 
 @pytest.mark.parametrize("other", ["", "'**'", "/**"])
-def test_g11_two_providers_with_one_reach_are_ambiguous_and_a_witness_is_named(tmp_path: Path, other: str) -> None:
+def test_g11_two_providers_with_one_reach_are_ambiguous_and_a_witness_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
+) -> None:
     first = profile(endpoints="[{host: api.example.com, path: ''}]")
     second = profile(
         name="other", endpoints=f"[{{host: api.example.com, path: {other or repr('')}}}]", grant=GRANT.replace("{", "{audience: o, ")
@@ -159,6 +178,9 @@ def test_g11_two_providers_with_one_reach_are_ambiguous_and_a_witness_is_named(t
     text = str(found[-1])
     assert "demo/token#0 and other/token#0 both match GET https://api.example.com:443/ with equal rank" in text
     assert "Fix: narrow one path or methods list" in text
+    providers = "[{profile: demo, callers: ['*']}, {profile: other, callers: ['*']}]"
+    code, said = check(tmp_path, f"profiles: ['*.yaml'], {IDENTITIES}, providers: {providers}", capsys)
+    assert (code, "error: binding_ambiguous" in said) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -220,13 +242,18 @@ def test_what_cannot_be_enforced_never_widens(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (INTEROP_VECTORS names their folder)")
 @pytest.mark.parametrize("plaintext", [True, False])
-def test_g1_the_published_demo_profile_loads_unchanged(tmp_path: Path, plaintext: bool) -> None:
+def test_g1_the_published_demo_profile_loads_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str], plaintext: bool) -> None:
     text = (VECTORS / "provider-profile.yaml").read_text()
     hosts = [f"{name}.default.svc.cluster.local" for name in ("token-issuer", "alpha", "beta")] if plaintext else []
     (tmp_path / "p.yaml").write_text(text)
     _, found = load(tmp_path, providers=f"  - {{profile: spiffe-token-demo, callers: [app], unsafe_plaintext: {hosts}}}\n")
     assert codes(found) == ([] if plaintext else ["token_endpoint_insecure", "endpoint_plaintext", "endpoint_plaintext"])
     assert "binaries_not_enforced" in codes(found, "warning")
+    provider = f"{{profile: spiffe-token-demo, callers: ['*'], unsafe_plaintext: {hosts}}}"
+    code, said = check(tmp_path, f"profiles: [p.yaml], {IDENTITIES}, providers: [{provider}]", capsys)
+    errors = [] if plaintext else ["error: token_endpoint_insecure", *["error: endpoint_plaintext"] * 2]
+    assert (code, [one for one in said if "error" in one]) == (0 if plaintext else 2, errors)
+    assert "warning: binaries_not_enforced" in said
 
 
 @pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (INTEROP_VECTORS names their folder)")
