@@ -1,6 +1,8 @@
 """Small fixtures that every test may use; the parts themselves are in `robin.testing`."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,15 @@ def pytest_xdist_auto_num_workers() -> int:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     """One CA for the whole run; issue a leaf for each name that a test needs."""
     return CertificateAuthority(Path(tmp_path_factory.mktemp("certificates")))
+
+
+@pytest.fixture(scope="session")
+def own_network() -> tuple[str, ...]:
+    """What starts a program in a network of its own; skips, loudly, where that may not be had."""
+    unshare, ip = shutil.which("unshare"), shutil.which("ip")
+    if unshare is None or ip is None or subprocess.run([unshare, "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("NOT TESTED: this needs root, network namespaces (unshare -n) and ip")
+    return (unshare, "-n", "/bin/sh", "-ec", f'{ip} link set lo up\nexec "$@"', "sh")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,8 +5,9 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 SERVICE = """\
@@ -28,11 +29,23 @@ demo grants: PASS 6/6
 """
 
 
-def robin(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "robin.cli.main", "up", "--demo", "grants", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={"TMPDIR": str(folder), "PATH": "/usr/bin:/bin"}
-    )
+def robin(*words: str, folder: Path, before: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+    """Its session is its own, and nothing of that is left."""
+    command = [*before, sys.executable, "-m", "robin.cli.main", "up", "--demo", "grants", *words]
+    env = {"TMPDIR": str(folder), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=env, start_new_session=True) as run:
+        out, err = run.communicate(timeout=60)
+    assert sessions().count(run.pid) == 0, "a process was left"
+    return subprocess.CompletedProcess(command, run.returncode, out, err)
+
+
+def sessions() -> list[int]:
+    """That of each process of this machine."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found.append(int(stat.read_text().rpartition(")")[2].split()[3]))
+    return found
 
 
 def held(port: int) -> socket.socket:
@@ -72,6 +85,18 @@ def test_g55_its_output_is_that_of_the_spec_and_nothing_is_left(tmp_path: Path) 
         for port in ports:
             port.listen()  # refused where something else listens
     assert list(tmp_path.iterdir()) == []
+
+
+def test_g55_it_needs_no_network_and_ten_seconds(tmp_path: Path, own_network: tuple[str, ...]) -> None:
+    took = list[float]()
+    while not took or took[-1] >= 10:  # a machine that is busy with something else may need a second try
+        assert len(took) < 3, took
+        began = time.monotonic()
+        done = robin(folder=tmp_path, before=own_network)  # the ports are the default ones: nothing else is in that network
+        took.append(time.monotonic() - began)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith(CHECKS)
+        assert "iss: http://127.0.0.1:18080\n" in done.stdout
 
 
 def test_g55_with_json_there_is_one_object_and_a_busy_port_is_named(tmp_path: Path) -> None:

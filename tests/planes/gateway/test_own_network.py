@@ -4,26 +4,14 @@ Nothing but loopback is there, so whatever is dialled is unreachable; that it wa
 """
 
 import os
-import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.descriptors import listening
 from tests.planes.gateway.rig import WATCHED, code_of, running
 
 from robin.testing.process import ROBIN, RobinProcess
-
-
-@pytest.fixture
-def own_network() -> tuple[str, ...]:
-    """What starts a program in a network of its own; skips, loudly, where that may not be had."""
-    unshare, ip = shutil.which("unshare"), shutil.which("ip")
-    if unshare is None or ip is None or subprocess.run([unshare, "-n", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("NOT TESTED: this needs root, network namespaces (unshare -n) and ip")
-    return (unshare, "-n", "/bin/sh", "-ec", f'{ip} link set lo up\nexec "$@"', "sh")
 
 
 async def test_without_settings_only_the_two_ports_on_loopback_are_bound(tmp_path: Path, own_network: tuple[str, ...]) -> None:  # E1
