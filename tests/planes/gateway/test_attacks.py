@@ -321,7 +321,7 @@ async def reject(client: Client, context: ssl.SSLContext) -> None:
     await client.rest()
 
 
-async def test_a_hundred_handshakes_that_one_caller_aborts_leave_nothing_for_it_or_for_another(tmp_path: Path) -> None:
+async def test_clients_that_abort_their_handshake_leave_nothing_for_the_next_one(tmp_path: Path) -> None:
     authority = IdentityAuthority()
     (tmp_path / "jwks.json").write_text(json.dumps(authority.jwks()))
     issuer = {"name": "cluster", "kind": "kubernetes", "issuer": authority.issuer, "audiences": ["robin-gateway"]}
