@@ -48,39 +48,48 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "token_timeout_s"), [*((name, 1) for name in ANSWERS), pytest.param("silent", 10, marks=pytest.mark.slow)]
+    ("name", "token_timeout_s"), [*((name, 0.4) for name in ANSWERS), pytest.param("silent", 10, marks=pytest.mark.slow)]
 )
 async def test_g35_a_response_that_is_no_token_response_becomes_a_fault_in_time_and_without_memory(
-    tmp_path: Path, name: str, token_timeout_s: int
+    tmp_path: Path, name: str, token_timeout_s: float
 ) -> None:
-    """The memory is all that Python has allocated meanwhile, here the issuer's own part among it."""
+    """The memory is all that Python has allocated meanwhile, here the issuer's own part among it.
+
+    A request whose second is also the one in which the gateway looks at its settings again, for which it makes a buffer of a MiB, is
+    followed by another.
+    """
     made, code = ANSWERS[name]
-    async with world(tmp_path, grants={"token_timeout": f"{token_timeout_s}s"}) as at:
+    grants: dict[str, object] = {"token_timeout": f"{token_timeout_s * 1000:.0f}ms"}
+    async with world(tmp_path, grant=f"{EXCHANGE}, subject_token: {{source: caller}}", grants=grants) as at:
         at.issuer.reply = lambda _: reply(503)
-        for _ in range(2):
-            await at.ask()  # what is imported and made once is there now
-            at.drop_tokens()
+        for number in range(2):
+            await at.ask(fields=caller(f"warm-{number}"))  # what is imported and made once is there now
         at.issuer.seen.clear()
         if made is None:
             at.issuer.gate.clear()
         else:
             at.issuer.reply = lambda _: made()
-        gc.collect()
-        tracemalloc.start()
-        try:
-            before, _ = tracemalloc.get_traced_memory()
-            began = asyncio.get_running_loop().time()
-            refused = await at.ask()
-            took_s = asyncio.get_running_loop().time() - began
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert (refused.status, refused.problem["code"]) == ({"issuer_unavailable": 503}.get(code, 502), code)
-        assert (len(at.issuer.seen) >= 1, at.origin.seen) == (True, [])
-        assert took_s < token_timeout_s + 1
-        if token_timeout_s < 10:  # at 10 s the settings are looked at again, for which a buffer of their longest is made
-            assert peak - before < MIB
+        found = [await measured(at, f"subject-{number}", code) for number in range(1 if token_timeout_s == 10 else 3)]
+        assert (len(at.issuer.seen) >= len(found), at.origin.seen) == (True, [])
+        assert min(took_s for took_s, _ in found) < token_timeout_s + 1
+        assert token_timeout_s == 10 or min(memory for _, memory in found) < MIB
         at.issuer.gate.set()
+
+
+async def measured(at: World, subject: str, code: str) -> tuple[float, int]:
+    """The seconds and the octets that a request with this subject takes to its fault."""
+    loop = asyncio.get_running_loop()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        began = loop.time()
+        refused = await at.ask(fields=caller(subject))
+        took_s = loop.time() - began
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (refused.status, refused.problem["code"]) == ({"issuer_unavailable": 503}.get(code, 502), code)
+    return took_s, peak
 
 
 ASKED = 200
@@ -149,9 +158,9 @@ async def test_g54_records_join_by_the_hash_of_the_token_and_neither_hosts_nor_s
         assert (await at.ask(host="h0.many.test")).status == 200
         assert (await at.ask(host="none.test")).status == 403
         before = series(await at.scrape())
-        for number in range(MANY):
-            assert (await at.ask(fields=caller(f"subject-{number}"))).status == 200
-            assert (await at.ask(host=f"h{number}.many.test")).status == 200
+        asked = [(f"h{number}.many.test", "") for number in range(MANY)]
+        asked += [("a.localhost", caller(f"subject-{number}")) for number in range(MANY)]
+        assert set(await statuses(at, asked)) == {b"200"}
         for number in range(20):
             assert (await at.ask(host=f"none{number}.test")).status == 403
         assert len(at.issuer.seen) == MANY + 2
@@ -159,6 +168,19 @@ async def test_g54_records_join_by_the_hash_of_the_token_and_neither_hosts_nor_s
         assert series(after) == before
         assert b'robin_grant_replays_total{provider="demo",result="accepted",plane="gateway"} 1' in after
         assert b'robin_grant_forced_refresh_total{provider="demo",result="refreshed",plane="gateway"} 1' in after
+
+
+async def statuses(at: World, asked: list[tuple[str, str]]) -> list[bytes]:
+    """Of one request each to these hosts with these fields, all on one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", at.gateway.port)
+    found = []
+    for host, fields in asked:
+        place = f"{host}:{at.origin.port}"
+        writer.write(f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\n{fields}\r\n".encode())
+        async with asyncio.timeout(30):
+            found.append((await reader.readuntil(b"\r\n\r\nin"))[9:12])
+    writer.close()
+    return found
 
 
 def series(text: bytes) -> set[bytes]:
