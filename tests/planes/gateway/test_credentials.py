@@ -224,13 +224,25 @@ async def test_a_redirect_goes_to_the_client_and_a_connect_alone_obtains_nothing
     assert len(stand.issuer.seen) == before
 
 
-async def test_records_name_the_credential_and_hold_nothing_of_it(stand: Stand) -> None:
+async def test_records_name_the_credential_and_hold_nothing_of_it_or_of_token_files(stand: Stand) -> None:  # E51
     client = await stand.bridged()
     await client.ask(*stand.head("/api/records"))
     decision = await stand.rig.record("gateway.decision", path="/api/records")
     assert decision["grant"]["provider"] == "demo"
-    text = "\n".join(line for _, line in stand.rig.robin.lines)
-    assert "secret-token" not in text
+    (stand.rig.folder / "static-key").write_text("two\nlines-of-a-secret")  # E51: a token file that cannot be used
+
+    async def refused_one() -> tuple[int, dict[str, list[str]], bytes] | None:
+        answer = await client.ask(*stand.head("/static/1"))
+        return None if answer[0] == 200 else answer
+
+    refused = await eventually(refused_one, what="the refusal of the file")
+    assert refused is not None
+    assert code_of(refused) == (503, "static_credential_unavailable")
+    shown = [line for _, line in stand.rig.robin.lines] + [str(refused)]
+    shown += [(await stand.rig.page(path))[1].decode() for path in ("/metrics", "/status/gateway", "/readyz")]
+    projected = (stand.rig.folder / "token").read_text().split(".")
+    for secret in ("secret-token", "static-secret", "lines-of-a-secret", *projected):
+        assert not [text for text in shown if secret in text]
 
 
 @pytest.mark.skipif(not VECTORS.is_dir(), reason="the published profiles are not on this machine (INTEROP_VECTORS names their folder)")
