@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
+import io
 import os
 import resource
 import signal
@@ -22,6 +24,7 @@ from robin.telemetry.audit import AuditLog
 from robin.telemetry.audit_chain import LINE_BYTES, ZEROS, Draft, RecordError, draft_of, parse_line
 from robin.telemetry.audit_file import AuditFile, AuditUnavailable, load_checkpoint_key
 from robin.telemetry.audit_stream import AuditStream
+from robin.telemetry.audit_verify import verify
 from robin.telemetry.writer import LineWriter
 from robin.testing.waiting import eventually
 
@@ -260,6 +263,46 @@ def test_a_stream_that_takes_a_part_of_what_was_written_together_goes_on_from_th
     records = [parse_line(line) for line in lines]
     assert [one["n"] for one in records if "n" in one] == list(range(20))
     assert [one["prev"] for one in records[1:]] == [one["hash"] for one in records[:-1]]
+
+
+async def test_a_pipe_that_is_full_for_a_while_has_each_record_once_and_in_order():
+    """The loop writes while there is room and the thread when there is none: the chain is one."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(reading, False)
+    writer, text = LineWriter(writing), bytearray()
+    by_thread: list[int] = []
+
+    class Counted(AuditStream):
+        def append(self, drafts: Sequence[Draft]) -> int:
+            by_thread.append(len(drafts))
+            return super().append(drafts)
+
+    def read() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(reading, 65536):
+                text.extend(piece)
+
+    log = AuditLog(Counted(writer, plane="test", wall=lambda: 0.0, checkpoint_every=50), monotonic=time.monotonic)
+    for number in range(40):  # the reader takes them as they come
+        await log.append(decision(number))
+        read()
+    assert 1 <= sum(by_thread) < 40  # the first, with the record that opens the log, and what came before the thread was done
+    waiting = [asyncio.ensure_future(log.append(decision(number))) for number in range(40, 120)]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().add_reader(reading, read)
+    await asyncio.gather(*waiting)
+    assert 1 < sum(by_thread) < 120
+    assert await log.close()
+    asyncio.get_running_loop().remove_reader(reading)
+    read()
+    writer.close()
+    os.close(writing)
+    os.close(reading)
+    _, broken = verify([("pipe", io.BytesIO(bytes(text)))], {})
+    records = [parse_line(line) for line in bytes(text).splitlines()]
+    assert (broken, [one["n"] for one in records if "n" in one]) == (None, list(range(120)))
+    assert [one["event"] for one in records].count("audit.checkpoint") == 4
 
 
 async def test_after_a_rename_the_chain_goes_on_in_a_new_file(folder: Folder):

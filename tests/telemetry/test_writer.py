@@ -3,14 +3,16 @@
 import contextlib
 import fcntl
 import os
+import socket
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from robin.telemetry import names
-from robin.telemetry.writer import LineWriter
+from robin.telemetry.writer import PIPE_BUF, LineWriter
 from robin.testing.waiting import eventually
 
 LINE = "x" * 99 + "\n"
@@ -44,6 +46,40 @@ def test_lines_are_written_whole_and_in_order_before_close_returns(pipe):
     os.close(writing)
     assert read_all(reading) == "".join(f"line {number} \u00e9\n" for number in range(20))
     assert writer.dropped == 0
+
+
+def test_what_is_written_at_once_is_whole_or_not_written(pipe):
+    reading, writing = pipe
+    writer = LineWriter(writing)
+    assert writer.write_now(b"x" * 3000)
+    assert not writer.write_now(b"y" * 3000)  # there is no room
+    assert os.read(reading, 8192) == b"x" * 3000
+    assert writer.write_now(b"z" * PIPE_BUF)
+    assert os.read(reading, 8192) == b"z" * PIPE_BUF
+    os.close(reading)
+    assert not writer.write_now(b"nobody reads this")
+    assert writer.write_through(b"nor this") == 0
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "socket", "terminal", "closed"])
+def test_what_could_be_written_in_part_is_not_written_at_once(tmp_path: Path, kind: str):
+    ends: list[int] = []
+    if kind == "file":
+        ends.append(os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT))
+    elif kind == "socket":
+        ends += [end.detach() for end in socket.socketpair()]
+    elif kind == "terminal":
+        ends += reversed(os.openpty())
+    else:
+        ends.append(os.open("/dev/null", os.O_WRONLY))
+        os.close(ends[0])
+    writer = LineWriter(ends[0])
+    assert not writer.write_now(b"line\n")
+    writer.close()
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)
 
 
 async def test_a_line_is_written_without_a_further_one(pipe):

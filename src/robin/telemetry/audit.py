@@ -1,9 +1,10 @@
 """The audit log: a chained, verifiable record of decisions that a plane awaits before the first byte goes upstream.
 
-Rules: the event loop never waits for the disk; one thread writes and syncs. Records are rendered once, and those of one turn of the loop
-are handed to the thread together; records that wait at the same time share one sync. What waits is bounded. A record
-that `append` returned for is in the file, and on the disk if it asked for that; all that is written is on the disk within `sync_within_s`.
-Planes keep tokens, header values, queries and bodies out of records.
+Rules: the event loop never waits for the disk; one thread writes and syncs. A stream that takes records without a wait gets them from the
+loop while the thread has nothing to do, since two threads that take turns in the interpreter cost more than the writing. Records are
+rendered once, and those of one turn of the loop are written, or handed to the thread, together; records that wait at the same time share
+one sync. What waits is bounded. A record that `append` returned for is in the file, and on the disk if it asked for that; all that is
+written is on the disk within `sync_within_s`. Planes keep tokens, header values, queries and bodies out of records.
 """
 
 import asyncio
@@ -53,6 +54,15 @@ class _Turn:
         self.octets = 0
         self.timer: asyncio.TimerHandle | None = None
 
+    def take(self, count: int) -> int:
+        """The first of them are written: whatever waits for them goes on. Returns their octets."""
+        done = self.entries[:count]
+        del self.entries[:count]
+        octets = self.octets if not self.entries else sum([len(draft.tail) for draft, _, _ in done])
+        self.octets -= octets
+        _set_results([future for _, _, future in done if future is not None], None)
+        return octets
+
 
 class Target(Protocol):
     """What the thread writes to; `telemetry.audit_file.AuditFile` says what each does, `AuditStream` is another."""
@@ -63,6 +73,10 @@ class Target(Protocol):
 
     def append(self, drafts: Sequence[Draft]) -> int:
         """Write records. How many of them, from the first, are written now."""
+        ...
+
+    def append_now(self, drafts: Sequence[Draft]) -> int:
+        """The same in the loop's thread, as far as that takes no wait."""
         ...
 
     def checkpoint(self, reason: CheckpointReason) -> bool:
@@ -243,7 +257,10 @@ class AuditLog:
         return ""
 
     def _hand_over(self) -> None:
-        """Give the records of a turn to the thread. Where that has ended meanwhile, none of them is written."""
+        """Write the records of a turn, where nothing else waits and that takes no wait; give the others to the thread.
+
+        Where the thread has ended meanwhile, none of them is written.
+        """
         turn = self._turn
         if not turn.entries:
             return
@@ -251,11 +268,15 @@ class AuditLog:
         turn.timer = self._loop.call_later(self._timeout_s, self._expire, turn)
         with self._condition:
             refused = self._closing
-            if not refused:
+            if not (refused or self._waiting or self._batch or self._lost or self._reopened):
+                written = self._file.append_now([draft for draft, _, _ in turn.entries])
+                self._given -= turn.take(written)
+            if turn.entries and not refused:
                 self._waiting.append(turn)
                 self._condition.notify()
         if refused:
             self._fail(turn.entries, AuditUnavailable("closed", "closed"))
+        if refused or not turn.entries:
             turn.timer.cancel()
 
     def _expire(self, turn: _Turn) -> None:

@@ -33,6 +33,10 @@ class ChainHead:
             if written < len(chunk) or (self._since_checkpoint >= self._every and not self.checkpoint("interval")) or done == len(drafts):
                 return done
 
+    def append_now(self, drafts: Sequence[Draft]) -> int:
+        """Write records in the loop's thread, as far as that takes no wait. How many of them, from the first: none to a disk."""
+        return 0
+
     def checkpoint(self, reason: CheckpointReason) -> bool:
         """Write a checkpoint: the head of the chain, signed if there is a key. Returns False if it could not be written."""
         written = self._write([self._draft("audit.checkpoint", checkpoint_fields(self._seq + 1, self._head, reason, self._key))])

@@ -5,12 +5,12 @@ process, and advances by what was written: a line that was cut is ended, so that
 to whatever waited for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from robin.telemetry.audit_chain import CheckpointKey, Draft, chain_lines
 from robin.telemetry.audit_head import ChainHead, CheckpointReason
-from robin.telemetry.writer import LineWriter
+from robin.telemetry.writer import PIPE_BUF, LineWriter
 
 _FAILURE: Final = "standard output does not take the records"
 
@@ -34,6 +34,21 @@ class AuditStream(ChainHead):
     def append(self, drafts: Sequence[Draft]) -> int:
         """Write records, behind the one that begins the log. How many of them, from the first, were written."""
         return super().append(drafts) if self._seq or self._open() else 0
+
+    def append_now(self, drafts: Sequence[Draft]) -> int:
+        """As far as the stream takes them at once, up to the next checkpoint; a few lines in each write."""
+        if not self._seq or self._cut or self.failure or len(drafts) >= self._every - self._since_checkpoint:
+            return 0
+        lines, hashes = chain_lines(drafts, self._seq, self._head)
+        done = 0
+        for end in _short_writes(lines):
+            if not self._writer.write_now(b"".join(lines[done:end])):
+                break
+            done = end
+        if done:
+            self._seq, self._head = self._seq + done, hashes[done - 1]
+            self._since_checkpoint += done
+        return done
 
     def checkpoint(self, reason: CheckpointReason) -> bool:
         """As of a file. A log that holds no record has nothing to seal, so that a process that could not start leaves no line."""
@@ -73,3 +88,16 @@ class AuditStream(ChainHead):
             written += 1
         self.failure = "" if written == len(lines) else _FAILURE
         return written
+
+
+def _short_writes(lines: Sequence[bytes]) -> Iterator[int]:
+    """Where each write ends that has as many whole lines as fit into PIPE_BUF; none behind a line that does not."""
+    size = 0
+    for number, line in enumerate(lines):
+        if size and size + len(line) > PIPE_BUF:
+            yield number
+            size = 0
+        size += len(line)
+        if size > PIPE_BUF:
+            return
+    yield len(lines)

@@ -1,25 +1,37 @@
 """Log lines are written by a thread of their own, so that a full or blocked pipe never stops traffic: it costs lines, which are counted.
 
-`put` appends to a list and returns. The thread sleeps while the list is empty, collects lines for `flush_s`, and writes; beside it
-only `write_through` uses the descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread, `_taken` and `_lost` the
-writer's.
+`put` appends to a list and returns. The thread sleeps while the list is empty, collects lines for `flush_s`, and writes; beside it only
+`write_through` and `write_now` use the descriptor. Each counter has one writer: `_put` and `_refused` the loop's thread, `_taken` and
+`_lost` the writer's.
 """
 
 import os
 import select
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 
 from robin.telemetry import names
 from robin.telemetry.names import Reading
 
+PIPE_BUF = select.PIPE_BUF
 _BATCH = 512  # lines joined at once: the join holds the interpreter for some tens of microseconds
+
+
+def _is_written_whole(fd: int) -> bool:
+    """Whether a short write to it is whole or fails. A socket, a terminal or a file can take a part."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and not os.isatty(fd))
 
 
 class LineWriter:
     """Writes whole lines to a descriptor that it does not own, holding at most `limit_bytes` (characters) of them."""
 
     __slots__ = (
+        "_at_once",
         "_closing",
         "_fd",
         "_flush_s",
@@ -43,6 +55,7 @@ class LineWriter:
         self._lines: list[str] = []
         self._put = self._taken = self._refused = self._lost = 0
         self._given_up = False
+        self._at_once = _is_written_whole(fd)
         self._waiting = True  # the thread sleeps on _wake: the next put must set it
         self._lock = threading.Lock()  # held while something is written
         self._wake = threading.Event()
@@ -73,6 +86,23 @@ class LineWriter:
         """Write at once, from another thread than the loop's. Returns how many bytes of it were written."""
         with self._lock:
             return len(text) - self._write(text)
+
+    def write_now(self, text: bytes) -> bool:
+        """Write at most PIPE_BUF bytes, whole, if that takes no wait. False: nothing was written; what did not write now may do so later.
+
+        Only a pipe and a device such as /dev/null are written to like this: there such a write is whole or does not happen (pipe(7)).
+        """
+        if not self._at_once or self._given_up or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return os.pwritev(self._fd, (text,), -1, os.RWF_NOWAIT) == len(text)
+        except BlockingIOError:
+            return False
+        except OSError:  # the kernel has no such write for this descriptor, or its reader is gone: `write_through` finds out
+            self._at_once = False
+            return False
+        finally:
+            self._lock.release()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write the queued lines, for at most `timeout_s`; the rest, and lines put later, are dropped."""
