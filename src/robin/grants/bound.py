@@ -123,7 +123,7 @@ class BoundCredentials:
             facts, state = self._look(name, bound, permit)
             looks.append((bound, used[name].facts if name in used else facts, states.get(name) or state))
         known = self._described.get(names)
-        if known is not None and _same_looks(known[0], looks):
+        if known is not None and known[0] == looks:  # by identity first, as tuples compare
             return known[1]
         found = [_describe(name, *look) for name, look in zip(names.split(" "), looks, strict=True)]
         if not used:
@@ -331,14 +331,6 @@ class BoundCredentials:
         )
         self._joined[names] = joined
         return joined
-
-
-def _same_looks(one: list[_Look], other: list[_Look]) -> bool:
-    """Whether they are of the very same credentials in the same state."""
-    for (bound, facts, state), (other_bound, other_facts, other_state) in zip(one, other, strict=True):
-        if bound is None or bound is not other_bound or facts is not other_facts or state != other_state:
-            return False
-    return True
 
 
 def _describe(name: str, bound: BoundGrant | None, facts: Mapping[str, object], state: str) -> dict[str, object]:

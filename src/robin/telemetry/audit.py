@@ -56,11 +56,13 @@ class _Turn:
 
     def take(self, count: int) -> int:
         """The first of them are written: whatever waits for them goes on. Returns their octets."""
-        done = self.entries[:count]
+        octets = 0
+        for draft, _, future in self.entries[:count]:
+            octets += len(draft.tail)
+            if future is not None and not future.done():
+                future.set_result(None)
         del self.entries[:count]
-        octets = self.octets if not self.entries else sum([len(draft.tail) for draft, _, _ in done])
         self.octets -= octets
-        _set_results([future for _, _, future in done if future is not None], None)
         return octets
 
 
@@ -121,6 +123,7 @@ class AuditLog:
         "_turn",
         "_waiting",
         "_waiting_limit",
+        "_writing",
     )
 
     def __init__(
@@ -152,7 +155,8 @@ class AuditLog:
         self._ended = ""  # why the thread ended before its time
         self._reopened: list[asyncio.Future[bool]] = []  # asked for, and not done
         self._closed: asyncio.Future[bool] = self._loop.create_future()
-        self._batch: list[_Turn] = []  # the thread's: what it writes now
+        self._batch: list[_Turn] = []  # the thread's: what it writes now, and tells of
+        self._writing = False  # the thread is about to write, or does
         self._sync_at = math.inf  # the thread's: when what was written must be on the disk
         self._thread = threading.Thread(target=self._run, name="robin-audit", daemon=True)
         self._thread.start()
@@ -268,7 +272,7 @@ class AuditLog:
         turn.timer = self._loop.call_later(self._timeout_s, self._expire, turn)
         with self._condition:
             refused = self._closing
-            if not (refused or self._waiting or self._batch or self._lost or self._reopened):
+            if not (refused or self._writing or self._waiting or self._lost or self._reopened):
                 written = self._file.append_now([draft for draft, _, _ in turn.entries])
                 self._given -= turn.take(written)
             if turn.entries and not refused:
@@ -320,6 +324,7 @@ class AuditLog:
                 count += len(turn.entries)
                 taken += 1
             batch = self._batch = self._waiting[:taken]
+            self._writing = bool(batch)
             del self._waiting[:taken]
             self._taken += sum([turn.octets for turn in batch])
             reopened, lost = self._reopened.copy(), self._lost
@@ -340,6 +345,7 @@ class AuditLog:
         if lost:
             note = [draft_of({"ts": batch[0][0].ts, "plane": self._file.plane, "event": "audit.lost", "id": "", "count": lost})]
         written = self._file.append([*note, *[draft for draft, _, _ in batch]]) - len(note)
+        self._writing = False  # before anything is told: the loop goes on with what follows it
         if lost and written >= 0:
             with self._condition:
                 self._lost -= lost

@@ -5,7 +5,7 @@ process, and advances by what was written: a line that was cut is ended, so that
 to whatever waited for it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from robin.telemetry.audit_chain import CheckpointKey, Draft, chain_lines
@@ -37,12 +37,18 @@ class AuditStream(ChainHead):
 
     def append_now(self, drafts: Sequence[Draft]) -> int:
         """As far as the stream takes them at once, up to the next checkpoint; a few lines in each write."""
-        if not self._seq or self._cut or self.failure or len(drafts) >= self._every - self._since_checkpoint:
+        if not self._writer.at_once or not self._seq or self._cut or self.failure:
+            return 0
+        if len(drafts) >= self._every - self._since_checkpoint:
             return 0
         lines, hashes = chain_lines(drafts, self._seq, self._head)
         done = 0
-        for end in _short_writes(lines):
-            if not self._writer.write_now(b"".join(lines[done:end])):
+        while done < len(lines):
+            end, size = done + 1, len(lines[done])
+            while end < len(lines) and size + len(lines[end]) <= PIPE_BUF:
+                size += len(lines[end])
+                end += 1
+            if size > PIPE_BUF or not self._writer.write_now(b"".join(lines[done:end])):
                 break
             done = end
         if done:
@@ -88,16 +94,3 @@ class AuditStream(ChainHead):
             written += 1
         self.failure = "" if written == len(lines) else _FAILURE
         return written
-
-
-def _short_writes(lines: Sequence[bytes]) -> Iterator[int]:
-    """Where each write ends that has as many whole lines as fit into PIPE_BUF; none behind a line that does not."""
-    size = 0
-    for number, line in enumerate(lines):
-        if size and size + len(line) > PIPE_BUF:
-            yield number
-            size = 0
-        size += len(line)
-        if size > PIPE_BUF:
-            return
-    yield len(lines)

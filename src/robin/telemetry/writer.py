@@ -28,10 +28,12 @@ def _is_written_whole(fd: int) -> bool:
 
 
 class LineWriter:
-    """Writes whole lines to a descriptor that it does not own, holding at most `limit_bytes` (characters) of them."""
+    """Writes whole lines to a descriptor that it does not own, holding at most `limit_bytes` (characters) of them.
+
+    `at_once`: whether `write_now` can write to it.
+    """
 
     __slots__ = (
-        "_at_once",
         "_closing",
         "_fd",
         "_flush_s",
@@ -46,6 +48,7 @@ class LineWriter:
         "_thread",
         "_waiting",
         "_wake",
+        "at_once",
     )
 
     def __init__(self, fd: int, *, limit_bytes: int = 4 * 1024 * 1024, flush_s: float = 0.05) -> None:
@@ -55,7 +58,7 @@ class LineWriter:
         self._lines: list[str] = []
         self._put = self._taken = self._refused = self._lost = 0
         self._given_up = False
-        self._at_once = _is_written_whole(fd)
+        self.at_once = _is_written_whole(fd)
         self._waiting = True  # the thread sleeps on _wake: the next put must set it
         self._lock = threading.Lock()  # held while something is written
         self._wake = threading.Event()
@@ -92,14 +95,14 @@ class LineWriter:
 
         Only a pipe and a device such as /dev/null are written to like this: there such a write is whole or does not happen (pipe(7)).
         """
-        if not self._at_once or self._given_up or not self._lock.acquire(blocking=False):
+        if not self.at_once or self._given_up or not self._lock.acquire(blocking=False):
             return False
         try:
             return os.pwritev(self._fd, (text,), -1, os.RWF_NOWAIT) == len(text)
         except BlockingIOError:
             return False
         except OSError:  # the kernel has no such write for this descriptor, or its reader is gone: `write_through` finds out
-            self._at_once = False
+            self.at_once = False
             return False
         finally:
             self._lock.release()
