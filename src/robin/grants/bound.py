@@ -158,8 +158,9 @@ class BoundCredentials:
                 return None  # as above
             if source is None:
                 return None
-            parts.append(self._write(name, bound, source, key))
-        return self._join(names, parts)
+            written = self._written.get(name)
+            parts.append(written if written is not None and written.source is source else self._write(name, bound, source, key))
+        return parts[0] if len(parts) == 1 else self._join(names, parts)
 
     def _ready_one(self, name: str, grant: Grant, permit: Permit) -> tuple[Source | None, Hashable]:
         """What is usable now, and its key in the cache. Raises Fault."""

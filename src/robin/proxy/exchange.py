@@ -51,7 +51,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
             refusals = verdict.route.refusals or refusals
             if head.method == "CONNECT" and engine.connect is not None:
                 return await engine.connect(downstream, head, verdict, record)
-            if held is not None or verdict.route.body is not None:
+            if held is not None or (verdict.route.body is not None and verdict.route.body.holds(head)):
                 held = await _hold(downstream, engine, head, verdict, held, record)
             return await _forward(downstream, engine, head, verdict, held, record)
         if isinstance(verdict, LocalResponse):
@@ -106,7 +106,7 @@ async def _forward(
             if engine.audit is not None:
                 await engine.audit(record, permit, held)  # written before the first byte goes upstream
             outbound = outbound if route.sign is None else route.sign(outbound, held, credential, engine.wall())  # last
-            attempt.tokens = tokens = (*tokens, *credential.tokens)
+            attempt.tokens = tokens = (*tokens, *credential.tokens) if tokens else credential.tokens
             response = await send_request(attempt, render(outbound))  # the final response head; the caller has seen nothing of it
             announced_idle_s = response.idle_s
             if response.status != route.rejects_with or not await _renew(engine, permit, credential, attempt, response):

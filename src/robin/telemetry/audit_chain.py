@@ -104,10 +104,11 @@ class Layout:
 
     def draft(self, ts: str, values: Sequence[str]) -> Draft:
         """`values` are the canonical texts of the varying members, in their order. Raises RecordError if it is too large."""
-        before, after = self._before.copy(), self._after.copy()
+        before, after, tail = self._before.copy(), self._after.copy(), self._tail.copy()
         before[1::2] = self._in_before(values)
         after[1::2] = self._in_after(values)
-        return Draft(ts, "".join(before), self._between, "".join(after), self.tail(values))
+        tail[1::2] = self._in_tail(values)
+        return Draft(ts, "".join(before), self._between, "".join(after), "".join(tail))
 
     def tail(self, values: Sequence[str]) -> str:
         """The members of the line behind `hash`, and its end, of a record of any size."""

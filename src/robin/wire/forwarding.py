@@ -220,12 +220,10 @@ def forward_interim(response: ParsedResponse, rules: HeaderRules, *, minor: int)
 def redact_echo(response: ParsedResponse, tokens: tuple[Secret, ...]) -> bool:
     """Replace each value that holds one of the tokens of the request. Returns True if there was one."""
     found = False
-    telling = _telling(tokens)
-    if not telling:
-        return False
     told = b"\n".join((response.reason, *response.field_values))  # one look for all: no value has a line end
-    for octets in telling:
-        if octets in told:
+    for token in tokens:
+        octets = token.reveal()
+        if octets in told and len(octets) >= _TOKEN_OCTETS_MIN:
             response.field_values = tuple([_REDACTED if octets in value else value for value in response.field_values])
             response.reason = response.reason.replace(octets, b"")
             response.forwarded = None  # a head that repeats is kept, and it may have been forwarded to others as it came
@@ -235,13 +233,8 @@ def redact_echo(response: ParsedResponse, tokens: tuple[Secret, ...]) -> bool:
 
 def redact_trailers(trailers: list[Trailer], tokens: tuple[Secret, ...]) -> list[Trailer]:
     """The same for the fields behind a body."""
-    telling = _telling(tokens)
+    telling = [octets for token in tokens if len(octets := token.reveal()) >= _TOKEN_OCTETS_MIN]
     return [(name, _REDACTED if any(octets in value for octets in telling) else value) for name, value in trailers]
-
-
-def _telling(tokens: tuple[Secret, ...]) -> list[bytes]:
-    """Those that no other value holds by chance."""
-    return [octets for token in tokens if len(octets := token.reveal()) >= _TOKEN_OCTETS_MIN]
 
 
 def forward_switch(response: ParsedResponse, rules: HeaderRules, own: bytes = b"") -> bytes:

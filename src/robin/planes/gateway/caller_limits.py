@@ -67,7 +67,8 @@ class GatewayCallerLimits:
             except Fault:
                 downstream.expires_at = 0.0  # it serves no more
                 raise
-        self._take(caller.id)
+        if self._limits.requests_per_s:
+            self._take(caller.id)
         if self._body_bytes and head.length > self._body_bytes:  # of unknown length it is counted as it arrives
             raise Fault("limit_body", "limit_body: the request body is larger than gateway.limits.body_bytes")
         if record.method == "CONNECT":
@@ -94,8 +95,6 @@ class GatewayCallerLimits:
     def _take(self, caller: str) -> None:
         """One request of this second. Raises Fault `limit_rate`."""
         rate = self._limits.requests_per_s
-        if not rate:
-            return
         now, buckets = self._now(), self._buckets
         left, at = buckets.pop(caller, (float(rate), now))
         left = min(float(rate), left + (now - at) * rate)
