@@ -12,7 +12,7 @@ from robin.model.caller import Caller, Connect, Evidence
 from robin.model.route import HeaderRules, RouteDeadlines, TlsProfile
 from robin.model.verdict import Denial, Permit, Verdict
 from robin.policy.callers import CallerPattern
-from robin.policy.gateway import GatewayPolicy
+from robin.policy.gateway import ConnectPermit, GatewayPolicy
 from robin.policy.patterns import parse_methods, parse_path_pattern
 from robin.policy.providers import Providers
 from robin.policy.rules import Rule, RuleSet
@@ -27,7 +27,7 @@ PATTERNS = ("a.test", "b.test", "*.a.test", "**.test", "**")
 PATHS = ("/", "/v1/x", "/v1/%2e%2e/x", "/v1/a%2Fb", "/admin/x", "/v1/x?token=canary")
 FIELDS = ("", "X-HTTP-Method-Override: DELETE\r\n", "Upgrade: websocket\r\nConnection: Upgrade\r\n", "Authorization: Bearer canary\r\n")
 FIELDS = (*FIELDS, "X-Note: placeholder-of-settings\r\n", "Via: 1.1 robin\r\n", "X-Subject: canary-of-caller\r\n")
-FORMS = RequestForms(schemes=frozenset({b"http", b"https"}))
+FORMS = RequestForms(connect=True, schemes=frozenset({b"http", b"https"}))
 
 
 def random_rules(draw: random.Random) -> list[Rule]:
@@ -124,7 +124,8 @@ def said(verdict: Verdict, policy: GatewayPolicy) -> object:
     parts = [getattr(route, name) for name in route.__slots__ if name not in {"header_rules", "sign"}]
     rules = [getattr(route.header_rules, name) for name in route.header_rules.__slots__]
     subjects = [(name, secret.reveal()) for name, secret in verdict.subjects]
-    return parts, rules, route.sign is None, policy.notes(route), verdict.endpoint, verdict.target, verdict.caller, subjects
+    inside = (verdict.tls, verdict.http) if isinstance(verdict, ConnectPermit) else None
+    return parts, rules, route.sign is None, policy.notes(route), verdict.endpoint, verdict.target, verdict.caller, subjects, inside
 
 
 def parser() -> RequestParser:
@@ -152,6 +153,26 @@ def test_a_verdict_is_the_same_whatever_was_decided_before_it() -> None:
     assert kinds.keys() >= set(codes.split()), kinds
 
 
+def test_a_connect_is_judged_the_same_whatever_was_decided_before_it() -> None:
+    draw = random.Random(121)
+    kinds: dict[str, int] = {}
+    for _ in range(60):
+        bindings, report, tcp = random_bindings(draw), draw.random() < 0.2, {"tcp": frozenset({443, 5432})}
+        rules = [replace(one, allow=draw.random() < 0.7, ports=draw.choice([one.ports, one.ports | tcp])) for one in random_rules(draw)]
+        policy = build(rules, bindings, report=report)
+        targets = [f"{host}:{port}" for host in ("a.test", "b.test", "x.a.test", "10.0.0.1") for port in (80, 81, 443, 5432)]
+        for target in draw.choices(targets, k=60):
+            named, who = draw.choice([target, target, target, "a.test:443"]), draw.choice(["k8s:a/x", "k8s:b/y"])
+            caller = Caller(evidence=Evidence.JWT, listener="proxy", id=who, expires_at=draw.random())
+            head = parser().parse(f"CONNECT {target} HTTP/1.1\r\nHost: {named}\r\n\r\n".encode())
+            fresh = build(rules, bindings, report=report)
+            verdict = policy.decide(head, caller)
+            assert said(verdict, policy) == said(fresh.decide(head, caller), fresh), (target, named, caller)
+            kind = verdict.code if isinstance(verdict, Denial) else str(verdict.tls) if isinstance(verdict, ConnectPermit) else ""
+            kinds[kind] = kinds.get(kind, 0) + 1
+    assert kinds.keys() == {"None", "tcp", "bridge", "passthrough", "rule_default", "rule_denied", "authority_mismatch"}, kinds
+
+
 def vars_of(policy: GatewayPolicy) -> object:
     kept = policy._kept._kept
     return list(kept), list(kept.values())
@@ -163,6 +184,11 @@ def test_what_is_kept_is_bounded_and_a_denial_is_not() -> None:
     for number in range(1100):
         for host, path in (("a.test", f"/{number}"), (f"denied{number}.example", "/"), ("a.test", "/" + "long" * 200)):
             policy.decide(connection.parse(f"GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()), caller)
+        for host in (f"x{number}.test", f"denied{number}.example"):
+            policy.decide(connection.parse(f"CONNECT {host}:80 HTTP/1.1\r\nHost: {host}:80\r\n\r\n".encode()), caller)
+    connects = list(policy._kept_connects._kept)
+    assert 0 < len(connects) <= 1024
+    assert all(key[2].endswith(".test") for key in connects)
     keys = list(policy._kept._kept)
     assert 0 < len(keys) <= 1024
     assert {key[2] for key in keys} == {"a.test"}

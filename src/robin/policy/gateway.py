@@ -53,6 +53,16 @@ class ConnectJudgement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _KeptConnect:
+    """The parts of a `ConnectPermit` that the CONNECTs of one caller to one target share."""
+
+    route: Route
+    endpoint: Endpoint
+    tls: Tls | None
+    http: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteNotes:
     """What the record has about a route beside its name."""
 
@@ -83,6 +93,7 @@ class GatewayPolicy:
         "_deadlines",
         "_header_rules",
         "_kept",
+        "_kept_connects",
         "_local",
         "_mark",
         "_name",
@@ -120,7 +131,8 @@ class GatewayPolicy:
         self._tls = tls
         self._routes = _Routes()
         self._local = local
-        self._kept = KeptPermits()
+        self._kept = KeptPermits[Kept]()
+        self._kept_connects = KeptPermits[_KeptConnect]()
         self._mark = object()  # stands for this policy on heads that it has judged, which may outlive it
         self._paths: dict[tuple[str, int], tuple[bool, bool]] = {}  # by host and port: whether paths are looked at, and may hold %2F
 
@@ -147,13 +159,18 @@ class GatewayPolicy:
         host_field = parse_authority(head.host, port)
         if host_field != (host, port):
             return Denial(code="authority_mismatch", detail="host: the Host of a CONNECT is its target")
-        judged = self.judge_connect(caller.id, host, port)
-        ask, decision, tls = judged.ask, judged.decision, judged.tls
-        if decision.code:
-            return self._deny(ask, decision, "CONNECT", caller)
-        dial = "http" if tls is None else "https" if tls is Tls.BRIDGE else "tcp"
-        permit = self._permit(ask, decision, caller, judged.place, dial=dial)
-        return ConnectPermit(route=permit.route, endpoint=permit.endpoint, target=None, caller=caller, tls=tls, http=judged.http)
+        key: Key = caller.id, "", host, port, "CONNECT", "", "", False
+        kept = self._kept_connects.get(key)
+        if kept is None:
+            judged = self.judge_connect(caller.id, host, port)
+            ask, decision, tls = judged.ask, judged.decision, judged.tls
+            if decision.code:
+                return self._deny(ask, decision, "CONNECT", caller)
+            dial = "http" if tls is None else "https" if tls is Tls.BRIDGE else "tcp"
+            permit = self._permit(ask, decision, caller, judged.place, dial=dial)
+            kept = _KeptConnect(route=permit.route, endpoint=permit.endpoint, tls=tls, http=judged.http)
+            self._kept_connects.keep(key, kept)
+        return ConnectPermit(route=kept.route, endpoint=kept.endpoint, target=None, caller=caller, tls=kept.tls, http=kept.http)
 
     def judge_connect(self, caller: str, host: str, port: int) -> "ConnectJudgement":
         """What a CONNECT is taken for, by which of the schemes that may be spoken inside it, and what is decided about it."""

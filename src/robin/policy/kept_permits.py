@@ -6,7 +6,7 @@ its key (placeholders, signed payloads, tokens to be exchanged) is judged for ea
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from robin.model.route import Endpoint, Route
 from robin.policy.providers import Place
@@ -16,7 +16,10 @@ _KEPT: Final = 1024
 _CHARACTERS: Final = 512  # of the names in a key, all together
 
 Key = tuple[str, str, str, int, str, str, str, bool]
-"""Caller, scheme, host, port, method, canonical path or "", upgrade, and whether the head names another method or path."""
+"""Caller, scheme, host, port, method, canonical path or "", upgrade, and whether the head names another method or path.
+
+Of a CONNECT: caller, host and port; it has no scheme of its own.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +33,19 @@ class Kept:
     subjects: bool  # whether tokens of the caller are exchanged for them
 
 
-class KeptPermits:
+Parts = TypeVar("Parts")
+
+
+class KeptPermits(Generic[Parts]):
     """At most as many as there is room for; when there are more, all are forgotten."""
 
     __slots__ = ("_kept", "get")
 
     def __init__(self) -> None:
-        self._kept: dict[Key, Kept] = {}
+        self._kept: dict[Key, Parts] = {}
         self.get = self._kept.get
 
-    def keep(self, key: Key, kept: Kept) -> None:
+    def keep(self, key: Key, kept: Parts) -> None:
         """Keep it, unless its key is long."""
         caller, _, host, _, method, path, _, _ = key
         if len(caller) + len(host) + len(method) + len(path) > _CHARACTERS:
