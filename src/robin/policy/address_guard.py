@@ -85,10 +85,14 @@ def classify(address: Address) -> AddressClass:
 
 
 @lru_cache(maxsize=_KNOWN_HOSTS)
-def _known(host: str) -> tuple[Address, AddressClass]:
-    """The number of an address and its class by the tables: a name has the same few for a long time, and the tables have 41 rows."""
+def _known(host: str) -> tuple[Address, str, AddressClass]:
+    """The number of an address, its usual text and its class by the tables, which have 41 rows: a name has the same few for a long time."""
     number = ip_address(host.partition("%")[0])
-    return number, classify(number)
+    return number, number.compressed, classify(number)
+
+
+_network = lru_cache(maxsize=_KNOWN_HOSTS)(ip_network)
+"""The networks of rules and providers, which are judged by for each connection."""
 
 
 def is_private_network(text: str) -> bool:
@@ -131,8 +135,8 @@ class AddressGuard:
 
     def judge_endpoint(self, endpoint: Endpoint, addresses: Sequence[ResolvedAddress]) -> Sequence[ResolvedAddress]:
         """The same. Raises Fault."""
-        private = tuple(map(ip_network, endpoint.private))
-        within = [tuple(map(ip_network, nets)) for nets in endpoint.within]
+        private = tuple(map(_network, endpoint.private))
+        within = [tuple(map(_network, nets)) for nets in endpoint.within]
         permitted: list[ResolvedAddress] = []
         refused: list[AddressClass] = []
         for address in addresses:
@@ -150,8 +154,8 @@ class AddressGuard:
 
     def class_of(self, address: ResolvedAddress) -> AddressClass:
         """The class, with what the settings and this process add to the tables."""
-        number, kind = _known(address.host)
-        if (number.compressed, address.port) in self._unsafe_loopback and not address.own_listener:
+        number, text, kind = _known(address.host)
+        if (text, address.port) in self._unsafe_loopback and not address.own_listener:
             return AddressClass.LOOPBACK  # own_host holds for every loopback address
         if address.own_listener or address.own_host or number in self.self_addresses:
             return kind if kind in {AddressClass.LOOPBACK, AddressClass.UNSPECIFIED} else AddressClass.SELF
@@ -172,9 +176,9 @@ class AddressGuard:
     def _reachable(self, address: ResolvedAddress, kind: AddressClass, private: Sequence[Network]) -> bool:
         if kind is AddressClass.PUBLIC:
             return True
-        number, _ = _known(address.host)
+        number, text, _ = _known(address.host)
         if kind is AddressClass.LOOPBACK:
-            return not address.own_listener and (number.compressed, address.port) in self._unsafe_loopback
+            return not address.own_listener and (text, address.port) in self._unsafe_loopback
         return kind in {AddressClass.PRIVATE, AddressClass.CGNAT} and any(number in net for net in private)
 
 

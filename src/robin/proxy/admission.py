@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from robin.model.address import is_loopback
@@ -138,10 +139,13 @@ def judge_peer(rule: ListenerRule, sock: socket.socket, bound: BoundSocket) -> t
         caller = Caller(evidence=Evidence.UNIX_PEER, listener=bound.label, uid=peer.uid, gid=peer.gid, pid=peer.pid)
         return caller, "uid" if rule.allow_uids is not None and peer.uid not in rule.allow_uids else None
     peer_host = sock.getpeername()[0]
-    loopback = is_loopback(peer_host) and is_loopback(sock.getsockname()[0])
+    loopback = _is_loopback(peer_host) and _is_loopback(sock.getsockname()[0])
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     evidence = Evidence.LOOPBACK if loopback else Evidence.OPEN
     return Caller(evidence=evidence, listener=bound.label, address=peer_host), None if loopback or rule.beyond_loopback else "not_loopback"
+
+
+_is_loopback = lru_cache(1024)(is_loopback)  # a caller connects from one address again and again
 
 
 async def _wait_for_hangup(sock: socket.socket) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from robin.model.address import ActivatedAddress, Address, TcpAddress, UnixAddress, literal, reached
@@ -243,14 +244,19 @@ class OwnAddresses:
         for bound in bounds:
             if not bound.unix:
                 host, port = bound.sock.getsockname()[:2]
-                self._exact.add((str(reached(host)), port))
+                self._exact.add((_reached(host), port))
                 if literal(host).is_unspecified:
                     self._wildcard_ports.add(port)
 
     def has(self, host: str, port: int) -> bool:
         """Whether connecting to this address would reach one of them. It may ask the kernel, so it is called when a name is resolved."""
-        host = str(reached(host))
+        host = _reached(host)
         return (host, port) in self._exact or (port in self._wildcard_ports and _is_local(host))
+
+
+@lru_cache(1024)  # the addresses of an origin are asked about for each connection to it
+def _reached(host: str) -> str:
+    return str(reached(host))
 
 
 def _is_local(host: str) -> bool:
