@@ -57,15 +57,12 @@ def bridge(stage: Stage) -> None:
     stage.say(f"bridge: {stage.lengths.connections} connections, {stage.lengths.closed_s:g} s a turn; kept, new, new with a minted leaf")
     with stage.all(bridge=True, names=_BRIDGES) as line_up:
         stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge", **bridge_load(stage)))
-        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge_new", fresh=True, **bridge_load(stage)))
+        stage.take_turns(line_up, lambda running, turn: _capacity(stage, running, turn, "bridge_new", **new_bridge_load(stage)))
     if not _robin_is_here(stage):
         return
-    more = {"more": [f"127.0.0.1:{port_of(stage.load.tls_upstream)}"]}  # two hosts in turn, and a cache of one leaf
     with ExitStack() as stack:
         one = _enter(stack, stage, replace(ROBIN, launch=ROBIN_MINTING))
-        stage.take_turns(
-            one, lambda running, turn: _capacity(stage, running, turn, "bridge_minted", fresh=True, **more, **bridge_load(stage))
-        )
+        stage.take_turns(one, lambda running, turn: _capacity(stage, running, turn, "bridge_minted", **minted_load(stage)))
 
 
 def rules(stage: Stage) -> None:
@@ -138,6 +135,16 @@ def bridge_load(stage: Stage) -> dict[str, object]:
     """How it sends requests inside of TLS that the proxy opens."""
     ca = str(stage.pki / "bridge" / "ca.crt")
     return {"via": "bridge", "origin": f"localhost:{port_of(stage.load.tls_upstream)}", "ca": ca}
+
+
+def new_bridge_load(stage: Stage) -> dict[str, object]:
+    """The same, on a new connection for each request."""
+    return {**bridge_load(stage), "fresh": True}
+
+
+def minted_load(stage: Stage) -> dict[str, object]:
+    """The same, to two hosts in turn: with a cache of one leaf each is signed anew."""
+    return {**new_bridge_load(stage), "more": [f"127.0.0.1:{port_of(stage.load.tls_upstream)}"]}
 
 
 def _robin_is_here(stage: Stage) -> bool:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from sidebyside import tools
 from sidebyside.contenders import CONTENDERS, Contender, Launch, Post
-from sidebyside.gateway_cases import absolute_load, bridge_load, tunnel_load
+from sidebyside.gateway_cases import absolute_load, bridge_load, minted_load, new_bridge_load, tunnel_load
 from sidebyside.gateway_contenders import ROBIN as GATEWAY
+from sidebyside.gateway_contenders import ROBIN_MINTING
 from sidebyside.ledger import Ledger
 from sidebyside.machine import cpu_split, resident_bytes, shut_others_out
 from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
@@ -20,7 +21,13 @@ from sidebyside.stage import CONNECTIONS, FULL, Stage, raised
 WARM_REQUESTS_S = 0.5
 WARM_BRIDGES_S = 2.0  # 32 handshakes with the client and as many with the upstream
 HOW: Mapping[str, Mapping[str, bool]] = {"small": {}, "varied": {"varied": True}, "asleep": {"sleeps": True}, "tls": {}}
-GATEWAY_HOW: Mapping[str, Callable[[Stage], dict[str, object]]] = {"absolute": absolute_load, "bridge": bridge_load, "tunnel": tunnel_load}
+GATEWAY_HOW: Mapping[str, Callable[[Stage], dict[str, object]]] = {
+    "absolute": absolute_load,
+    "bridge": bridge_load,
+    "bridge-new": new_bridge_load,
+    "bridge-minted": minted_load,
+    "tunnel": tunnel_load,
+}
 STREAMS = ("download", "upload", "tls-download", "tls-upload")
 MEMORY = ("memory", "tls-memory")
 CLIENTS, REST_S = 150, 3.0  # of a memory case: connections that come and go in a turn, and how long the process then rests
@@ -57,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shut_others_out()
     try:
         program, robin = tools.go_program("load"), GATEWAY if asked.case in GATEWAY_HOW else CONTENDERS[0]
+        robin = replace(robin, launch=ROBIN_MINTING) if asked.case == "bridge-minted" else robin
         robin.find()
     except tools.Missing as missing:
         raise SystemExit(f"bench: {missing}") from missing
