@@ -281,7 +281,7 @@ async def open_room(
             any_host=False,
         )
         resolver = Resolver(loop, is_own_listener=lambda _host, _port: False)
-        dialer = Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
+        dialer = Dialer(loop, sweeper, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
         tokens = Tokens()
         engine = Engine(
             loop=loop,

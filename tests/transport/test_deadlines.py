@@ -4,8 +4,10 @@ import asyncio
 import itertools
 import math
 
+import pytest
+
 from robin.testing.waiting import eventually
-from robin.transport.deadlines import GRAIN_S, Sweeper
+from robin.transport.deadlines import GRAIN_S, Sweeper, TaskDeadline
 
 
 class Item:
@@ -80,3 +82,68 @@ async def test_it_sweeps_by_itself_and_stops_when_closed():
     await eventually(lambda: len(others) >= 2, what="two sweeps of another that is not closed")
     other.close()
     assert len(rounds) == seen
+
+
+async def test_a_block_that_takes_too_long_ends_with_a_timeout_at_the_sweep_behind_its_deadline():
+    loop = asyncio.get_running_loop()
+    sweeper = Sweeper(loop)
+    never = loop.create_future()
+
+    async def wait(deadline_at: float, moved_to: float | None = None) -> str:
+        try:
+            with TaskDeadline(sweeper, deadline_at) as deadline:
+                deadline.deadline_at = deadline_at if moved_to is None else moved_to
+                await asyncio.shield(never)
+        except TimeoutError:
+            return "timeout"
+        return "done"
+
+    early, late = loop.time() - 1, loop.time() + 60
+    tasks = [asyncio.create_task(wait(*when)) for when in ((early,), (late,), (math.inf,), (early, late), (late, early))]
+    await asyncio.sleep(0)
+    sweeper.sweep()
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)
+    never.set_result(None)
+    assert await asyncio.gather(*tasks) == ["timeout", "done", "done", "done", "timeout"]
+    assert len(sweeper) == 0
+    assert [task.cancelling() for task in tasks] == [0] * 5
+    sweeper.close()
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+async def test_a_cancellation_by_others_goes_through_a_block_that_is_bounded(sweeps: bool):
+    loop = asyncio.get_running_loop()
+    sweeper = Sweeper(loop)
+
+    async def wait() -> None:
+        with TaskDeadline(sweeper, loop.time() - 1):
+            await loop.create_future()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    if sweeps:  # the deadline passes in the turn in which it is cancelled
+        sweeper.sweep()
+    await asyncio.wait([task])
+    assert (task.cancelled(), len(sweeper)) == (True, 0)
+    sweeper.close()
+
+
+async def test_what_a_bounded_block_raises_is_not_hidden_by_its_deadline():
+    loop = asyncio.get_running_loop()
+    sweeper = Sweeper(loop)
+
+    async def fail() -> None:
+        with TaskDeadline(sweeper, loop.time() - 1):
+            try:
+                await loop.create_future()
+            except asyncio.CancelledError:
+                raise ConnectionResetError from None
+
+    task = asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    sweeper.sweep()
+    await asyncio.wait([task])
+    assert (type(task.exception()), task.cancelling(), len(sweeper)) == (ConnectionResetError, 0, 0)
+    sweeper.close()

@@ -44,7 +44,9 @@ def dialer_on(
     loop = asyncio.get_running_loop()
     resolver = Resolver(loop, is_own_listener=lambda host, _: host in own, getaddrinfo=getaddrinfo)
     tls = UpstreamTls(lambda *_: None)
-    return Dialer(loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=connect_s, steps=steps)
+    sweeper = Sweeper(loop)
+    sweeper.start()
+    return Dialer(loop, sweeper, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=connect_s, steps=steps)
 
 
 def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset(), steps: StepDeadlines | None = None) -> Dialer:

@@ -70,10 +70,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.permits = [permit_to(origin) for origin in origins]
         self.metrics = Metrics(version="0", unsafe={})
         resolver = Resolver(self.loop, is_own_listener=lambda *_: False)
+        sweeper = Sweeper(self.loop)  # not started: nothing expires by itself
         self.pool = Pool(
             self.loop,
-            dialer=Dialer(self.loop, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=5),
-            sweeper=Sweeper(self.loop),  # not started: nothing expires by itself
+            dialer=Dialer(self.loop, sweeper, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=5),
+            sweeper=sweeper,
             limits=Limits(upstream_connections=limit, upstream_total=total),
             deadlines=Deadlines(queue_s=60),
             metrics=self.metrics,

@@ -261,7 +261,7 @@ class BrokerPlane(Plane):
             within_s=verify.max_age_s + verify.clock_skew_s,
         )
         resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
-        dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
+        dialer = Dialer(parts.loop, parts.sweeper, resolver=resolver, judge=refuse_own_listeners, tls=None, connect_s=deadlines.connect_s)
         engine = Engine(
             loop=parts.loop,
             policy=policy,

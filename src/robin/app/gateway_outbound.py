@@ -92,7 +92,7 @@ def _steps(settings: GatewaySettings) -> StepDeadlines | None:
 
 def _build_pool(outbound: Outbound, settings: GatewaySettings, parts: Parts, judge: Judge) -> Pool:
     bound_s, steps = settings.deadlines.connect_s, _steps(settings)
-    dialer = Dialer(parts.loop, resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=bound_s, steps=steps)
+    dialer = Dialer(parts.loop, parts.sweeper, resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=bound_s, steps=steps)
     return Pool(
         parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=settings.limits, deadlines=settings.deadlines, metrics=parts.metrics
     )
@@ -172,5 +172,5 @@ def canary_target(outbound: Outbound, settings: GatewaySettings, parts: Parts) -
     if settings.canary is None:
         return None
     judge, resolver = issuer_judge(settings.addresses.nat64_prefixes), outbound.resolver
-    dialer = Dialer(parts.loop, resolver=resolver, judge=judge, tls=None, connect_s=CANARY_CONNECT_S)
+    dialer = Dialer(parts.loop, parts.sweeper, resolver=resolver, judge=judge, tls=None, connect_s=CANARY_CONNECT_S)
     return CanaryTarget(place=settings.canary, resolver=resolver, judge=judge, dialer=dialer)

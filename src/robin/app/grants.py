@@ -59,7 +59,7 @@ def build_credentials(
     bounds = settings.cache
     profile = TlsProfile() if settings.ca_file is None else TlsProfile(extra_ca_files=(settings.ca_file,))
     tls = UpstreamTls(lambda _profile, _result: None, profiles=[] if settings.ca_file is None else [profile])
-    dialer = Dialer(parts.loop, resolver=resolver, judge=judge, tls=tls, connect_s=bounds.connect_timeout_s)
+    dialer = Dialer(parts.loop, parts.sweeper, resolver=resolver, judge=judge, tls=tls, connect_s=bounds.connect_timeout_s)
     pool = Pool(
         parts.loop,
         dialer=dialer,

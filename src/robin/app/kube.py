@@ -422,7 +422,7 @@ def _deadlines(settings: KubeSettings) -> Deadlines:
 
 def _build_pool(settings: KubeSettings, parts: Parts, tls: UpstreamTls) -> Pool:
     resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
-    dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=settings.connect_s)
+    dialer = Dialer(parts.loop, parts.sweeper, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=settings.connect_s)
     return Pool(
         parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=_limits(settings), deadlines=_deadlines(settings), metrics=parts.metrics
     )

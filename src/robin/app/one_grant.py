@@ -168,10 +168,12 @@ def _build_client(settings: GatewaySettings, clock: Clock) -> IssuerClient:
     )
     tls = UpstreamTls(lambda _profile, _result: None, profiles=[] if settings.grants.ca_file is None else [profile])
     judge = issuer_judge(settings.addresses.nat64_prefixes)
+    sweeper = Sweeper(loop)
+    sweeper.start()
     pool = Pool(
         loop,
-        dialer=Dialer(loop, resolver=resolver, judge=judge, tls=tls, connect_s=bounds.connect_timeout_s),
-        sweeper=Sweeper(loop),
+        dialer=Dialer(loop, sweeper, resolver=resolver, judge=judge, tls=tls, connect_s=bounds.connect_timeout_s),
+        sweeper=sweeper,
         limits=settings.limits,
         deadlines=settings.deadlines,
         metrics=Metrics(version=__version__, unsafe={}),

@@ -109,6 +109,7 @@ class Relay(Plane):
         resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
         dialer = Dialer(
             parts.loop,
+            parts.sweeper,
             resolver=resolver,
             judge=refuse_own_listeners,
             tls=self._tls,

@@ -174,7 +174,7 @@ def _build_engine(settings: SidecarSettings, parts: Parts, *, tls: UpstreamTls |
         any_host=settings.unsafe.any_host,
     )
     resolver = Resolver(parts.loop, is_own_listener=parts.own.has)
-    dialer = Dialer(parts.loop, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=deadlines.connect_s)
+    dialer = Dialer(parts.loop, parts.sweeper, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=deadlines.connect_s)
     pool = Pool(parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=limits, deadlines=deadlines, metrics=parts.metrics)
     return Engine(
         loop=parts.loop,

@@ -5,7 +5,9 @@ setting is finer than that.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
+from types import TracebackType
 from typing import Final, Protocol
 
 from robin.transport.write_coalescer import WriteCoalescer
@@ -21,6 +23,40 @@ class Expiring(Protocol):
     def expire(self) -> None:
         """The deadline passed."""
         ...
+
+
+class TaskDeadline:
+    """Bounds what the current task awaits within it, as `asyncio.timeout` does: `with TaskDeadline(sweeper, at) as deadline`.
+
+    At `deadline_at`, which may be moved meanwhile, the task is cancelled, and the block raises TimeoutError. Infinity: no bound.
+    """
+
+    __slots__ = ("_cancelling", "_expired", "_sweeper", "_task", "deadline_at")
+
+    def __init__(self, sweeper: "Sweeper", deadline_at: float) -> None:
+        self._sweeper = sweeper
+        self._expired = False
+        self.deadline_at = deadline_at
+
+    def __enter__(self) -> "TaskDeadline":
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be bounded")
+        self._task, self._cancelling = task, task.cancelling()
+        self._sweeper.add(self)
+        return self
+
+    def expire(self) -> None:
+        """The deadline passed. Called by the sweeper."""
+        self.deadline_at = math.inf
+        self._expired = True
+        self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Tell this cancellation from one by others, which goes on."""
+        self._sweeper.discard(self)
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
 
 class Sweeper:

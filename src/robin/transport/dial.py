@@ -7,6 +7,7 @@ are not read; the name is resolved anew for each connection.
 import asyncio
 import errno
 import hashlib
+import math
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from robin.model.exhaustion import EXHAUSTED
 from robin.model.faults import Fault
 from robin.model.limits import StepDeadlines
 from robin.model.verdict import Permit
+from robin.transport.deadlines import Sweeper, TaskDeadline
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls, tls_fault
 from robin.transport.tls_stream import connect_tls, open_socket
@@ -40,16 +42,17 @@ class Resolver(Protocol):
 
 class Dialer:
     """Connects streams. `tls` holds the TLS contexts, None where no origin is https. `connect_s` bounds all steps together, 0: no bound;
-    `steps` bounds each of them instead.
+    `steps` bounds each of them instead. `sweeper` ends what takes longer, and so it must have been started.
 
     A plane may replace how names are resolved and judged while the process runs (`use`): the next dial meets it.
     """
 
-    __slots__ = ("_connect_s", "_judge", "_loop", "_resolver", "_steps", "tls")
+    __slots__ = ("_connect_s", "_judge", "_loop", "_resolver", "_steps", "_sweeper", "tls")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        sweeper: Sweeper,
         *,
         resolver: Resolver,
         judge: Judge,
@@ -58,6 +61,7 @@ class Dialer:
         steps: StepDeadlines | None = None,
     ) -> None:
         self._loop = loop
+        self._sweeper = sweeper
         self.use(resolver=resolver, judge=judge, tls=tls, connect_s=connect_s, steps=steps)
 
     def use(
@@ -70,14 +74,15 @@ class Dialer:
         """A connected stream to `permit.endpoint`, made by `build(address)`. Raises Fault."""
         step, steps = "resolve", self._steps
         try:
-            async with asyncio.timeout(self._connect_s or None if steps is None else steps.dns_s) as deadline:
+            bound_s = (self._connect_s or math.inf) if steps is None else steps.dns_s
+            with TaskDeadline(self._sweeper, self._loop.time() + bound_s) as deadline:
                 found = await self._resolver.resolve(permit)
                 permitted = self._judge(permit, found)
                 context = self._context(permit)
                 step = "connect"
                 began = self._loop.time()
                 if steps is not None:
-                    deadline.reschedule(began + steps.connect_s)
+                    deadline.deadline_at = began + steps.connect_s
                 where: ResolvedAddress | socket.socket
                 where = address = permitted[0]
                 if len(permitted) > 1 or "%" in address.host:  # the loop knows no zones
@@ -91,7 +96,7 @@ class Dialer:
                     step = "secure"
                     connected = self._loop.time()
                     if steps is not None:
-                        deadline.reschedule(connected + steps.tls_s)
+                        deadline.deadline_at = connected + steps.tls_s
                     stream = await handshake
                 stream.dialled = _describe(stream, connected - began, self._loop.time() - connected)
                 return stream

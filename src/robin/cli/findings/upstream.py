@@ -60,12 +60,14 @@ async def _connect(settings: SidecarSettings, permit: Permit, tls: UpstreamTls |
         permitted[:] = refuse_own_listeners(permit, found)
         return permitted
 
-    dialer = Dialer(loop, resolver=resolver, judge=judge, tls=tls, connect_s=settings.deadlines.connect_s)
+    sweeper = Sweeper(loop)
+    sweeper.start()
+    dialer = Dialer(loop, sweeper, resolver=resolver, judge=judge, tls=tls, connect_s=settings.deadlines.connect_s)
     reached: list[ResolvedAddress] = []
 
     def build(address: ResolvedAddress) -> Stream:
         reached.append(address)
-        return Stream(loop, Sweeper(loop))
+        return Stream(loop, sweeper)
 
     try:
         stream = await dialer.dial(permit, build)
