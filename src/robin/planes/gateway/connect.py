@@ -1,11 +1,11 @@
 """One permitted CONNECT, from the dial to its end: the 200, the client's first bytes, then a passthrough, a tunnel or a bridge.
 
-Rules to keep: the destination is dialled, and its certificate verified where the gateway speaks TLS, before the 200; the decision is
-recorded before it too. After the 200 nothing can be answered any more: what is wrong then ends the connection, and its code is recorded.
+Rules to keep: the destination is connected, and its certificate verified where the gateway speaks TLS, before the 200; a bridge may have
+an idle connection of the pool, which was verified when it was dialled for the same endpoint. The decision is recorded before the 200 too.
+After it nothing can be answered any more: what is wrong then ends the connection, and its code is recorded.
 There is no way from a bridge to a tunnel: a client that does not accept the leaf ends, and the next one is bridged as well.
 """
 
-import asyncio
 import math
 import re
 import ssl
@@ -30,6 +30,7 @@ from robin.proxy.engine import Engine
 from robin.proxy.exchange import serve_exchange
 from robin.proxy.splice import splice
 from robin.telemetry.record import ExchangeRecord
+from robin.transport.deadlines import TaskDeadline
 from robin.transport.pool import Pool, Upstream
 from robin.transport.stream import Stream, StreamClosed
 from robin.transport.tls_stream import peek_client_hello, start_tls
@@ -186,11 +187,13 @@ class Connector:
                 leg.close()
 
     async def _dial(self, permit: Permit, record: ExchangeRecord, *, pooled: bool) -> _Leg:
-        """A new connection to the destination: for a tunnel a plain stream, else one of the pool that carries the first request."""
+        """A connection to the destination: for a tunnel a new plain stream; else one of the pool, which may be idle there and was verified
+        when it was dialled for the same endpoint, and which carries the first request.
+        """
         engine = self._inner
         if pooled:
-            upstream = await engine.pool.acquire(permit, fresh=True)
-            record.address, record.dialled = upstream.address, upstream.dialled
+            upstream = await engine.pool.acquire(permit)
+            record.address, record.dialled, record.reused = upstream.address, upstream.dialled, upstream.reused
             return _Leg(upstream, engine.pool)
 
         def build(address: ResolvedAddress) -> Stream:
@@ -305,7 +308,7 @@ class Connector:
             raise _Ended(fault.code) from None
         caller = self._inner_caller(permit, record, "https")
         try:
-            async with asyncio.timeout(self._settings.tls_s):
+            with TaskDeadline(engine.sweeper, engine.now() + self._settings.tls_s):
                 inner = await start_tls(engine.loop, downstream, lambda: Downstream(engine, caller), context)
         except TimeoutError:
             raise _Ended("tls_client_rejected") from None
