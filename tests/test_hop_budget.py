@@ -25,7 +25,7 @@ from robin.transport.clock import SystemClock
 
 EXCHANGE_BUDGET = 55  # it is 52
 CHUNK_BUDGET = 16  # it is 15
-GATEWAY_BUDGET = 118  # it is 115, of an absolute-form exchange with a credential and both records; without the thread of the audit
+GATEWAY_BUDGET = 114  # it is 110, of an absolute-form exchange with a credential and both records; without the thread of the audit
 TIGHT = 0.85  # a count below this part of its budget: the budget guards nothing any more
 ROUNDS = 2 * 32  # a multiple of what the recorder settles at once
 

@@ -2,8 +2,9 @@
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from robin.app.gateway_generation import Generation
 from robin.app.plane import Listener, Parts
@@ -112,13 +113,16 @@ class ProxyListener:
         )
 
 
-async def serve_listener(
+def serve_listener(
     sock: socket.socket, caller: Caller, *, engine: Engine, listener: ListenerSettings, open_stream: TlsOpener | None
-) -> None:
-    """Serve one connection. The evidence of the connection names its caller, unless each request does."""
+) -> Coroutine[Any, Any, None]:
+    """Serve one connection. The evidence of the connection names its caller, unless each request does.
+
+    It returns the coroutine of that: one of its own would be resumed with it at each wait.
+    """
     if listener.auth in {"none", "unix"}:
         caller = connection_caller(caller, encrypted=listener.tls is not None)
-    await serve_connection(sock, caller, engine, open_stream=open_stream)
+    return serve_connection(sock, caller, engine, open_stream=open_stream)
 
 
 def _refuse(engine: Engine, caller: Caller, fault: Fault, *, encrypted: bool) -> bytes:

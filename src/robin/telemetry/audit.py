@@ -329,8 +329,7 @@ class AuditLog:
             self._taken += sum([turn.octets for turn in batch])
             reopened, lost = self._reopened.copy(), self._lost
         if batch:
-            self._write([entry for turn in batch for entry in turn.entries], lost)
-            self._on_loop(_cancel_timers, batch)
+            self._write(batch, lost)
             self._batch = []
         elif self._sync_at <= self._monotonic():
             self._sync()
@@ -340,7 +339,8 @@ class AuditLog:
                 del self._reopened[: len(reopened)]  # what was asked for meanwhile has a turn of its own: there may be another rename
         return bool(batch) or not self._closing
 
-    def _write(self, batch: list[_Entry], lost: int) -> None:
+    def _write(self, turns: list[_Turn], lost: int) -> None:
+        batch = [entry for turn in turns for entry in turn.entries]
         note: list[Draft] = []
         if lost:
             note = [draft_of({"ts": batch[0][0].ts, "plane": self._file.plane, "event": "audit.lost", "id": "", "count": lost})]
@@ -355,13 +355,19 @@ class AuditLog:
         if failed:
             self._fail(failed, AuditUnavailable("write_failed", self._file.failure))
         synced = [entry for entry in done if entry[1]]
-        self._succeed([entry for entry in done if not entry[1]] if synced else done)
+        if not (failed or synced):  # the usual case: the loop is woken once
+            self._on_loop(_end_turns, turns)
+            if self._sync_at <= self._monotonic():
+                self._sync()
+            return
+        self._succeed([entry for entry in done if not entry[1]])
         if synced or self._sync_at <= self._monotonic():
             if self._sync():
                 self._succeed(synced)
             else:  # those that nothing waits for are in the file, and synced later
                 waited = [entry for entry in synced if entry[2] is not None]
                 self._fail(waited, AuditUnavailable("write_failed", self._file.failure))
+        self._on_loop(_cancel_timers, turns)
 
     def _sync(self) -> bool:
         synced = self._file.sync()
@@ -393,6 +399,16 @@ class AuditLog:
     def _on_loop(self, call: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits any more
             self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _end_turns(turns: Sequence[_Turn]) -> None:
+    """All their records are written."""
+    for turn in turns:
+        if turn.timer is not None:
+            turn.timer.cancel()
+        for _, _, future in turn.entries:
+            if future is not None and not future.done():
+                future.set_result(None)
 
 
 def _cancel_timers(turns: Sequence[_Turn]) -> None:

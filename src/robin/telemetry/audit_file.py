@@ -166,7 +166,11 @@ class AuditFile(ChainHead):
         lines, hashes = chain_lines(drafts, self._seq, self._head)
         if not lines:
             return 0
-        reached = self._put(b"".join(lines))
+        octets = b"".join(lines)
+        reached = self._put(octets)
+        if reached == self._end + len(octets):
+            self._end, self._seq, self._head = reached, self._seq + len(lines), hashes[-1]
+            return len(lines)
         written = 0
         for line, of_line in zip(lines, hashes, strict=True):
             if self._end + len(line) > reached:
@@ -175,11 +179,10 @@ class AuditFile(ChainHead):
             self._seq += 1
             self._head = of_line
             written += 1
-        if written < len(lines):
-            self._partial = True
-            with contextlib.suppress(OSError):  # else it is tried again before the next write
-                os.ftruncate(self._fd, self._end)
-                self._partial = False
+        self._partial = True
+        with contextlib.suppress(OSError):  # else it is tried again before the next write
+            os.ftruncate(self._fd, self._end)
+            self._partial = False
         return written
 
     def _put(self, octets: bytes) -> int:

@@ -83,12 +83,10 @@ class GrantRecords:
                 metrics.injections[labels] += 1
 
     def count_end(self, record: ExchangeRecord) -> None:
-        """Count what the response led to."""
+        """Count what the response led to, where `replayed` or `echoed` is noted."""
         if self._credentials is None:
             return
         notes, metrics = record.notes, self._credentials.metrics
-        if "replayed" not in notes and "echoed" not in notes:
-            return
         for provider, _ in self._find(record).found:
             if "echoed" in notes:
                 metrics.redacted[provider] += 1

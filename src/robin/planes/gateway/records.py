@@ -138,7 +138,8 @@ class GatewayRecords:
             outer.bytes_out += record.bytes_out
         self._count(record)
         if decided:
-            self._grants.count_end(record)
+            if "replayed" in record.notes or "echoed" in record.notes:
+                self._grants.count_end(record)
         else:
             self._grants.count(record, sent=False)
         self._audit.put_draft(self._close(record))
@@ -230,7 +231,7 @@ class GatewayRecords:
         caller, path, texts, ts = record.caller, record.path, self._texts, self._audit.timestamp()
         values = (
             f'"{ts}"',
-            quote(record.request_id or ""),
+            f'"{record.request_id or ""}"',  # hex digits of ours
             NULL if caller.connect is None else quote(caller.connect.id),
             texts.caller(caller),
             NULL if path is None or record.method == "CONNECT" else quote(path[:_PATH_CHARS].decode("latin-1")),
@@ -244,7 +245,7 @@ class GatewayRecords:
         found = dialled is None or record.reused  # this exchange spent nothing on its connection, or did without
         values = (
             f'"{ts}"',
-            quote(record.request_id or ""),
+            f'"{record.request_id or ""}"',  # hex digits of ours
             NULL if caller.connect is None else quote(caller.connect.id),
             self._texts.caller(caller),
             NULL if record.status is None else str(record.status),
