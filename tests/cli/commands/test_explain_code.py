@@ -106,3 +106,19 @@ def test_a_word_that_is_none_of_many_gets_the_nearest_on_one_line(
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert (caught.value.code, capsys.readouterr().err) == (2, message)
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        *(
+            (code, f"{explain._PASSES}\n")
+            for code in ("dns_failed", "dns_timeout", "connect_refused", "connect_timeout", "unroutable", "parent_unreachable")
+        ),
+        *((code, f"{explain._PASSES}, and the upstream may have acted") for code in ("response_timeout", "upstream_closed")),
+        *((code, "no\n") for code in ("bad_request", "rule_default", "upstream_certificate", "audience_mismatch")),
+        *((code, "yes, ") for code in ("identity_unavailable", "limit_connections", "draining")),
+    ],
+)
+def test_a_failure_that_may_pass_by_itself_is_not_said_to_stay(code: str, again: str) -> None:
+    assert f"\nagain later: {again}" in explain.explanations(code)[-1]

@@ -44,6 +44,14 @@ _WORDS: Final = {
 """Words of the gateway's records and log that are no codes: what each means, and its place on the page of the gateway."""
 
 
+_PASSES: Final = "perhaps, as the cause may pass; no Retry-After is sent"
+_MAY_PASS: Final = {
+    **dict.fromkeys(("dns_failed", "dns_timeout", "connect_refused", "connect_timeout", "unroutable", "parent_unreachable"), _PASSES),
+    **dict.fromkeys(("response_timeout", "upstream_closed"), f"{_PASSES}, and the upstream may have acted on the request already"),
+}
+"""Codes without Retry-After whose cause may pass by itself; the other codes without one stay until something is changed."""
+
+
 _NO_CODE: Final = "no code: a word in `detail` of an error, or in `why`, `reason` or `outcome` of a record"
 
 
@@ -83,7 +91,7 @@ def explanations(code: str) -> list[str]:
         found.append("\n".join((f"{code}: {reason.meaning}", *facts)))
     if kind := FAULTS.get(code):
         page = next(name for name, table in _PAGES if code in table)
-        again = "no" if kind.retry_after_s is None else "yes, after the seconds of Retry-After"
+        again = _MAY_PASS.get(code, "no") if kind.retry_after_s is None else "yes, after the seconds of Retry-After"
         facts = (f"source: {kind.source}", f"status: {kind.status}", f"again later: {again}", f"page: docs/reference/{page}.md")
         found.append("\n".join((f"{code}: {kind.title}", *facts)))
     return found
