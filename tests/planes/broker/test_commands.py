@@ -160,7 +160,7 @@ async def test_a_bundle_is_checked_before_it_is_signed_and_its_key_is_private(li
     assert (code, "File exists" in said) == (2, True)
 
     check = ["broker", "--check", "--config", str(life.config)]
-    assert await robin(capsys, *check) == (0, "", "")
+    assert await robin(capsys, *check) == (0, f"{life.config}: broker: ok\n", "")
     Path(bundle).write_text(text)
     code, _, said = await robin(capsys, *check)
     assert (code, said) == (0, "")

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if action[:1] == ["key"]:
         return _on_keys(args, settings)
     if args.check:
-        return _check(settings)
+        return _check(settings, args.config)
     if settings.issue is None and action == ["run"]:
         print("robin broker run: there is no section broker.issue; robin broker alone runs the verifier", file=sys.stderr)
         return EXIT_USAGE
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     return run_broker(settings)
 
 
-def _check(settings: BrokerSettings) -> int:
+def _check(settings: BrokerSettings, path: str) -> int:
     """What a start reads, without the lock: folders and keys where they are there, pinned keys, the bundle, the key of checkpoints."""
     from robin.planes.broker import keys  # noqa: PLC0415 - only where keys are read
     from robin.planes.broker.bundle_file import read_bundle  # noqa: PLC0415 - as above
@@ -71,6 +71,7 @@ def _check(settings: BrokerSettings) -> int:
     except OSError as error:
         print(f"robin broker: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE
+    print(f"{path}: broker: ok")
     return EXIT_OK
 
 
