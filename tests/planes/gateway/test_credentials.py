@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,8 @@ class Stand:
         return [f"{method} {path} HTTP/1.1", f"Host: {host or f'a.test:{self.rig.tls.port}'}", *lines]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
-    folder = tmp_path_factory.mktemp("credentials")
+@asynccontextmanager
+async def standing(folder: Path) -> AsyncIterator[Stand]:
     authority = IdentityAuthority()
 
     async def mint(request: JwtSvidRequest) -> Outcome:
@@ -108,6 +108,12 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand
     async with issuer, running(folder, RULES, section=section, prepare=prepare) as rig:
         yield Stand(rig, issuer, api, authority)
     await api.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
+    async with standing(tmp_path_factory.mktemp("credentials")) as stand:
+        yield stand
 
 
 async def test_a_client_of_the_bridge_uses_a_credential_that_it_never_sees(stand: Stand) -> None:
@@ -229,6 +235,8 @@ async def test_records_name_the_credential_and_hold_nothing_of_it_or_of_token_fi
     await client.ask(*stand.head("/api/records"))
     decision = await stand.rig.record("gateway.decision", path="/api/records")
     assert decision["grant"]["provider"] == "demo"
+    (stand.rig.folder / "token").write_bytes(stand.authority.service_account_token(audience="https://two.example"))
+    (stand.rig.folder / "static-key").touch(mode=0o600)
     (stand.rig.folder / "static-key").write_text("two\nlines-of-a-secret")  # E51: a token file that cannot be used
 
     async def refused_one() -> tuple[int, dict[str, list[str]], bytes] | None:
@@ -275,7 +283,12 @@ async def test_g2_the_published_github_profile_serves_reading_alone(tmp_path: Pa
         await rig.close()
 
 
-async def test_a_reload_detaches_a_provider_and_a_bad_one_changes_nothing(stand: Stand) -> None:  # G8, G18; last: it ends with another file
+async def test_a_reload_detaches_a_provider_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:  # G8, G18
+    async with standing(tmp_path) as stand:
+        await reload_in_steps(stand)
+
+
+async def reload_in_steps(stand: Stand) -> None:
     file = stand.rig.folder / "robin.yaml"
     before = json.loads(file.read_text())
     client = await stand.bridged()
