@@ -459,7 +459,7 @@ verifier = Verifier.from_config(sys.argv[1])
 def application(environ, start_response):
     sys.exit("it was called")
 def tell(status, fields):
-    print(os.getpid() == parent, status, flush=True)
+    os.write(1, f"{os.getpid() == parent} {status}\\n".encode())  # whole, beside the other process
 parent = os.getpid()
 child = os.fork()
 environ = {"REQUEST_METHOD": "PUT", "RAW_URI": "/orders", "PATH_INFO": "/orders", "QUERY_STRING": "", "HTTP_HOST": "orders.example"}
