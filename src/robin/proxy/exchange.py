@@ -8,10 +8,10 @@ from robin.model.faults import Fault
 from robin.model.message import HeldBody
 from robin.model.route import Held, Route
 from robin.model.secret import Secret
-from robin.model.verdict import BodyNeeded, LocalResponse, Permit
+from robin.model.verdict import BodyNeeded, Denial, LocalResponse, Permit
 from robin.proxy.attempt import Attempt, CallerLeft, StaleConnection
 from robin.proxy.downstream import Downstream
-from robin.proxy.engine import Engine
+from robin.proxy.engine import Engine, Policy
 from robin.proxy.request import send_request
 from robin.proxy.request_body import StreamedBody, hold_body
 from robin.proxy.rescue import rescue, respond_locally
@@ -32,7 +32,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
     """Serve one request whose first byte has arrived. Returns True if the connection can be reused."""
     record = ExchangeRecord(downstream.caller, engine.clock())
     engine.metrics.in_flight += 1
-    head, held, refusals = None, None, engine.refusals
+    head, held, refusals, policy = None, None, engine.refusals, engine.policy
     try:
         head = downstream.take_head() or await downstream.receive_head()  # parsed and framed, refused if ambiguous
         record.note_head(head)
@@ -52,7 +52,7 @@ async def serve_exchange(downstream: Downstream, engine: Engine) -> bool:
             if head.method == "CONNECT" and engine.connect is not None:
                 return await engine.connect(downstream, head, verdict, record)
             if held is not None or (verdict.route.body is not None and verdict.route.body.holds(head)):
-                held = await _hold(downstream, engine, head, verdict, held, record)
+                held, verdict = await _hold(downstream, engine, head, verdict, held, record, policy)
             return await _forward(downstream, engine, head, verdict, held, record)
         if isinstance(verdict, LocalResponse):
             return await respond_locally(downstream, head, record, verdict)
@@ -136,14 +136,41 @@ async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool
 
 
 async def _hold(
-    downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, held: HeldBody | None, record: ExchangeRecord
-) -> HeldBody | None:
-    """The whole body, where route or policy ask for it; the plane judges it before anything is contacted. Raises Fault."""
+    downstream: Downstream,
+    engine: Engine,
+    head: ParsedRequest,
+    permit: Permit,
+    held: HeldBody | None,
+    record: ExchangeRecord,
+    policy: Policy,
+) -> tuple[HeldBody | None, Permit]:
+    """The whole body, where route or policy ask for it; the plane judges it before anything is contacted. Raises Fault.
+
+    The caller decides how long its body takes: if `policy`, that of its head, is not in force any more, it is judged again.
+    """
     if held is None and permit.route.body is not None:
         held = await hold_body(downstream, head, permit.route.body, permit.route.deadlines.stream_idle_s, record, engine)
+    if engine.policy is not policy:
+        permit = await _permit_again(downstream, engine, head, held, record)
     if held is not None and engine.judge is not None:
         await engine.judge(permit, held)
-    return held
+    return held, permit
+
+
+async def _permit_again(
+    downstream: Downstream, engine: Engine, head: ParsedRequest, held: HeldBody | None, record: ExchangeRecord
+) -> Permit:
+    """Who the caller is, and the permit, by what is in force now. Raises Fault."""
+    if engine.authenticate is not None:
+        record.caller = await engine.authenticate(head, downstream.caller)
+    verdict = engine.policy.decide(head, record.caller)
+    if isinstance(verdict, BodyNeeded) and held is not None:
+        verdict = verdict.decide(held)
+    record.verdict = verdict
+    if isinstance(verdict, Permit):
+        return verdict
+    assert isinstance(verdict, Denial)  # what went to an upstream is never ours to answer
+    raise Fault(verdict.code, verdict.detail, rule=verdict.rule)
 
 
 async def _renew(engine: Engine, permit: Permit, credential: Credential, attempt: Attempt, response: ParsedResponse) -> bool:

@@ -60,7 +60,8 @@ class BodyReader:
 async def hold_body(
     downstream: Downstream, head: RequestHead, mode: Held, idle_s: float, record: ExchangeRecord, engine: Engine
 ) -> HeldBody | None:
-    """Receive the whole body, at most `idle_s` between its parts and `mode.within_s` in all; None where `mode` streams it.
+    """Receive the whole body, at most `idle_s` between its parts, and `mode.within_s` in all or as long as the caller's token is valid;
+    None where `mode` streams it.
 
     Trailers are dropped (RFC 9110 6.5.1).
 
@@ -76,7 +77,7 @@ async def hold_body(
     if head.expects_continue:
         downstream.write(CONTINUE)
     reader, digest, body = BodyReader(downstream, head), hashlib.sha256(), bytearray()
-    end_at = engine.now() + mode.within_s
+    end_at = engine.now() + min(mode.within_s, record.caller.expires_at - engine.wall())  # nothing of it is sent before its end
     try:
         while not reader.done:
             payload = reader.take()

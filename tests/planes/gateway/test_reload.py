@@ -185,6 +185,69 @@ async def test_what_waits_over_several_reloads_is_recorded_as_it_was_decided(tmp
         assert (record["generation"], record["verdict"], record["would_deny"]) == (1, "permit", "rule_default")
 
 
+HELD = """\
+id: held
+display_name: Held
+credentials: [{name: key, auth_style: header, header_name: X-Key}]
+endpoints: [{host: a.test, port: %d}]
+"""
+
+
+async def test_a_request_whose_body_arrives_over_a_reload_meets_the_new_policy(tmp_path: Path) -> None:
+    """Its body is held, so that nothing was sent yet: a caller that keeps the last octet back would keep its leave and its credential."""
+    (tmp_path / "key").write_text("secret-key-of-the-origin")
+    provider = {"profile": "held", "callers": ["local"], "files": {"key": str(tmp_path / "key")}}
+    section = {"profiles": ["held.yaml"], "providers": [provider]}
+    deny = {"name": "deny", "effect": "deny", "hosts": ["a.test"], "ports": []}
+
+    def prepare(port: int) -> None:
+        deny["ports"] = [port]
+        (tmp_path / "held.yaml").write_text(HELD % port)
+
+    async with running(tmp_path, [], section=section, prepare=prepare) as rig:
+        own = f"a.test:{rig.tls.port}"
+        head = (f"POST https://{own}/ HTTP/1.1", f"Host: {own}", "Content-Length: 2", "Expect: 100-continue")
+        client, still = await rig.client(), await rig.client()
+        for one in (client, still):
+            assert (await one.ask(*head))[0] == 100  # by the gateway: it holds the body
+            one.writer.write(b"1")
+        write(rig, signalled=True, drain={"min": "0s", "max": "6s"})
+        await rig.robin.event("config_loaded")
+        still.writer.write(b"2")
+        assert b"secret-key-of-the-origin" in (await still.response())[2]  # the same policy once more
+        write(rig, signalled=True, policy={"rules": [deny]})
+        await rig.robin.event("config_loaded", after=1)
+        client.writer.write(b"2")
+        assert code_of(await client.response()) == (403, "rule_denied")
+        assert len(rig.tls.requests) == 1
+        record = await rig.record("gateway.decision", code="rule_denied")
+        assert (record["verdict"], record["generation"], record["rule"]) == ("deny", 3, "deny")
+
+
+async def test_a_body_that_is_held_arrives_while_the_token_of_its_caller_is_valid_or_is_not_sent(tmp_path: Path) -> None:
+    authority = IdentityAuthority()
+    (tmp_path / "jwks.json").write_text(json.dumps(authority.jwks()))
+    (tmp_path / "key").write_text("secret-key-of-the-origin")
+    trust = {"issuer": authority.issuer, "audiences": ["robin-gateway"], "algorithms": ["ES256"]}
+    section = {
+        "issuers": [{"name": "ci", "kind": "oidc", **trust, "jwks": {"file": str(tmp_path / "jwks.json")}}],
+        "profiles": ["held.yaml"],
+        "providers": [{"profile": "held", "callers": ["*"], "files": {"key": str(tmp_path / "key")}}],
+    }
+
+    def prepare(port: int) -> None:
+        (tmp_path / "held.yaml").write_text(HELD % port)
+
+    async with running(tmp_path, [], section=section, prepare=prepare, listener={"auth": "jwt", "issuers": ["ci"]}) as rig:
+        ends_at, own = int(time.time()) - 26, f"a.test:{rig.tls.port}"  # 30 s is the leeway
+        claims = {"iss": authority.issuer, "aud": "robin-gateway", "sub": "agent", "iat": ends_at - 100, "exp": ends_at}
+        bearer = f"Proxy-Authorization: Bearer {authority.sign(claims).decode()}"
+        client, body = await rig.client(), ("Content-Length: 1", "Expect: 100-continue")
+        assert (await client.ask(f"POST https://{own}/ HTTP/1.1", f"Host: {own}", bearer, *body))[0] == 100
+        assert code_of(await client.response()) == (408, "request_timeout")
+        assert rig.tls.requests == []
+
+
 async def test_a_drain_lets_websockets_and_half_closed_tunnels_run_until_five_seconds_before_its_end(
     tmp_path: Path,
 ) -> None:
