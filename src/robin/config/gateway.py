@@ -150,6 +150,7 @@ class _Builder:
                 head_bytes=32768,
                 fields=128,
                 connections=limits["connections"],
+                upstream_connections=1024,  # to one origin: more than a caller at its default limits, which others must not wait for
                 upstream_total=4096,
                 body_bytes=limits["body_bytes"],
             ),

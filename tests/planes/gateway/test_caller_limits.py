@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -162,6 +163,21 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent_or_cut_off_whi
     rig.plain.gate = None
     assert (await rig.metrics("robin_gateway_limit_hits_total"))['limit="limit_body"'] == 3
     assert (await get(rig, "b-x"))[0] == 200
+
+
+async def test_a_caller_at_its_default_limits_does_not_take_every_connection_to_an_origin_that_others_use(tmp_path: Path) -> None:
+    (tmp_path / "jwks.json").write_text(json.dumps(AUTHORITY.jwks()))
+    issuer = {"name": "cluster", "kind": "kubernetes", "issuer": AUTHORITY.issuer, "audiences": ["robin-gateway"], "algorithms": ["ES256"]}
+    section = {"issuers": [{**issuer, "jwks": {"file": str(tmp_path / "jwks.json")}}]}
+    async with running(tmp_path, RULES, section=section, listener={"auth": "jwt", "issuers": ["cluster"]}, bridge=False) as rig:
+        gate = rig.plain.gate = asyncio.Event()
+        own, hostile = f"b.test:{rig.plain.port}", token("hostile")
+        for _ in range(256):
+            (await rig.client()).writer.write(f"GET http://{own}/ HTTP/1.1\r\nHost: {own}\r\n{hostile}\r\n\r\n".encode())
+        await eventually(lambda: len(rig.plain.requests) == 256, what="all requests that the caller may have in flight")
+        rig.plain.gate = None
+        assert (await get(rig, "other"))[0] == 200
+        gate.set()
 
 
 async def test_a_caller_has_its_requests_of_a_second_and_one_that_paused_has_no_more() -> None:
