@@ -81,15 +81,14 @@ async def _forward(
     downstream: Downstream, engine: Engine, head: ParsedRequest, permit: Permit, held: HeldBody | None, record: ExchangeRecord
 ) -> bool:
     """From the Permit to the end of the response: credential, outbound head, connection, send, repeat once, relay."""
-    route, credentials, pool = permit.route, engine.credentials, engine.pool
     tokens: tuple[Secret, ...] = ()  # those that were sent
     while True:
+        route, credentials, pool, policy = permit.route, engine.credentials, engine.pool, engine.policy
         credential = credentials.ready(permit) or await _obtain(engine, permit, record)
         outbound = forward_request(head, permit, credential, held)  # pure: strip first, inject after
         upstream = None if record.retries else pool.take(permit)
         waited = upstream is None
-        if upstream is None:
-            upstream = await pool.acquire(permit, fresh=record.retries > 0)  # the one way out
+        upstream = upstream or await pool.acquire(permit, fresh=record.retries > 0)  # the one way out
         attempt = Attempt(downstream, upstream, head, route, held, record, engine)
         announced_idle_s = None
         try:
@@ -124,7 +123,8 @@ async def _forward(
                 pool.release(upstream, announced_idle_s)
             else:
                 await _release_after_body(attempt.body, upstream, pool, announced_idle_s)
-        record.retries += 1  # and once more
+        record.retries += 1  # and once more; the upstream decided how long it took until now
+        permit = permit if engine.policy is policy else await _permit_again(downstream, engine, head, held, record)
 
 
 async def _release_after_body(body: StreamedBody, upstream: Upstream, pool: Pool, announced_idle_s: int | None) -> None:

@@ -224,6 +224,33 @@ async def test_a_request_whose_body_arrives_over_a_reload_meets_the_new_policy(t
         assert (record["verdict"], record["generation"], record["rule"]) == ("deny", 3, "deny")
 
 
+async def test_an_origin_that_is_denied_meanwhile_does_not_get_the_credential_after_which_its_401_asks(tmp_path: Path) -> None:
+    """A hostile origin lets a request wait for ten minutes: its 401 must not fetch it what the next request would not get."""
+    (tmp_path / "key").write_text("secret-key-of-before")
+    provider = {"profile": "held", "callers": ["local"], "files": {"key": str(tmp_path / "key")}}
+    section = {"profiles": ["held.yaml"], "providers": [provider]}
+    deny: dict[str, Any] = {"name": "deny", "effect": "deny", "hosts": ["a.test"]}
+
+    def prepare(port: int) -> None:
+        deny["ports"] = [port]
+        (tmp_path / "held.yaml").write_text(HELD % port)
+
+    async with running(tmp_path, [], section=section, prepare=prepare) as rig:
+        own, gate = f"a.test:{rig.tls.port}", asyncio.Event()
+        rig.tls.gate, rig.tls.answer = gate, b"HTTP/1.1 401 Unauthorized\r\n"
+        client = await rig.client()
+        client.writer.write(f"GET https://{own}/ HTTP/1.1\r\nHost: {own}\r\n\r\n".encode())
+        await eventually(lambda: len(rig.tls.requests) == 1, what="the request at the origin")
+        (tmp_path / "key").write_text("secret-key-of-now")
+        write(rig, signalled=True, policy={"rules": [deny]})
+        await rig.robin.event("config_loaded")
+        gate.set()
+        assert code_of(await client.response()) == (403, "rule_denied")
+        assert len(rig.tls.requests) == 1
+        assert (await rig.record("gateway.close"))["fault"] == "rule_denied"
+        assert [one["event"] for one in rig.records] == ["gateway.decision", "gateway.close"]
+
+
 async def test_a_body_that_is_held_arrives_while_the_token_of_its_caller_is_valid_or_is_not_sent(tmp_path: Path) -> None:
     authority = IdentityAuthority()
     (tmp_path / "jwks.json").write_text(json.dumps(authority.jwks()))
