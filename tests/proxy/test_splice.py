@@ -16,7 +16,6 @@ from tests.proxy.rig import Room
 from robin.model.faults import Fault
 from robin.planes.gateway.open_tunnels import OpenConnect
 from robin.proxy.downstream import Downstream
-from robin.proxy.open_tunnels import FLUSH_S
 from robin.proxy.splice import SpliceEnd, splice
 from robin.telemetry.record import ExchangeRecord
 from robin.testing.waiting import eventually
@@ -149,10 +148,29 @@ async def test_a_reset_reaches_the_other_side_as_a_reset(room: Room, by: str, pa
         assert await both.ended() == (SpliceEnd.CLIENT_CLOSED if by == "caller" else SpliceEnd.UPSTREAM_CLOSED)
 
 
-async def test_what_a_drain_cuts_does_not_look_whole_to_the_origin(room: Room) -> None:
+@pytest.mark.parametrize("asked", [False, True], ids=["open", "the caller has ended"])
+async def test_what_a_drain_cuts_looks_whole_to_neither_side(room: Room, asked: bool) -> None:
     async with spliced(room) as both:
+        if asked:
+            both.caller.shutdown(socket.SHUT_WR)
+            assert await received(both.origin) == b""
         both.task.cancel()
-        assert await received(both.origin) is None
+        assert await received(both.caller) is None
+        if not asked:
+            assert await received(both.origin) is None
+
+
+@pytest.mark.parametrize("to", ["caller", "origin"])
+@pytest.mark.parametrize("times", [(7.0, math.inf), (math.inf, 7.0)], ids=["idle", "max_age"])
+async def test_a_part_does_not_look_whole_where_the_rest_was_not_taken_in_time(room: Room, times: tuple[float, float], to: str) -> None:
+    async with spliced(room, idle_s=times[0], max_s=times[1]) as both:
+        sending, source = (both.caller, both.downstream) if to == "origin" else (both.origin, both.upstream)
+        await both.fill(sending, source)
+        now = room.engine.now()
+        room.engine.now = lambda: now + 8
+        both.upstream.expire()  # as the sweep does
+        await both.ended()
+        assert await received(both.origin if to == "origin" else both.caller) is None
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -167,21 +185,21 @@ async def test_silence_and_age_end_it_and_are_its_reason(room: Room, times: tupl
         room.engine.now = lambda: now + 8
         both.upstream.expire()  # as the sweep does
         assert await both.ended() == (SpliceEnd.CLIENT_CLOSED if half and end == SpliceEnd.IDLE else end)
-        assert await received(both.caller) == b""
+        assert await received(both.caller) == (b"" if end == SpliceEnd.IDLE else None)  # only behind silence is nothing under way
 
 
-async def test_what_a_reload_ends_has_a_second_to_take_the_rest_and_no_more(room: Room) -> None:
+@pytest.mark.parametrize("filled", [False, True])
+async def test_what_a_reload_ends_looks_whole_to_neither_side(room: Room, filled: bool) -> None:
     octets, forms = b"CONNECT a.test:1 HTTP/1.1\r\nHost: a.test:1\r\n\r\n", RequestForms(connect=True)
     head = parse_request(octets, target_bytes=100, fields_max=10, forms=forms)
     async with spliced(room, idle_s=900.0) as both:
         opened = OpenConnect(head, both.record, room.engine)
         opened.answered(both.downstream, both.upstream)
-        await both.fill(both.origin, both.upstream)  # the caller does not read
-        both.downstream.data_received(b"in the same turn")
+        if filled:
+            await both.fill(both.origin, both.upstream)  # the caller does not read
+        both.downstream.data_received(PIECE)  # in the same turn
         opened.withdraw(Fault("rule_denied", "policy_reload: a test"))
         await both.ended()
-        assert both.downstream.deadline_at <= room.engine.now() + FLUSH_S
-        assert not both.downstream.closed
-        both.downstream.expire()  # as the sweep does
-        await eventually(lambda: both.downstream.closed, what="the end")
+        assert await received(both.caller) is None
+        assert await received(both.origin) is None
         opened.close()

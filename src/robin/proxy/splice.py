@@ -1,7 +1,7 @@
 """Bytes both ways between two open streams, in one task: what arrives on one is written to the other, and so is its end.
 
-Rules to keep: a direction ends behind its last byte, however slow the other side takes it; one that was reset ends with a reset, since
-behind a FIN the rest could be taken for the whole; nothing is passed on, and no deadline moved, once either stream is being closed.
+Rules to keep: a direction ends behind its last byte, however slow the other side takes it; one that was reset or cut ends with a reset,
+since behind a FIN a part could be taken for the whole; nothing is passed on, and no deadline moved, once either stream is being closed.
 """
 
 import asyncio
@@ -83,15 +83,26 @@ class Splice:
                 finally:
                     downstream.wait_done()
         except TimeoutError:
-            return SpliceEnd.MAX_AGE if self.engine.now() >= self._ends_at else self._first or SpliceEnd.IDLE
+            aged = self.engine.now() >= self._ends_at
+            self._end_early(silent=not aged)
+            return SpliceEnd.MAX_AGE if aged else self._first or SpliceEnd.IDLE
         except asyncio.CancelledError:
-            upstream.reset()  # cut: what the origin got must not look like the whole
+            self._end_early(silent=False)
             raise
         finally:
             downstream.peer = upstream.peer = None
             upstream.close()
             downstream.close()
         return self._first or SpliceEnd.CLIENT_CLOSED
+
+    def _end_early(self, *, silent: bool) -> None:
+        """End each direction that is not at its end, so that what its sink got does not look like the whole.
+
+        One that was `silent` for the whole idle time and holds nothing has nothing under way: `close` ends it in order.
+        """
+        for way in (self.up, self.down):
+            if way.source.received or way.sink.write_blocked or not (way.ended or silent):
+                way.sink.reset()
 
     def _relay(self, way: Way) -> bool:
         """Pass on what has arrived in one direction, or its end. Returns True if more of it can be passed on in the next turn."""

@@ -115,7 +115,7 @@ class Tunnel(Splice):
 
     def _cut(self) -> None:
         for way in (self.up, self.down):
-            way.source.abort()
+            way.source.reset()
 
     def close(self) -> None:
         """It has ended."""

@@ -173,7 +173,7 @@ class Stream(asyncio.Protocol):
             return
         if self.closing:
             self.deadline_at = math.inf
-            self.abort()
+            self.reset()  # it did not take the rest
             return
         for waiter in (self._reader, self._writable):
             if waiter is not None and not waiter.done():
@@ -347,6 +347,7 @@ class Stream(asyncio.Protocol):
         if self.transport is not None and not self.closed:
             if self.pending_write:
                 self._coalescer.flush()
+            self.closing = True
             sock = self.transport.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

@@ -75,13 +75,13 @@ class OpenConnect:
             self._timer = self._engine.loop.call_later(WITHDRAWN_S, self._end)
 
     def _end(self) -> None:
-        """A client that waits for nothing sees a close; one that is in an exchange sees that it was cut."""
+        """A client that waits for nothing sees a close; one that is in an exchange, or may be, sees that it was cut."""
         assert self.downstream is not None
         if self.opaque and self._upstream is not None:
-            self._upstream.abort()
+            self._upstream.reset()
         if self.downstream.closed:
             self.downstream.transport.abort()  # a TLS handshake has it
-        elif self.opaque or self.downstream.idle:
+        elif self.downstream.idle and not self.opaque:
             self.downstream.close(FLUSH_S)
         else:
             self.downstream.reset()
