@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -365,6 +366,35 @@ def test_a_rename_while_descriptors_are_scarce_is_refused_and_the_old_file_is_wr
     assert file.checkpoint("close")
     file.close()
     assert judge(folder, old.read_bytes(), folder.log.read_bytes())[1] is None
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no file", "an empty file of others"])
+def test_a_rotation_that_fails_on_a_full_disk_leaves_what_was_there_and_a_chain_that_goes_on(folder: Folder, there: bool):
+    full = True
+
+    def sync(fd: int) -> None:
+        if full and Path(f"/proc/self/fd/{fd}").readlink() == folder.log and os.fstat(fd).st_size and old.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    old = folder.log.with_name("audit.jsonl.1")
+    file = folder.open_file(sync=sync)
+    folder.log.rename(old)
+    if there:
+        folder.log.touch()
+    record = draft_of({"ts": "t", "plane": "test", "event": "request.decided", "id": "", "n": 1})
+    for _ in range(2):
+        with pytest.raises(AuditUnavailable, match="No space left"):
+            file.reopen()
+        assert [path.stat().st_size for path in (folder.log,) if path.exists()] == [0] * there
+        assert file.append([record]) == 1
+        assert judge(folder, old.read_bytes())[1] is None  # behind a checkpoint of a rotation that did not take place
+    full = False
+    assert file.reopen()
+    assert file.append([record]) == 1
+    assert file.checkpoint("close")
+    file.close()
+    chain, found = judge(folder, old.read_bytes(), folder.log.read_bytes())
+    assert (found, chain.interrupted, chain.closed) == (None, 0, True)
 
 
 def test_a_second_writer_is_refused_also_after_a_rename(folder: Folder):

@@ -85,7 +85,7 @@ class AuditFile(ChainHead):
         try:
             self._lock_fd = _lock(path)
             try:
-                self._fd = _open(path)
+                self._fd, _ = _open(path)
                 self._begin(*self._recover())
             except BaseException:
                 self.close()
@@ -123,7 +123,7 @@ class AuditFile(ChainHead):
                 return False
             self.checkpoint("rotate")  # before the new file exists: a reader that follows leaves the old one then
             self.sync()
-            new_fd = _open(self._path)
+            new_fd, made = _open(self._path)
         except OSError as error:
             raise AuditUnavailable("write_failed", f"{self._path}: {error.strerror}") from None
         if os.fstat(new_fd).st_size:
@@ -137,6 +137,8 @@ class AuditFile(ChainHead):
             self._fd, self._end, self._synced_end, self._partial, self._sync_failed, self._seq, self._head = old
             with contextlib.suppress(OSError):  # a file that stays as it is, is refused as one that is not empty
                 os.ftruncate(new_fd, 0)
+                if made and _same_file(self._path, new_fd):
+                    self._path.unlink()  # `robin audit verify` takes an empty file for one whose records were removed
             os.close(new_fd)
             if isinstance(error, OSError):  # such as no descriptor for the folder
                 raise AuditUnavailable("write_failed", f"{self._path}: {error.strerror}") from None
@@ -245,8 +247,12 @@ def _hold(fd: int, path: Path) -> None:
         raise AuditUnavailable("locked", f"{path}: another process writes it") from None
 
 
-def _open(path: Path) -> int:
-    fd = os.open(path, _FLAGS, 0o600)
+def _open(path: Path) -> tuple[int, bool]:
+    """Open the file and hold it. Its descriptor, and whether it was made. Raises AuditUnavailable, OSError."""
+    try:
+        fd, made = os.open(path, _FLAGS | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        fd, made = os.open(path, _FLAGS, 0o600), False
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise AuditUnavailable("write_failed", f"{path}: it is not a regular file")
@@ -255,7 +261,7 @@ def _open(path: Path) -> int:
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, made
 
 
 def _same_file(path: Path, fd: int) -> bool:
