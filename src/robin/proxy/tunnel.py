@@ -115,7 +115,10 @@ class Tunnel(Splice):
 
     def _cut(self) -> None:
         for way in (self.up, self.down):
-            way.source.reset()
+            if self._websockets:
+                way.source.abort()  # a reset could take the Close frame from it; and frames show by themselves where one was cut
+            else:
+                way.source.reset()
 
     def close(self) -> None:
         """It has ended."""
