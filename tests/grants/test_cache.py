@@ -463,6 +463,47 @@ async def test_the_least_recently_used_entry_gives_way() -> None:
     assert [stage.cache.ready(key) is not None for key in "abcd"] == [True, False, True, True]
 
 
+@pytest.mark.parametrize("outcome", ["fail", "wait", "may not be kept"])
+async def test_the_tokens_in_use_stay_while_200_other_keys_bring_none(outcome: str) -> None:
+    stage = Stage(entries_max=50)
+    others = [f"of another caller {number}" for number in range(50)]
+    tokens = [await stage.obtain(key) for key in others]
+    stage.failure = REFUSED if outcome == "fail" else None
+    stage.usable_s = 0 if outcome == "may not be kept" else 270
+    if outcome == "wait":
+        stage.gate.clear()
+    requests = [asyncio.ensure_future(stage.obtain(f"subject {number}")) for number in range(200)]
+    await eventually(lambda: stage.calls == 250)
+    if outcome != "wait":
+        await asyncio.wait(requests)
+    assert [stage.cache.ready(key) for key in others] == tokens
+    assert (len(stage.cache), len(stage.cache._empty)) == (50, 50)  # each has its bound
+    for request in requests:
+        request.cancel()
+    stage.gate.set()
+    await stage.finish()
+
+
+async def test_failures_give_way_before_a_fetch_that_runs_and_it_is_still_one() -> None:
+    stage = Stage(entries_max=3)
+    stage.gate.clear()
+    first = asyncio.ensure_future(stage.obtain("a"))
+    await eventually(lambda: stage.calls == 1)
+    waiting, stage.gate = stage.gate, asyncio.Event()
+    stage.gate.set()
+    stage.failure = REFUSED
+    for number in range(20):
+        await stage.failing(number)
+    assert (await stage.failing(19)).code == "grant_refused"
+    assert stage.calls == 21
+    second = asyncio.ensure_future(stage.obtain("a"))
+    await asyncio.sleep(0)
+    stage.failure = None
+    waiting.set()
+    assert await first is await second is stage.cache.ready("a")
+    assert stage.calls == 21
+
+
 async def test_an_entry_that_gives_way_during_its_fetch_still_serves_its_requests() -> None:
     stage = Stage(entries_max=1)
     stage.gate.clear()

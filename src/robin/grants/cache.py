@@ -3,14 +3,16 @@
 Rules to keep. FRESH: use it. STALE (past an instant drawn once, at 70 to 90 % of its usable time): use it while one fetch runs behind it.
 EXPIRED: wait for the fetch. The fetch is owned by the cache: a request that is cancelled or gives up neither stops nor fails it. A failed
 fetch leaves a valid credential in use, and no further fetch starts before its wait is over. Ages count
-suspensions of the machine; a wall clock past the expiry ends a credential too.
+suspensions of the machine; a wall clock past the expiry ends a credential too. A key that has brought no credential takes the place of none
+that has: many keys of one caller that fail or wait push out no token of another.
 """
 
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from robin.grants.grant import GrantFailure, GrantFailureClass
@@ -71,6 +73,7 @@ class _Entry:
         "fetch",
         "forced_at",
         "forced_every_s",
+        "key",
         "next_at",
         "rejected",
         "running",
@@ -79,7 +82,8 @@ class _Entry:
         "wall_until",
     )
 
-    def __init__(self, fetch: Fetch, forced_every_s: float) -> None:
+    def __init__(self, key: Hashable, fetch: Fetch, forced_every_s: float) -> None:
+        self.key = key
         self.fetch = fetch
         self.credential: Credential | None = None
         self.usable_until = self.wall_until = self.stale_at = 0.0
@@ -94,7 +98,7 @@ class _Entry:
 
 
 class CredentialCache:
-    """Holds credentials by key; the least recently used entry gives way beyond `entries_max`.
+    """Holds credentials by key; the least recently used one gives way beyond `entries_max`, the bound also of the keys that have none.
 
     `wait_s` bounds the wait of one request, `fetch_s` one fetch. A 401 forces at most one fetch per key and `forced_every_s`, a wait that
     doubles up to ten minutes while 401s go on.
@@ -120,9 +124,11 @@ class CredentialCache:
         self._entries_max = entries_max
         self._forced_every_s = forced_every_s
         self._on_forced = on_forced
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # those that have brought a credential
+        self._empty: OrderedDict[Hashable, _Entry] = OrderedDict()  # those that have not: the fetch runs, or failed
 
     def __len__(self) -> int:
+        """How many keys have a credential."""
         return len(self._entries)
 
     def look(self, key: Hashable) -> tuple[Credential | None, str]:
@@ -130,7 +136,7 @@ class CredentialCache:
 
         That is `hit`, `stale`, `joined` (a fetch runs), `negative` (the last one failed), or `miss`.
         """
-        entry = self._entries.get(key)
+        entry = self._entries.get(key) or self._empty.get(key)
         if entry is None:
             return None, "miss"
         now = self._clock.boottime()
@@ -149,12 +155,12 @@ class CredentialCache:
 
     def flights(self) -> list[Hashable]:
         """The keys of the fetches under way."""
-        return [key for key, entry in self._entries.items() if entry.running]
+        return [entry.key for entry in self._all() if entry.running]
 
     def waiting(self) -> list[GrantFailureClass]:
         """The classes of the failures whose wait is not over."""
         now = self._clock.boottime()
-        return [one.failure.failure_class for one in self._entries.values() if one.failure is not None and now < one.next_at]
+        return [one.failure.failure_class for one in self._all() if one.failure is not None and now < one.next_at]
 
     def ready(self, key: Hashable) -> Credential | None:
         """Return the credential if it is usable now, and start a fetch behind it if it is STALE; None when it must be obtained."""
@@ -226,21 +232,34 @@ class CredentialCache:
 
     def retain(self, keeps: Callable[[Hashable], bool]) -> None:
         """A new configuration: drop the entries of other keys, which it made unreachable; those that failed may be tried at once."""
-        for key in [key for key in self._entries if not keeps(key)]:
-            del self._entries[key]
-        for entry in self._entries.values():
+        for entries in (self._entries, self._empty):
+            for key in [key for key in entries if not keeps(key)]:
+                del entries[key]
+        for entry in self._all():
             entry.failure, entry.failures, entry.next_at = None, 0, -math.inf
 
+    def _all(self) -> Iterator[_Entry]:
+        return chain(self._entries.values(), self._empty.values())
+
     def _entry(self, key: Hashable, fetch: Fetch) -> _Entry:
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = _Entry(fetch, self._forced_every_s)
-            if len(self._entries) > self._entries_max:
-                self._entries.popitem(last=False)  # a fetch that it runs still serves those that wait for it
-        else:
-            entry.fetch = fetch
-            self._entries.move_to_end(key)
+        for entries in (self._entries, self._empty):
+            if (entry := entries.get(key)) is not None:
+                entry.fetch = fetch
+                entries.move_to_end(key)
+                return entry
+        empty = self._empty
+        if len(empty) >= self._entries_max:  # a fetch that runs goes last, and still serves those that wait for it
+            del empty[next((one.key for one in empty.values() if not one.running), next(iter(empty)))]
+        entry = empty[key] = _Entry(key, fetch, self._forced_every_s)
         return entry
+
+    def _keep(self, entry: _Entry) -> None:
+        """It has brought a credential. One that gave way, or was withdrawn meanwhile, is not taken back."""
+        if self._empty.get(entry.key) is entry:
+            del self._empty[entry.key]
+            self._entries[entry.key] = entry
+            if len(self._entries) > self._entries_max:
+                self._entries.popitem(last=False)
 
     def _usable(self, entry: _Entry) -> Credential | None:
         now = self._clock.boottime()
@@ -298,6 +317,7 @@ class CredentialCache:
         entry.credential = credential
         entry.usable_until, entry.wall_until = began_at + usable_s, began_wall + usable_s
         entry.stale_at = began_at + usable_s * (0.7 + 0.2 * self._entropy.uniform())
+        self._keep(entry)
         return credential
 
 

@@ -93,7 +93,7 @@ GRANT_CACHE: Final = _counter(
     "provider",
     "result",
 )
-GRANT_CACHE_ENTRIES: Final = _gauge("robin_grant_cache_entries", "Keys that the cache of tokens holds.")
+GRANT_CACHE_ENTRIES: Final = _gauge("robin_grant_cache_entries", "Keys that the cache has a token of.")
 GRANT_FLIGHTS: Final = _gauge("robin_grant_flights", "Fetches of tokens under way.", "provider")
 GRANT_WAITERS: Final = _gauge("robin_grant_waiters", "Requests that wait for a token.", "provider")
 GRANT_NEGATIVE: Final = _gauge("robin_grant_negative_entries", "Keys whose last fetch failed and that wait, by class of failure.", "class")
