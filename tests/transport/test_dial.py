@@ -6,8 +6,10 @@ import os
 import resource
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.permits import permit_to
@@ -18,13 +20,14 @@ from robin.model.limits import StepDeadlines
 from robin.model.origin import Origin
 from robin.model.route import TlsProfile
 from robin.model.verdict import Permit
+from robin.policy.address_guard import refuse_self
 from robin.policy.addresses import refuse_own_listeners
 from robin.testing.certificates import CertificateAuthority
 from robin.testing.recording_upstream import RecordingUpstream, hold
 from robin.testing.server import black_hole
 from robin.testing.waiting import eventually
 from robin.transport.deadlines import Sweeper
-from robin.transport.dial import Dialer
+from robin.transport.dial import Dialer, Judge
 from robin.transport.resolve import Resolver
 from robin.transport.stream import Stream
 from robin.transport.tls import UpstreamTls
@@ -39,24 +42,30 @@ def permit(port: int, *, host: str = "broker.test", ca_file: Path | None = None)
 
 
 def dialer_on(
-    getaddrinfo: GetAddrInfo, *, connect_s: float = 5.0, own: frozenset[str] = frozenset(), steps: StepDeadlines | None = None
+    getaddrinfo: GetAddrInfo,
+    *,
+    connect_s: float = 5.0,
+    own: frozenset[str] = frozenset(),
+    steps: StepDeadlines | None = None,
+    judge: Judge = refuse_own_listeners,
+    refuse_self: Callable[[], Fault] | None = None,
 ) -> Dialer:
     loop = asyncio.get_running_loop()
     resolver = Resolver(loop, is_own_listener=lambda host, _: host in own, getaddrinfo=getaddrinfo)
     tls = UpstreamTls(lambda *_: None)
     sweeper = Sweeper(loop)
     sweeper.start()
-    return Dialer(loop, sweeper, resolver=resolver, judge=refuse_own_listeners, tls=tls, connect_s=connect_s, steps=steps)
+    return Dialer(loop, sweeper, resolver=resolver, judge=judge, tls=tls, connect_s=connect_s, steps=steps, refuse_self=refuse_self)
 
 
-def dialer(*addresses: str, connect_s: float = 5.0, own: frozenset[str] = frozenset(), steps: StepDeadlines | None = None) -> Dialer:
+def dialer(*addresses: str, **how: Any) -> Dialer:
     """One whose name `broker.test` has these addresses."""
 
     def known(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         assert host == "broker.test"
         return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
 
-    return dialer_on(known, connect_s=connect_s, own=own, steps=steps)
+    return dialer_on(known, **how)
 
 
 def stream(_: ResolvedAddress | None = None) -> Stream:
@@ -173,6 +182,23 @@ async def test_our_own_listener_among_the_addresses_is_a_loop_and_nothing_is_dia
         assert await refusal(dialling, permit(upstream.port)) == ("loop", "own_address")
         assert await refusal(dialling, permit(upstream.port, host="127.0.0.2")) == ("loop", "own_address")
         assert upstream.connections == []
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_connection_that_turns_out_to_be_with_this_host_is_reset(certificates: CertificateAuthority, tls: bool):
+    """Its address was another host's when it was judged. One that was judged as this host's is what the settings permit."""
+
+    def as_own(_: Permit, found: Sequence[ResolvedAddress]) -> Sequence[ResolvedAddress]:
+        return [replace(address, own_host=True) for address in found]
+
+    issued = certificates.issue("broker.test") if tls else None
+    async with RecordingUpstream(hold, tls=None if issued is None else issued.server_context()) as upstream:
+        leave = permit(upstream.port, ca_file=certificates.ca_file if tls else None)
+        assert await refusal(dialer("127.0.0.1", refuse_self=refuse_self), leave) == ("address_refused", "self")
+        connection = await upstream.connection()
+        assert await connection.wait_ended() == "reset"
+        reached = await dialer("127.0.0.1", refuse_self=refuse_self, judge=as_own).dial(leave, stream)
+        reached.abort()
 
 
 async def test_localhost_is_this_machine_whatever_a_name_server_says():

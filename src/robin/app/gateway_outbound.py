@@ -16,7 +16,7 @@ from robin.planes.gateway.canary import CONNECT_S as CANARY_CONNECT_S
 from robin.planes.gateway.canary import CanaryTarget
 from robin.planes.gateway.metrics import GatewayMetrics
 from robin.planes.gateway.settings import GatewaySettings
-from robin.policy.address_guard import AddressGuard
+from robin.policy.address_guard import AddressGuard, refuse_self
 from robin.policy.issuers import issuer_judge
 from robin.transport.dial import Dialer, Judge
 from robin.transport.dns import DnsResolver
@@ -92,7 +92,16 @@ def _steps(settings: GatewaySettings) -> StepDeadlines | None:
 
 def _build_pool(outbound: Outbound, settings: GatewaySettings, parts: Parts, judge: Judge) -> Pool:
     bound_s, steps = settings.deadlines.connect_s, _steps(settings)
-    dialer = Dialer(parts.loop, parts.sweeper, resolver=outbound.resolver, judge=judge, tls=outbound.tls, connect_s=bound_s, steps=steps)
+    dialer = Dialer(
+        parts.loop,
+        parts.sweeper,
+        resolver=outbound.resolver,
+        judge=judge,
+        tls=outbound.tls,
+        connect_s=bound_s,
+        steps=steps,
+        refuse_self=refuse_self,
+    )
     return Pool(
         parts.loop, dialer=dialer, sweeper=parts.sweeper, limits=settings.limits, deadlines=settings.deadlines, metrics=parts.metrics
     )

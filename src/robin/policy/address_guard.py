@@ -95,6 +95,11 @@ _network = lru_cache(maxsize=_KNOWN_HOSTS)(ip_network)
 """The networks of rules and providers, which are judged by for each connection."""
 
 
+def refuse_self() -> Fault:
+    """The refusal of an address that has become one of this host after it was judged."""
+    return Fault("address_refused", f"{AddressClass.SELF}: {_OTHERS_REFUSED}")
+
+
 def is_private_network(text: str) -> bool:
     """Whether `text` is a network inside the private ones, which a rule may name. Raises ValueError for what is no network."""
     net = ip_network(text)

@@ -42,12 +42,13 @@ class Resolver(Protocol):
 
 class Dialer:
     """Connects streams. `tls` holds the TLS contexts, None where no origin is https. `connect_s` bounds all steps together, 0: no bound;
-    `steps` bounds each of them instead. `sweeper` ends what takes longer, and so it must have been started.
+    `steps` bounds each of them instead. `sweeper` ends what takes longer, and so it must have been started. `refuse_self`: a connection
+    that turns out to be with this host itself is reset and refused by this, unless its address was judged as this host's (`own_host`).
 
     A plane may replace how names are resolved and judged while the process runs (`use`): the next dial meets it.
     """
 
-    __slots__ = ("_connect_s", "_judge", "_loop", "_resolver", "_steps", "_sweeper", "tls")
+    __slots__ = ("_connect_s", "_judge", "_loop", "_refuse_self", "_resolver", "_steps", "_sweeper", "tls")
 
     def __init__(
         self,
@@ -59,8 +60,10 @@ class Dialer:
         tls: UpstreamTls | None,
         connect_s: float,
         steps: StepDeadlines | None = None,
+        refuse_self: Callable[[], Fault] | None = None,
     ) -> None:
         self._loop = loop
+        self._refuse_self = refuse_self
         self._sweeper = sweeper
         self.use(resolver=resolver, judge=judge, tls=tls, connect_s=connect_s, steps=steps)
 
@@ -98,6 +101,9 @@ class Dialer:
                     if steps is not None:
                         deadline.deadline_at = connected + steps.tls_s
                     stream = await handshake
+                if self._refuse_self is not None and not address.own_host and _is_with_self(stream):
+                    stream.reset()
+                    raise self._refuse_self()
                 stream.dialled = _describe(stream, connected - began, self._loop.time() - connected)
                 return stream
         except TimeoutError:
@@ -115,6 +121,12 @@ class Dialer:
         if self.tls is None:
             raise RuntimeError("an https origin needs TLS contexts")
         return self.tls.client(endpoint.tls).context
+
+
+def _is_with_self(stream: Stream) -> bool:
+    """Whether both ends have the same address."""
+    ask = stream.transport.get_extra_info
+    return bool(ask("sockname")[0] == ask("peername")[0])
 
 
 def _describe(stream: Stream, connect_s: float, tls_s: float) -> Dialled:
