@@ -107,6 +107,7 @@ def test_calls_are_one_short_line_each_with_what_was_decided_or_what_failed(fold
         {**tunnel, "verdict": "permit", "code": "", "rule": "r", "grant": None},
         {**tunnel, "verdict": "failed", "code": "dns_failed", "rule": "r", "grant": None},
         {**request, "verdict": "deny", "code": "rule_default", "rule": "", "grant": None},
+        {**request, "verdict": "deny", "code": "address_refused", "why": "private", "rule": "r", "grant": None},
         {**request, "verdict": "permit", "code": "", "rule": "", "would_deny": "rule_default", "grant": grant},
     ]
     file.append([draft_of({**asked, **record}) for record in records])
@@ -116,6 +117,7 @@ def test_calls_are_one_short_line_each_with_what_was_decided_or_what_failed(fold
         " t local CONNECT a.test:443 permit r",
         " t local CONNECT a.test:443 failed dns_failed r",
         " t local GET http://b.test/x deny rule_default",
+        " t local GET http://b.test/x deny address_refused private r",
         " t local GET http://b.test/x would_deny rule_default +demo/token",
     ]
 

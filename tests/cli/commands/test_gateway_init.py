@@ -94,7 +94,7 @@ async def test_the_gateway_starts_with_it_and_its_audit_holds(folder: Path, caps
     log = folder / "audit.jsonl"
     assert main(["audit", "tail", "--calls", str(log)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.split()[1:] == "local CONNECT 127.0.0.1:9464 deny address_refused would_deny rule_default".split()
+    assert line.split()[1:] == "local CONNECT 127.0.0.1:9464 deny address_refused loopback would_deny rule_default".split()
     log.write_text(log.read_text().replace('"address_refused"', '"rule_default"'))
     assert main(["audit", "tail", "--calls", str(log)]) == 0
     assert capsys.readouterr().out.startswith("!")

@@ -139,7 +139,13 @@ async def test_a_bundle_is_checked_before_it_is_signed_and_its_key_is_private(li
     assert (code, said.partition(":")[0]) == (1, "bundle_signature_invalid")
 
     build = ["passport", "bundle", "build", "--config", str(life.config), "--out", draft]
-    assert (await robin(capsys, *build))[0] == 0
+    draft_line = f"{draft}: not signed yet, 1 keys; robin passport bundle sign makes the bundle that verifiers take\n"
+    assert await robin(capsys, *build) == (0, draft_line, "")
+    (own,) = (folder / "state" / "keys").glob("*.jwk")
+    own.unlink()
+    code, out, _ = await robin(capsys, *build)
+    (made,) = (folder / "state" / "keys").glob("*.jwk")
+    assert (code, out) == (0, f"{made}: made now, the first issuer key; the broker signs with it\n{draft_line}")
     document = json.loads(Path(draft).read_text())
     assert document["serial"] == document["created_at"]
     assert '"d"' not in Path(draft).read_text()

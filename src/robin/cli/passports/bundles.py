@@ -63,6 +63,7 @@ def _build(args: argparse.Namespace) -> int:
     settings = broker_or_exit(args.config, here=False)
     if settings.issue is None:
         refuse([f"robin passport bundle build: {args.config} has no section broker.issue"])
+    own, had = settings.state_dir / "keys", _names(settings.state_dir / "keys")
     try:
         keys = load_issuer_keys(settings.state_dir, settings.keys_dir, now=SystemClock().wall(), auto_create=settings.auto_create)
     except KeyFileRefused as error:
@@ -87,7 +88,14 @@ def _build(args: argparse.Namespace) -> int:
         "routes": bundle_routes(settings),
         "revocations": [],
     }
+    for name in sorted(_names(own) - had):
+        print(f"{own / name}: made now, the first issuer key; the broker signs with it")
+    print(f"{args.out}: not signed yet, {len(keys)} keys; robin passport bundle sign makes the bundle that verifiers take")
     return _write(args.out, document)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.jwk")}
 
 
 def _sign(args: argparse.Namespace) -> int:
