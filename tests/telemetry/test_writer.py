@@ -82,6 +82,15 @@ def test_what_could_be_written_in_part_is_not_written_at_once(tmp_path: Path, ki
             os.close(end)
 
 
+def test_a_python_without_such_a_write_leaves_it_to_the_thread(pipe, monkeypatch: pytest.MonkeyPatch):
+    _, writing = pipe
+    monkeypatch.delattr(os, "RWF_NOWAIT")  # as where the C library has no pwritev2
+    writer = LineWriter(writing)
+    assert not writer.write_now(b"line\n")
+    assert writer.write_through(b"line\n") == 5
+    writer.close()
+
+
 async def test_a_line_is_written_without_a_further_one(pipe):
     reading, writing = pipe
     os.set_blocking(reading, False)

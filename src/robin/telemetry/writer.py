@@ -19,7 +19,9 @@ _BATCH = 512  # lines joined at once: the join holds the interpreter for some te
 
 
 def _is_written_whole(fd: int) -> bool:
-    """Whether a short write to it is whole or fails. A socket, a terminal or a file can take a part."""
+    """Whether a short write to it is whole or fails. A socket, a terminal or a file can take a part; and not each libc has such a write."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
     try:
         mode = os.fstat(fd).st_mode
     except OSError:
