@@ -16,9 +16,7 @@ from robin.telemetry.audit_chain import Draft, Layout, RecordError, draft_of, me
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
-KEPT: Final = 1024
-"""Of each table: when there are more, all are forgotten."""
-
+_KEPT: Final = 1024
 _COMMON: Final = "ts plane event id kind instance generation connect_id listener caller"
 DECISION_MEMBERS: Final = (
     f"{_COMMON} op method scheme host port path tls verdict code why rule route would_deny addresses dns_ms grant".split()
@@ -70,11 +68,9 @@ class RecordTexts:
         key = caller.id, caller.evidence, caller.issuer, caller.pod, caller.address
         text = self._callers.get(key)
         if text is None:
-            if len(self._callers) >= KEPT:
-                self._callers.clear()
             name, evidence, issuer, pod, address = map(quote, map(str, key))
             text = f'{{"addr":{address},"evidence":{evidence},"id":{name},"issuer":{issuer},"pod":{pod}}}'
-            self._callers[key] = text
+            keep(self._callers, key, text)
         return text
 
     def address(self, address: ResolvedAddress | None) -> tuple[str, str]:
@@ -84,7 +80,7 @@ class RecordTexts:
         known = self._addresses.get(id(address))
         if known is None or known[0] is not address:
             known = address, _render_address(address)
-            _keep(self._addresses, id(address), known)
+            keep(self._addresses, id(address), known)
         return known[1]
 
     def upstream(self, address: ResolvedAddress | None, dialled: Dialled | None, reused: bool | None) -> str:
@@ -95,7 +91,7 @@ class RecordTexts:
         known = self._upstreams.get(key)
         if known is None or known[0] is not address or known[1] is not dialled:
             known = address, dialled, _render_upstream(address, dialled, reused)
-            _keep(self._upstreams, key, known)
+            keep(self._upstreams, key, known)
         return known[2]
 
     def decision(self, fixed: tuple[object, ...]) -> Layout:
@@ -105,7 +101,7 @@ class RecordTexts:
             members = dict(zip(DECISION_FIXED, fixed, strict=True))
             layout = self._lay_out("gateway.decision", DECISION_MEMBERS, members, DECISION_VARYING)
             if members["verdict"] == "permit":  # what is denied, callers can make up without end
-                _keep(self._layouts, fixed, layout)
+                keep(self._layouts, fixed, layout)
         return layout
 
     def close(self, fixed: tuple[object, ...]) -> Layout:
@@ -113,7 +109,7 @@ class RecordTexts:
         layout = self._layouts.get(fixed)
         if layout is None:
             layout = self._lay_out("gateway.close", CLOSE_MEMBERS, dict(zip(CLOSE_FIXED, fixed, strict=True)), CLOSE_VARYING)
-            _keep(self._layouts, fixed, layout)
+            keep(self._layouts, fixed, layout)
         return layout
 
     def _lay_out(self, event: str, members: Sequence[str], fixed: Mapping[str, object], varying: Sequence[str]) -> Layout:
@@ -122,8 +118,9 @@ class RecordTexts:
         return Layout({name: texts.get(name, "") for name in members}, varying)
 
 
-def _keep(table: dict[_K, _V], key: _K, value: _V) -> None:
-    if len(table) >= KEPT:
+def keep(table: dict[_K, _V], key: _K, value: _V) -> None:
+    """Keep it in a table of at most _KEPT: when there are more, all are forgotten."""
+    if len(table) >= _KEPT:
         table.clear()
     table[key] = value
 

@@ -17,7 +17,7 @@ from robin.model.route import Route
 from robin.model.verdict import Denial, Permit
 from robin.planes.gateway.grant_records import GrantRecords, render_call
 from robin.planes.gateway.metrics import GatewayMetrics
-from robin.planes.gateway.record_texts import KEPT, NULL, RecordTexts, draft
+from robin.planes.gateway.record_texts import NULL, RecordTexts, draft, keep
 from robin.policy.gateway import NO_NOTES, RouteNotes
 from robin.policy.relay import RelayPermit
 from robin.telemetry.audit import AuditLog, AuditRecord
@@ -187,9 +187,7 @@ class GatewayRecords:
         if known is not None and known[0] is route and known[1] is origin:
             return known[2]
         decided = self._decided(record, origin, verdict="permit", code="", rule=route.name, permit=permit)
-        if len(self._kept) >= KEPT:
-            self._kept.clear()
-        self._kept[key] = route, origin, decided
+        keep(self._kept, key, (route, origin, decided))
         return decided
 
     def _decided(
@@ -242,7 +240,7 @@ class GatewayRecords:
 
     def _close(self, record: ExchangeRecord) -> Draft:
         caller, dialled, verdict, sni, ts = record.caller, record.dialled, record.verdict, record.notes.get("sni"), self._audit.timestamp()
-        found = dialled is None or record.reused  # this exchange spent nothing on its connection, or did without
+        spent = None if record.reused else dialled  # null where it found its connection, or did without
         values = (
             f'"{ts}"',
             f'"{record.request_id or ""}"',  # hex digits of ours
@@ -254,8 +252,8 @@ class GatewayRecords:
             str(record.bytes_out),
             str(round(record.duration_s * 1000)),
             NULL if record.ttfb_s is None else str(round(record.ttfb_s * 1000)),
-            NULL if found or dialled is None else _milliseconds(dialled.connect_s),
-            NULL if found or dialled is None else _milliseconds(dialled.tls_s),
+            NULL if spent is None else _milliseconds(spent.connect_s),
+            NULL if spent is None else _milliseconds(spent.tls_s),
             self._texts.upstream(record.address, dialled, record.reused),
             self._grants.render(record),
         )
