@@ -247,11 +247,8 @@ def _as_call(line: bytes) -> str:
     if record.get("op") != "connect":
         target = f"{scheme}://{target.removesuffix(_DEFAULT_PORTS.get(str(scheme), ''))}{record.get('path') or ''}"
     reports = [f"would_deny {record['would_deny']}"] if record.get("would_deny") else []
-    decision = (
-        reports
-        if reports and record.get("verdict") == "permit"
-        else [record.get("verdict"), record.get("code"), record.get("why"), *reports]
-    )
+    refused = [record.get("verdict"), record.get("code"), record.get("why")]
+    decision = reports if reports and record.get("verdict") == "permit" else [*refused, *reports]
     grant = record.get("grant")
     grants = grant if isinstance(grant, list) else [grant]
     given = [f"+{one.get('provider')}/{one.get('credential')}" for one in grants if isinstance(one, dict)]

@@ -90,8 +90,9 @@ def _build(args: argparse.Namespace) -> int:
     }
     for name in sorted(_names(own) - had):
         print(f"{own / name}: made now, the first issuer key; the broker signs with it")
+    code = _write(args.out, document)
     print(f"{args.out}: not signed yet, {len(keys)} keys; robin passport bundle sign makes the bundle that verifiers take")
-    return _write(args.out, document)
+    return code
 
 
 def _names(folder: Path) -> set[str]:
